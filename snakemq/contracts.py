@@ -1,0 +1,119 @@
+"""What a layer may assume of the one below it.
+
+Layers are written against these contracts and never against a class, so a
+link can be TCP, TLS, a throttle in front of another link or a simulated
+network. Every implementation passes the contract suites in
+:mod:`snakemq.testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from snakemq.callbacks import Callback
+
+__all__ = ["Buffer", "LinkInterface", "TimerHandle"]
+
+#: What can be sent: any object that holds bytes.
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+
+class TimerHandle(Protocol):
+    """What :meth:`LinkInterface.call_later` returns."""
+
+    def cancel(self) -> None:
+        """Do not call. Harmless after the call or a second time. Loop thread only."""
+
+
+class LinkInterface(Protocol):
+    """A keeper of connections, each a reliable stream of bytes.
+
+    The life of a connection, as its callbacks tell it: ``on_connect`` once;
+    then any number of ``on_recv`` and ``on_ready_to_send``; ``on_disconnect``
+    once; nothing after that. A connection identifier is never used again.
+    All callbacks run in the thread of the loop, never at the same time.
+    """
+
+    @property
+    def on_connect(self) -> Callback[[str]]:
+        """``func(conn_id)``"""
+
+    @property
+    def on_disconnect(self) -> Callback[[str]]:
+        """``func(conn_id)``; the connection can still be asked about."""
+
+    @property
+    def on_recv(self) -> Callback[[str, bytes]]:
+        """``func(conn_id, data)``; ``data`` is never empty."""
+
+    @property
+    def on_ready_to_send(self) -> Callback[[str, int]]:
+        """``func(conn_id, last_send_size)``
+
+        The last send is finished; ``last_send_size`` bytes of it, possibly
+        none, were taken over. The rest has to be sent again.
+        """
+
+    @property
+    def on_loop_pass(self) -> Callback[[]]:
+        """``func()`` after each pass of the loop."""
+
+    def send(self, conn_id: str, data: Buffer) -> None:
+        """Send what can be sent of ``data`` now; ``on_ready_to_send`` tells how much.
+
+        No callback runs inside this call. A connection that breaks here is
+        reported by ``on_disconnect`` later. ``data`` must not be changed until
+        ``on_ready_to_send``. Loop thread only.
+
+        :raises KeyError: no such connection
+        :raises snakemq.exceptions.SendNotFinished: the last send is not
+            finished yet
+        """
+
+    def close(self, conn_id: str) -> None:
+        """Close at once; ``on_disconnect`` runs inside this call. Loop thread only.
+
+        What ``on_ready_to_send`` reported as taken is still delivered if the
+        network allows it.
+
+        :raises KeyError: no such connection
+        """
+
+    def pause_recv(self, conn_id: str) -> None:
+        """No ``on_recv`` for this connection until :meth:`resume_recv`.
+
+        What the other side sends meanwhile slows it down, and nothing of it
+        is lost. Loop thread only.
+
+        :raises KeyError: no such connection
+        """
+
+    def resume_recv(self, conn_id: str) -> None:
+        """Undo :meth:`pause_recv`. Harmless if it is not paused. Loop thread only.
+
+        :raises KeyError: no such connection
+        """
+
+    def is_connector(self, conn_id: str) -> bool:
+        """Whether this side dialled (else it listened).
+
+        :raises KeyError: no such connection
+        """
+
+    def wakeup_poll(self) -> None:
+        """Make the loop do a pass now. From any thread and from signal handlers."""
+
+    def call_soon(self, func: Callable[..., object], *args: object) -> None:
+        """Call ``func(*args)`` in the loop's thread, soon, in order. From any thread."""
+
+    def call_later(
+        self, delay: float, func: Callable[..., object], *args: object
+    ) -> TimerHandle:
+        """Call ``func(*args)`` in the loop's thread after ``delay`` seconds.
+
+        Loop thread only (or before the loop runs).
+        """
+
+    def time(self) -> float:
+        """Seconds on a clock that only goes forward; its zero means nothing."""

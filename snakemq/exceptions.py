@@ -1,0 +1,105 @@
+"""Every exception that the stack raises or reports, in one tree.
+
+::
+
+    SnakeMQException
+    ├── NoConnection               the connection is not (or no longer) there
+    ├── SendNotFinished            second Link.send before on_ready_to_send
+    ├── SnakeMQBrokenFormat        the other side sent something malformed
+    │   ├── SnakeMQBrokenPacket    ... on the packet level
+    │   │   └── PacketTooLarge     a packet over the limit, received or sent
+    │   └── SnakeMQBrokenMessage   ... on the frame level
+    ├── SnakeMQIncompatibleProtocol
+    ├── SnakeMQNoIdent             a message before the identification
+    ├── SnakeMQUnknownRoute
+    ├── StorageError               a queue storage can't do what was asked
+    └── PeerClosed                 the Peer was stopped
+
+Names that start with ``SnakeMQ`` and :class:`NoConnection` and
+:class:`SendNotFinished` are 1.6's. The exceptions of remote calls live in
+:mod:`snakemq.rpc`, where 1.6 has them.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "NoConnection",
+    "PacketTooLarge",
+    "PeerClosed",
+    "SendNotFinished",
+    "SnakeMQBrokenFormat",
+    "SnakeMQBrokenMessage",
+    "SnakeMQBrokenPacket",
+    "SnakeMQException",
+    "SnakeMQIncompatibleProtocol",
+    "SnakeMQNoIdent",
+    "SnakeMQUnknownRoute",
+    "StorageError",
+]
+
+
+class SnakeMQException(Exception):
+    """Base of all exceptions of this package."""
+
+
+class NoConnection(SnakeMQException):
+    """The connection does not exist, or not any more. Nothing was sent."""
+
+
+class SendNotFinished(SnakeMQException):
+    """A send is in progress on this connection; wait for ``on_ready_to_send``.
+
+    The connection is not affected and the data of this call was not taken.
+    """
+
+
+class SnakeMQBrokenFormat(SnakeMQException):
+    """The other side sent something malformed; its connection is closed."""
+
+
+class SnakeMQBrokenPacket(SnakeMQBrokenFormat):
+    """A received packet has the wrong structure."""
+
+
+class PacketTooLarge(SnakeMQBrokenPacket, ValueError):
+    """A packet is over the limit.
+
+    Raised to the caller who sends such a packet (nothing was sent); reported
+    through ``on_error`` when the other side announces one (its connection is
+    closed).
+
+    :ivar size: size of the packet, in bytes
+    :ivar limit: the limit, in bytes
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(size, limit)
+        self.size = size
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"a packet of {self.size} bytes is over the limit of {self.limit} bytes"
+
+
+class SnakeMQBrokenMessage(SnakeMQBrokenFormat):
+    """A received frame has the wrong structure."""
+
+
+class SnakeMQIncompatibleProtocol(SnakeMQException):
+    """The other side speaks another version of the protocol."""
+
+
+class SnakeMQNoIdent(SnakeMQException):
+    """The other side sent a message before it identified itself."""
+
+
+class SnakeMQUnknownRoute(SnakeMQException):
+    """The destination of a message is unknown. (1.6's; never raised.)"""
+
+
+class StorageError(SnakeMQException):
+    """A queue storage can't do what was asked; the message says what to do."""
+
+
+class PeerClosed(SnakeMQException):
+    """The operation needs a running :class:`snakemq.Peer`, and it was stopped."""
