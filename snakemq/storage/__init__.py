@@ -1,0 +1,14 @@
+"""Storages: where persistent messages wait until they are delivered.
+
+:class:`~snakemq.storage.sqlite.SqliteQueuesStorage` (in
+:mod:`snakemq.storage.sqlite`) keeps them in a file,
+:class:`MemoryQueuesStorage` in memory, and :class:`QueuesStorageBase` is for
+those who write a storage of their own.
+"""
+
+from __future__ import annotations
+
+from snakemq.storage.base import QueuesStorageBase
+from snakemq.storage.memory import MemoryQueuesStorage
+
+__all__ = ["MemoryQueuesStorage", "QueuesStorageBase"]
