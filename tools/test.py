@@ -1,0 +1,50 @@
+"""Set up an environment of its own, and run the tests in it.
+
+    python3 tools/test.py                      everything
+    python3 tools/test.py -m "not slow"        in a minute or so
+    python3 tools/test.py tests/core -k ttl    any arguments of pytest
+
+Needs Python 3.10 or newer and nothing else. What it installs goes to .venv and
+nowhere else; the second run starts at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from environment import ROOT, EnvironmentProblem, make_environment, require_python
+
+
+def main() -> int:
+    require_python()
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [--venv DIR] [arguments of pytest]",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--venv",
+        type=Path,
+        default=ROOT / ".venv",
+        metavar="DIR",
+        help="where the environment is or will be made (default: .venv)",
+    )
+    options, pytest_arguments = parser.parse_known_args()
+    try:
+        python = make_environment(options.venv.resolve(), "test")
+        return subprocess.run(
+            [str(python), "-m", "pytest", *pytest_arguments], cwd=ROOT, check=False
+        ).returncode
+    except EnvironmentProblem as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
