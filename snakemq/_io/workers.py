@@ -1,0 +1,209 @@
+"""Threads for work that may take long, so that the loop does not wait for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Final, TypeAlias
+
+from snakemq._io.clock import monotonic
+
+__all__ = ["IDLE_TIMEOUT", "WorkerPool"]
+
+#: How long a worker without work stays, in seconds. Short: a thread is started
+#: within a tenth of a millisecond.
+IDLE_TIMEOUT: Final = 2.0
+
+_Task: TypeAlias = "tuple[Callable[..., object], tuple[Any, ...]]"
+
+_log = logging.getLogger("snakemq.workers")
+
+
+class _Worker:
+    """Where a thread finds its next task."""
+
+    __slots__ = ("called", "task")
+
+    def __init__(self, task: _Task) -> None:
+        self.task: _Task | None = task
+        #: released by whoever wants the thread to look at :attr:`task` again;
+        #: ``None`` there means: leave
+        self.called = threading.Lock()
+        self.called.acquire()
+
+    def take(self) -> _Task | None:
+        task = self.task
+        self.task = None
+        return task
+
+
+class WorkerPool:
+    """Runs functions in threads that are started when needed and used again.
+
+    The worker that became idle last gets the next task, so that the others
+    grow old and leave. With all workers busy, tasks wait in the order in which
+    they came; their number is not limited.
+
+    The threads are daemons: the interpreter does not wait for them at its
+    exit. In a forked child the pool starts empty, without what waited in the
+    parent. Methods may be called from any thread.
+
+    :param max_workers: how many threads run at a time, at most
+    :param name: threads are called ``name-1``, ``name-2``, ...
+    :param idle_timeout: how long a thread waits for the next task before it
+        ends, in seconds
+    """
+
+    def __init__(self, max_workers: int, name: str, idle_timeout: float = IDLE_TIMEOUT) -> None:
+        if max_workers < 1:
+            raise ValueError(f"max_workers must be at least 1, not {max_workers!r}")
+        self.max_workers = max_workers
+        self.name = name
+        self.idle_timeout = idle_timeout
+        self._stopped = False
+        self._begin()
+        _pools.add(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._waiting: deque[_Task] = deque()
+        self._threads: set[threading.Thread] = set()
+        self._next_number = count(1).__next__
+
+    @property
+    def workers(self) -> int:
+        """How many threads there are, busy and idle."""
+        return len(self._threads)
+
+    @property
+    def idle(self) -> int:
+        """How many of them have nothing to do."""
+        return len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for a worker."""
+        return len(self._waiting)
+
+    def submit(self, func: Callable[..., object], *args: Any) -> None:
+        """Have ``func(*args)`` called in one of the threads.
+
+        What it raises is logged and ends nothing but the task.
+
+        :raises RuntimeError: the pool was stopped, or the system gives no
+            thread to a pool that has none
+        """
+        task = (func, args)
+        with self._lock:
+            if self._stopped:
+                raise RuntimeError(f"the worker pool {self.name!r} was stopped")
+            if self._idle:
+                worker = self._idle.pop()
+                worker.task = task
+                worker.called.release()
+            elif len(self._threads) >= self.max_workers or not self._start(_Worker(task)):
+                self._waiting.append(task)
+
+    def _start(self, worker: _Worker) -> bool:
+        """One thread more. False if the system has none, and others can do the work."""
+        name = f"{self.name}-{self._next_number()}"
+        thread = threading.Thread(target=self._run, args=(worker,), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            if not self._threads:
+                raise
+            _log.warning("%s: no thread to be had, %d do the work", self.name, len(self._threads))
+            return False
+        self._threads.add(thread)
+        return True
+
+    def stop(self, timeout: float = 0.0) -> bool:
+        """Take no more tasks, and drop those that wait.
+
+        What runs is not interrupted. A second call only waits once more.
+
+        :param timeout: how long to wait for the running tasks, in seconds
+        :return: whether all threads have ended
+        """
+        with self._lock:
+            self._stopped = True
+            if self._waiting:
+                _log.warning("%s: %d tasks dropped", self.name, len(self._waiting))
+                self._waiting.clear()
+            for worker in self._idle:
+                worker.called.release()
+            self._idle.clear()
+            threads = self._threads - {threading.current_thread()}
+        deadline = monotonic() + timeout
+        for thread in threads:
+            thread.join(max(0.0, deadline - monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+    def _run(self, worker: _Worker) -> None:
+        task = worker.take()
+        while task is not None:
+            func, args = task
+            try:
+                func(*args)
+            except BaseException:
+                # SystemExit too: it is about the task and not about the
+                # thread, which is needed again.
+                _log.exception("exception in %r", func)
+            # An idle worker must not keep alive what it worked on.
+            del func, args, task
+            task = self._next_task(worker)
+
+    def _next_task(self, worker: _Worker) -> _Task | None:
+        """Wait for work. ``None``: leave."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            if self._stopped:
+                self._forget_thread()
+                return None
+            self._idle.append(worker)
+        if not worker.called.acquire(timeout=self.idle_timeout):
+            with self._lock:
+                if worker in self._idle:
+                    # Both at once: a thread that is counted and does not
+                    # look any more would be waited for in vain.
+                    self._idle.remove(worker)
+                    self._forget_thread()
+                    return None
+            # It was called in the last moment.
+            worker.called.acquire()
+        task = worker.take()
+        if task is None:
+            with self._lock:
+                self._forget_thread()
+        return task
+
+    def _forget_thread(self) -> None:
+        self._threads.discard(threading.current_thread())
+
+    def __repr__(self) -> str:
+        return (
+            f"<WorkerPool {self.name!r} workers={self.workers} idle={self.idle} "
+            f"waiting={self.waiting}>"
+        )
+
+
+_pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
+
+
+def _begin_again() -> None:
+    # No thread but the one that forked exists in the child, and any lock may
+    # be held by one that does not.
+    for pool in list(_pools):
+        pool._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_again)
