@@ -1,5 +1,7 @@
 """Version numbers: of this package and of the wire protocol."""
 
+from __future__ import annotations
+
 from typing import Final
 
 #: Version of the package.

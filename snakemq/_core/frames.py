@@ -1,0 +1,174 @@
+"""Frames: what a packet contains. One type byte, then the payload.
+
+====  ====================  ==============================================
+type  name                  payload
+====  ====================  ==============================================
+0     protocol version      ``!I``: 1
+1     incompatible protocol none
+2     identification        identifier, UTF-8, at most 50 characters
+3     message               ``!16sII``: uuid, TTL in whole seconds
+                            (0xffffffff: infinite), flags; then the data
+4     ping                  none
+5     pong                  none
+====  ====================  ==============================================
+
+Frames of unknown types are ignored: that is how the protocol is extended.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import struct
+from collections.abc import Iterable
+from typing import Final
+
+from snakemq._core.framing import HEADER_SIZE
+from snakemq.exceptions import SnakeMQBrokenMessage
+from snakemq.message import Message
+from snakemq.version import PROTOCOL_VERSION
+
+__all__ = [
+    "INFINITE_TTL",
+    "MAX_IDENT_LENGTH",
+    "MESSAGE_OVERHEAD",
+    "FrameType",
+    "decode_identification",
+    "decode_message",
+    "decode_version",
+    "encode_identification",
+    "encode_message",
+    "encode_message_packets",
+]
+
+#: The longest identifier, in characters.
+MAX_IDENT_LENGTH: Final = 50
+
+#: The TTL on the wire that means "wait for ever".
+INFINITE_TTL: Final = 0xFFFFFFFF
+
+_MAX_FINITE_TTL: Final = INFINITE_TTL - 1
+
+_VERSION: Final = struct.Struct("!I")
+_MESSAGE: Final = struct.Struct("!B16sII")
+_PACKET_AND_MESSAGE: Final = struct.Struct("!IB16sII")
+_MESSAGE_FIELDS: Final = struct.Struct("!16sII")
+
+#: Size of a message frame without the data, in bytes.
+MESSAGE_OVERHEAD: Final = _MESSAGE.size
+
+_LARGE: Final = 64 * 1024
+
+
+class FrameType(enum.IntEnum):
+    """The first byte of a frame."""
+
+    PROTOCOL_VERSION = 0
+    INCOMPATIBLE_PROTOCOL = 1
+    IDENTIFICATION = 2
+    MESSAGE = 3
+    PING = 4
+    PONG = 5
+
+
+_TYPE_MESSAGE: Final = int(FrameType.MESSAGE)
+
+FRAME_VERSION: Final = bytes([FrameType.PROTOCOL_VERSION]) + _VERSION.pack(PROTOCOL_VERSION)
+FRAME_INCOMPATIBLE: Final = bytes([FrameType.INCOMPATIBLE_PROTOCOL])
+FRAME_PING: Final = bytes([FrameType.PING])
+FRAME_PONG: Final = bytes([FrameType.PONG])
+
+
+def decode_version(payload: bytes) -> int:
+    """The number in a protocol version frame.
+
+    :raises SnakeMQBrokenMessage: wrong size
+    """
+    if len(payload) != _VERSION.size:
+        raise SnakeMQBrokenMessage(
+            f"a protocol version of {len(payload)} bytes instead of {_VERSION.size}"
+        )
+    (version,) = _VERSION.unpack(payload)
+    return int(version)
+
+
+def encode_identification(identifier: str) -> bytes:
+    """An identification frame."""
+    return bytes([FrameType.IDENTIFICATION]) + identifier.encode("utf-8")
+
+
+def decode_identification(payload: bytes) -> str:
+    """The identifier in an identification frame. As in 1.6 broken UTF-8 is replaced.
+
+    :raises SnakeMQBrokenMessage: more bytes than any valid identifier has
+    """
+    if len(payload) > MAX_IDENT_LENGTH * 4:
+        raise SnakeMQBrokenMessage(f"an identifier of {len(payload)} bytes")
+    return payload.decode("utf-8", "replace")
+
+
+def wire_ttl(ttl: float | None) -> int:
+    """A TTL as it is on the wire: whole seconds, rounded down as in 1.6."""
+    if ttl is None:
+        return INFINITE_TTL
+    return min(math.floor(ttl), _MAX_FINITE_TTL)
+
+
+def encode_message(message: Message) -> bytes:
+    """A message frame."""
+    return (
+        _MESSAGE.pack(_TYPE_MESSAGE, message.uuid, wire_ttl(message.ttl), message.flags)
+        + message.data
+    )
+
+
+def encode_message_packets(
+    messages: Iterable[Message], buffers: list[bytes], sizes: list[int]
+) -> None:
+    """Append the packets of ``messages``, headers included, and the size of each.
+
+    Small messages become one buffer each. The data of a large one follows its
+    header as a buffer of its own and is not copied.
+    """
+    pack = _PACKET_AND_MESSAGE.pack
+    overhead = MESSAGE_OVERHEAD
+    add_buffer = buffers.append
+    add_size = sizes.append
+    for message in messages:
+        data = message.data
+        ttl = message.ttl
+        length = overhead + len(data)
+        head = pack(
+            length,
+            3,  # FrameType.MESSAGE; a literal, because this is the hottest line there is
+            message.uuid,
+            INFINITE_TTL if ttl is None else wire_ttl(ttl) if ttl else 0,
+            message.flags,
+        )
+        if length < _LARGE:
+            add_buffer(head + data)
+        else:
+            add_buffer(head)
+            add_buffer(data)
+        add_size(length + HEADER_SIZE)
+
+
+def decode_message(buffer: bytes, start: int, end: int) -> Message:
+    """The message in a message frame that lies in ``buffer[start:end]``.
+
+    :raises SnakeMQBrokenMessage: too short
+    """
+    data_start = start + MESSAGE_OVERHEAD
+    if data_start > end:
+        raise SnakeMQBrokenMessage(f"a message frame of {end - start} bytes")
+    uuid, ttl, flags = _MESSAGE_FIELDS.unpack_from(buffer, start + 1)
+    # Made without __init__, which checks what the wire format already ensures.
+    message = _new_message(Message)
+    message.data = buffer[data_start:end]
+    message.ttl = None if ttl == INFINITE_TTL else float(ttl)
+    message.flags = flags
+    message.uuid = uuid
+    return message
+
+
+_new_message = Message.__new__

@@ -1,0 +1,100 @@
+"""Packets on a stream of bytes.
+
+======  ======  =========================================
+offset  size    meaning
+======  ======  =========================================
+0       4       length of the content, unsigned, big-endian
+4       length  content
+======  ======  =========================================
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from snakemq.exceptions import PacketTooLarge
+
+__all__ = ["HEADER_SIZE", "MAX_LENGTH", "PacketDecoder", "encode_header"]
+
+_HEADER: Final = struct.Struct("!I")
+
+#: Size of the length that precedes each packet, in bytes.
+HEADER_SIZE: Final = _HEADER.size
+
+#: The longest content that the length can express, in bytes.
+MAX_LENGTH: Final = 0xFFFFFFFF
+
+#: ``encode_header(length)`` gives the bytes that precede a content of ``length``.
+encode_header = _HEADER.pack
+
+_decode_header = _HEADER.unpack_from
+
+
+class PacketDecoder:
+    """Finds the packets in a stream that arrives in pieces of any size.
+
+    Memory grows with what was received, never with what was announced. Bytes
+    are copied at most once before :meth:`feed` returns them.
+
+    :param max_size: the longest content that is accepted, in bytes
+    """
+
+    __slots__ = ("_missing", "_pieces", "error", "max_size")
+
+    def __init__(self, max_size: int = MAX_LENGTH) -> None:
+        self.max_size = max_size
+        #: A packet was announced that is over the limit. What came before it
+        #: was returned; the stream is unusable from there.
+        self.error: PacketTooLarge | None = None
+        # The beginning of an unfinished packet, its header included, and how
+        # many bytes it takes at least before it is worth looking again.
+        self._pieces: list[bytes] = []
+        self._missing = 0
+
+    @property
+    def pending(self) -> int:
+        """How many bytes of an unfinished packet are held."""
+        return sum(map(len, self._pieces))
+
+    def feed(self, data: bytes) -> tuple[bytes, list[int]]:
+        """Take the next piece of the stream.
+
+        :return: a buffer and the bounds of the packets complete in it: start
+            and end of the first, start and end of the second, and so on. After
+            an :attr:`error` there are no more.
+        """
+        if self.error is not None:
+            return b"", []
+        if self._pieces:
+            self._pieces.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return b"", []
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+
+        bounds: list[int] = []
+        size = len(data)
+        position = 0
+        decode = _decode_header
+        max_size = self.max_size
+        add = bounds.append
+        while position + HEADER_SIZE <= size:
+            start = position + HEADER_SIZE
+            (length,) = decode(data, position)
+            if length > max_size:
+                self.error = PacketTooLarge(length, max_size)
+                return data, bounds
+            end = start + length
+            if end > size:
+                self._missing = end - size
+                break
+            add(start)
+            add(end)
+            position = end
+        else:
+            self._missing = position + HEADER_SIZE - size
+        if position < size:
+            self._pieces.append(data[position:] if position else data)
+        return data, bounds

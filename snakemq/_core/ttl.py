@@ -1,0 +1,116 @@
+"""Time to live: it runs only while the receiver is not connected.
+
+Each queue has an :class:`OfflineClock`. A message that may wait for ``ttl``
+seconds gets the reading of that clock at which it expires, once; nothing has
+to be rewritten when the receiver comes and goes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from itertools import count
+from typing import Final
+
+from snakemq.message import Message
+
+__all__ = ["ExpiryHeap", "OfflineClock", "Timed"]
+
+
+class OfflineClock:
+    """Counts the seconds for which the receiver has not been connected.
+
+    It starts running.
+
+    :param now: the current time, in seconds
+    """
+
+    __slots__ = ("_since", "_total")
+
+    def __init__(self, now: float) -> None:
+        self._total = 0.0
+        self._since: float | None = now
+
+    def reading(self, now: float) -> float:
+        """Seconds so far."""
+        since = self._since
+        return self._total if since is None else self._total + max(0.0, now - since)
+
+    def start(self, now: float) -> None:
+        """The receiver is gone."""
+        if self._since is None:
+            self._since = now
+
+    def stop(self, now: float) -> None:
+        """The receiver is connected."""
+        self._total = self.reading(now)
+        self._since = None
+
+    def time_of(self, reading: float, now: float) -> float | None:
+        """When the clock will show ``reading``; ``None`` while it stands still."""
+        if self._since is None:
+            return None
+        return now + (reading - self.reading(now))
+
+
+class Timed:
+    """A message in a queue with the reading of the queue's clock when it expires."""
+
+    __slots__ = ("expires", "message")
+
+    def __init__(self, message: Message, expires: float) -> None:
+        #: ``None`` when it left the queue or expired
+        self.message: Message | None = message
+        self.expires = expires
+
+    def fresh(self, reading: float) -> Message | None:
+        """The message with what remains of its TTL."""
+        message = self.message
+        if message is None:
+            return None
+        remaining = max(0.0, self.expires - reading)
+        return message if message.ttl == remaining else message.with_ttl(remaining)
+
+
+#: Dead entries are swept out when there are more than this and they are the majority.
+_SWEEP: Final = 64
+
+
+class ExpiryHeap:
+    """Which of many :class:`Timed` expires next. Entries may die in place."""
+
+    __slots__ = ("_dead", "_heap", "_next_number")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Timed]] = []
+        self._next_number = count().__next__  # the first in expires first on a tie
+        self._dead = 0
+
+    def __len__(self) -> int:
+        return len(self._heap) - self._dead
+
+    def push(self, entry: Timed) -> None:
+        """Watch ``entry``."""
+        heapq.heappush(self._heap, (entry.expires, self._next_number(), entry))
+
+    def discard(self, entry: Timed) -> None:
+        """``entry`` is needed no more; its ``message`` becomes ``None``."""
+        entry.message = None
+        self._dead += 1
+        if self._dead > _SWEEP and self._dead * 2 > len(self._heap):
+            self._heap = [item for item in self._heap if item[2].message is not None]
+            heapq.heapify(self._heap)
+            self._dead = 0
+
+    def next_expiry(self) -> float | None:
+        """The reading at which the next entry expires."""
+        heap = self._heap
+        while heap and heap[0][2].message is None:
+            heapq.heappop(heap)
+            self._dead -= 1
+        return heap[0][0] if heap else None
+
+    def pop_expired(self, reading: float) -> Iterator[Timed]:
+        """Take out what has expired, in order. The entries keep their messages."""
+        while (expires := self.next_expiry()) is not None and expires <= reading:
+            yield heapq.heappop(self._heap)[2]
