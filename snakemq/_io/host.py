@@ -1,0 +1,36 @@
+"""What connectors and listeners need of the link they belong to."""
+
+from __future__ import annotations
+
+import logging
+import random
+import selectors
+import ssl
+from collections.abc import Callable
+from typing import Protocol
+
+from snakemq._io.link_socket import LinkSocket
+from snakemq._io.timers import Timer
+
+__all__ = ["LinkHost"]
+
+
+class LinkHost(Protocol):
+    """The link, as seen from :mod:`snakemq._io`."""
+
+    log: logging.Logger
+    selector: selectors.BaseSelector
+    rng: random.Random
+    reconnect_interval_max: float
+
+    def call_soon(self, func: Callable[..., object], *args: object) -> None:
+        """Call in the loop's thread, soon. Thread-safe."""
+
+    def call_later(self, delay: float, func: Callable[..., object], *args: object) -> Timer:
+        """Call in the loop's thread after ``delay`` seconds."""
+
+    def watch(self, sock: LinkSocket, interest: int) -> None:
+        """Have ``sock.owner.handle_io(sock)`` called for these selector events; 0: no more."""
+
+    def adopt(self, sock: LinkSocket, context: ssl.SSLContext | None) -> None:
+        """Take over a connected socket."""

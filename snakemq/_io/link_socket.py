@@ -1,0 +1,308 @@
+"""One connection's socket, plain or TLS, never blocking."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import socket
+import ssl
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from snakemq._io.tls import SSLConfig
+from snakemq.contracts import Buffer
+
+if TYPE_CHECKING:
+    from snakemq._io.timers import Timer
+
+__all__ = ["LinkSocket", "SocketState", "TcpOptions"]
+
+
+@dataclass(frozen=True)
+class TcpOptions:
+    """Options of every TCP connection of a link.
+
+    A connection whose other side is gone without a word is given up after
+    about ``keepalive_idle + keepalive_interval * keepalive_count`` seconds,
+    where the system can be told so.
+    """
+
+    #: send small packets at once (Nagle's algorithm off)
+    nodelay: bool = True
+    #: let the system probe connections that are silent
+    keepalive: bool = True
+    #: seconds of silence before the first probe
+    keepalive_idle: int = 60
+    #: seconds between probes
+    keepalive_interval: int = 10
+    #: unanswered probes after which the connection is dead
+    keepalive_count: int = 6
+
+    def apply(self, sock: socket.socket) -> None:
+        """Set the options as far as the system has them."""
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        _set_option(sock, socket.IPPROTO_TCP, "TCP_NODELAY", int(self.nodelay))
+        _set_option(sock, socket.SOL_SOCKET, "SO_KEEPALIVE", int(self.keepalive))
+        if not self.keepalive:
+            return
+        # macOS calls the idle time TCP_KEEPALIVE.
+        idle = "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE"
+        _set_option(sock, socket.IPPROTO_TCP, idle, self.keepalive_idle)
+        _set_option(sock, socket.IPPROTO_TCP, "TCP_KEEPINTVL", self.keepalive_interval)
+        _set_option(sock, socket.IPPROTO_TCP, "TCP_KEEPCNT", self.keepalive_count)
+        # Probes are not sent while data waits for its acknowledgement; without
+        # this Linux goes on for a quarter of an hour.
+        dead_after = self.keepalive_idle + self.keepalive_interval * self.keepalive_count
+        _set_option(sock, socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", dead_after * 1000)
+
+
+def _set_option(sock: socket.socket, level: int, name: str, value: int) -> None:
+    option = getattr(socket, name, None)
+    if option is not None:
+        # An option that is refused, or a connection that has just died, is no
+        # reason not to use the socket: reading will tell.
+        with contextlib.suppress(OSError):
+            sock.setsockopt(level, option, value)
+
+
+class SocketState(enum.Enum):
+    """The life of a :class:`LinkSocket`; it only goes forward."""
+
+    CONNECTING = enum.auto()
+    HANDSHAKE = enum.auto()
+    OPEN = enum.auto()
+    #: ``on_disconnect`` is running
+    CLOSING = enum.auto()
+    #: closed for the user; what was sent is still on its way
+    LINGERING = enum.auto()
+    CLOSED = enum.auto()
+
+
+class LinkSocket:
+    """A connection of a :class:`snakemq.link.Link`.
+
+    :param sock: a socket; a new IPv4 one if not given
+    :param ssl_config: the TLS settings, or ``None`` for a plain connection
+    :param remote_peer: the address of the other side
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_tls_rest",
+        "conn_id",
+        "eof",
+        "failure",
+        "interest",
+        "is_connector",
+        "last_send_size",
+        "opened_at",
+        "owner",
+        "paused",
+        "remote_peer",
+        "send_finished",
+        "sock",
+        "ssl_config",
+        "state",
+        "timer",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket | None = None,
+        ssl_config: SSLConfig | None = None,
+        remote_peer: Any = None,
+    ) -> None:
+        if sock is None:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        self.sock = sock
+        self.ssl_config = ssl_config
+        #: address of the other side
+        self.remote_peer = remote_peer
+        #: whether this side dialled
+        self.is_connector = False
+        #: the link's name of the connection, ``None`` before and after it is open
+        self.conn_id: str | None = None
+
+        # All below is the link's.
+        self.state = SocketState.CONNECTING
+        self.owner: Any = None  # its connector
+        self.timer: Timer | None = None  # ends connecting, handshake or lingering
+        self.interest = 0  # selector events it is registered for
+        self.paused = False
+        self.opened_at = 0.0
+        self.last_send_size = 0
+        self.send_finished = True
+        self.eof = False
+        self.failure: OSError | None = None  # broke in send; reported soon
+        self._tls_rest: memoryview | None = None
+
+    def fileno(self) -> int:
+        """Descriptor of the socket, -1 after it was closed."""
+        return self.sock.fileno()
+
+    def getpeercert(self, binary_form: bool = False) -> Any:
+        """The other side's certificate.
+
+        :return: see :meth:`ssl.SSLSocket.getpeercert`; ``None`` without TLS or
+            without a certificate
+        """
+        if isinstance(self.sock, ssl.SSLSocket):
+            # Before the handshake is done and after the close there is none.
+            with contextlib.suppress(ValueError, OSError):
+                return self.sock.getpeercert(binary_form)
+        return None
+
+    def start_tls(self, context: ssl.SSLContext, *, server_side: bool) -> None:
+        """Wrap the connected socket. The handshake is :meth:`do_handshake`'s."""
+        self.sock = context.wrap_socket(
+            self.sock, server_side=server_side, do_handshake_on_connect=False
+        )
+
+    def do_handshake(self) -> None:
+        """A step of the handshake.
+
+        :raises ssl.SSLWantReadError: when there is more to read, again
+        :raises ssl.SSLWantWriteError: when there is room to write, again
+        :raises OSError: failed
+        """
+        assert isinstance(self.sock, ssl.SSLSocket)
+        self.sock.do_handshake()
+
+    def recv(self, size: int) -> bytes:
+        """Read what is there, at most about ``size`` bytes.
+
+        :return: empty at the end of the stream (:attr:`eof` is set) and when
+            there is nothing to read now
+        :raises OSError: the connection is broken
+        """
+        if isinstance(self.sock, ssl.SSLSocket):
+            return self._recv_tls(self.sock, size)
+        try:
+            data = self.sock.recv(size)
+        except (BlockingIOError, InterruptedError):
+            return b""
+        if not data:
+            self.eof = True
+        return data
+
+    def _recv_tls(self, sock: ssl.SSLSocket, size: int) -> bytes:
+        # One read gives one record at most, 16 KiB.
+        pieces: list[bytes] = []
+        total = 0
+        try:
+            while total < size:
+                piece = sock.recv(size - total)
+                if not piece:
+                    self.eof = True
+                    break
+                pieces.append(piece)
+                total += len(piece)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError:
+            # What came before the failure counts; the failure will come again.
+            if not pieces:
+                raise
+        return b"".join(pieces)
+
+    def has_buffered(self) -> bool:
+        """Whether there is something to read that no selector knows of."""
+        return isinstance(self.sock, ssl.SSLSocket) and (self.eof or self.sock.pending() > 0)
+
+    def send(self, data: Buffer) -> bool:
+        """Hand over what the system takes; :attr:`last_send_size` tells how much.
+
+        :return: whether all was taken. If not, :meth:`continue_send` when there
+            is room.
+        :raises OSError: the connection is broken
+        """
+        self.send_finished = False
+        if isinstance(self.sock, ssl.SSLSocket):
+            # TLS wants the very same data again after "no room", so it is kept
+            # and sent to its end.
+            self._tls_rest = memoryview(data).cast("B")
+            self.last_send_size = 0
+            return self._send_tls(self.sock)
+        try:
+            self.last_send_size = self.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            self.last_send_size = 0
+        return self.last_send_size == len(data)
+
+    def continue_send(self) -> bool:
+        """There is room again.
+
+        :return: whether the send is over: :attr:`last_send_size` is final
+        :raises OSError: the connection is broken
+        """
+        if isinstance(self.sock, ssl.SSLSocket):
+            return self._send_tls(self.sock)
+        return True
+
+    def _send_tls(self, sock: ssl.SSLSocket) -> bool:
+        rest = self._tls_rest
+        try:
+            while rest:
+                count = sock.send(rest)
+                self.last_send_size += count
+                rest = rest[count:]
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            self._tls_rest = rest
+            return False
+        self._tls_rest = None
+        return True
+
+    def connect_error(self) -> int:
+        """The result of a connect that was in progress, as an ``errno``; 0: connected."""
+        error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            return error
+        try:
+            # Dialling a free local port may by chance get that very port for
+            # this side; TCP then connects the socket with itself.
+            if self.sock.getsockname() == self.sock.getpeername():
+                return errno.ECONNREFUSED
+        except OSError as exc:
+            return exc.errno or errno.ENOTCONN
+        return 0
+
+    def shutdown_send(self) -> None:
+        """Tell the other side that nothing more will come.
+
+        :raises OSError: the connection is broken
+        """
+        if isinstance(self.sock, ssl.SSLSocket):
+            # TLS' own farewell would need the other side's answer first. The
+            # plain one is understood too.
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+        else:
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def discard_input(self, size: int) -> bool:
+        """Read and throw away at most ``size`` bytes.
+
+        :return: whether there may be more later
+        """
+        try:
+            return bool(socket.socket.recv(self.sock, size))
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close the socket at once."""
+        self.state = SocketState.CLOSED
+        self._tls_rest = None
+        with contextlib.suppress(OSError):
+            self.sock.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"<LinkSocket conn_id={self.conn_id!r} state={self.state.name} "
+            f"remote_peer={self.remote_peer!r} fileno={self.fileno()}>"
+        )

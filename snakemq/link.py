@@ -1,0 +1,643 @@
+"""The link: TCP and TLS connections, timers, and the loop that drives the stack.
+
+A connection is made by a connector, which dials and dials again, or comes in
+through a listener. After that there is no difference.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+import selectors
+import socket
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from snakemq._core.backoff import DEFAULT_CAP
+from snakemq._io.clock import monotonic
+from snakemq._io.connector import Connector
+from snakemq._io.link_socket import LinkSocket, SocketState, TcpOptions
+from snakemq._io.listener import Listener
+from snakemq._io.timers import Timer, Timers
+from snakemq._io.tls import SSLConfig
+from snakemq._io.wakeup import Bell
+from snakemq.callbacks import CallbackOwner, CallbackSlot
+from snakemq.contracts import Buffer
+from snakemq.exceptions import SendNotFinished
+
+__all__ = ["Link", "LinkSocket", "SSLConfig", "TcpOptions"]
+
+#: The first delay before connecting again, in seconds.
+RECONNECT_INTERVAL: Final = 3.0
+
+#: How much is read from a connection at once, in bytes.
+RECV_BLOCK_SIZE: Final = 256 * 1024
+
+#: The default of ``poll_timeout``, in seconds.
+POLL_TIMEOUT: Final = 0.2
+
+#: How long a TLS handshake may take, in seconds.
+HANDSHAKE_TIMEOUT: Final = 10.0
+
+#: How long a closed connection may take to deliver what was sent, in seconds.
+LINGER_TIMEOUT: Final = 2.0
+
+_READ: Final = selectors.EVENT_READ
+_WRITE: Final = selectors.EVENT_WRITE
+
+_DISCARD_BLOCK: Final = 64 * 1024
+
+Address = tuple[str, int]
+
+
+class Link(CallbackOwner):
+    """Keeper of connections. See :class:`snakemq.contracts.LinkInterface`.
+
+    Not thread-safe, except for :meth:`wakeup_poll`, :meth:`call_soon` and
+    :meth:`stop`. Callbacks come from the thread that runs :meth:`loop`.
+
+    :param tcp_options: options of every TCP connection
+    """
+
+    #: ``func(conn_id)``
+    on_connect = CallbackSlot[[str]]()
+    #: ``func(conn_id)``; :meth:`get_socket_by_conn` still works
+    on_disconnect = CallbackSlot[[str]]()
+    #: ``func(conn_id, data)``
+    on_recv = CallbackSlot[[str, bytes]]()
+    #: ``func(conn_id, last_send_size)``; the last send is finished
+    on_ready_to_send = CallbackSlot[[str, int]]()
+    #: ``func()`` after each pass of the loop. As long as somebody listens here
+    #: the loop makes a pass each ``poll_timeout`` even if nothing happens.
+    on_loop_pass = CallbackSlot[[]]()
+    #: ``func(conn_id, exception)``; a callback raised. ``conn_id`` may be ``None``.
+    on_error = CallbackSlot[[str | None, Exception]]()
+
+    def __init__(self, *, tcp_options: TcpOptions | None = None) -> None:
+        self.log = logging.getLogger("snakemq.link")
+        #: the first delay before connecting again, in seconds, of connectors
+        #: added from now on
+        self.reconnect_interval = RECONNECT_INTERVAL
+        #: the longest delay before connecting again, in seconds, likewise
+        self.reconnect_interval_max = DEFAULT_CAP
+        self.recv_block_size = RECV_BLOCK_SIZE
+        self.tcp_options = tcp_options or TcpOptions()
+
+        self.selector: selectors.BaseSelector = selectors.DefaultSelector()
+        self._bell = Bell()
+        self.selector.register(self._bell, _READ, None)
+        self._timers = Timers()
+        self._soon: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
+        self._ready: deque[LinkSocket] = deque()
+        self._sockets: dict[str, LinkSocket] = {}
+        self._anonymous: set[LinkSocket] = set()  # in handshake or lingering
+        self._listeners: dict[Address, Listener] = {}
+        self._connectors: dict[Address, Connector] = {}
+        self._last_conn_id = 0
+        self.rng = random.Random()
+        self._running = False
+        self._closed = False
+        # Whoever gives the loop something to do rings the bell only if the
+        # loop sleeps or is about to. Set before the loop looks for work the
+        # last time, read after the work was added: one of the two sees it.
+        self._sleeping = False
+        self._wakeup_requested = False
+
+    # Connectors and listeners.
+
+    def add_connector(
+        self,
+        address: Address,
+        reconnect_interval: float | None = None,
+        ssl_config: SSLConfig | None = None,
+    ) -> Address:
+        """Keep connecting to ``address``. The first attempt is made by the loop.
+
+        A name is looked up at each attempt, in another thread, and all its
+        addresses are tried.
+
+        :param address: host and port; a name, an IPv4 or an IPv6 address
+        :param reconnect_interval: the first delay before connecting again, in
+            seconds; :attr:`reconnect_interval` if not given. Delays grow up to
+            :attr:`reconnect_interval_max` and are drawn from the upper half.
+        :return: address of the connector (use it for deletion)
+        :raises ValueError: there is one for this address already, or the
+            address or interval makes no sense
+        :raises OSError: a file named in ``ssl_config`` can't be used
+        """
+        self._check_open()
+        address = _checked_address(address)
+        if address[1] == 0:
+            raise ValueError(f"can't connect to port 0: {address!r}")
+        if address in self._connectors:
+            raise ValueError(f"connector {address!r} already set")
+        interval = reconnect_interval or self.reconnect_interval
+        if interval < 0:
+            raise ValueError(f"reconnect_interval must be more than 0 seconds, not {interval!r}")
+        context = ssl_config.create_context(server_side=False) if ssl_config else None
+        connector = Connector(self, address, interval, ssl_config, context)
+        self._connectors[address] = connector
+        self.call_soon(connector.start)
+        return address
+
+    def del_connector(self, address: Address) -> None:
+        """Delete a connector and close its connection.
+
+        :raises KeyError: no such connector
+        """
+        connector = self._connectors.pop((address[0], address[1]))
+        sock = connector.stop()
+        if sock is not None:
+            self._close_socket(sock)
+
+    def add_listener(self, address: Address, ssl_config: SSLConfig | None = None) -> Address:
+        """Accept connections on ``address``.
+
+        :param address: host and port. ``""`` is every IPv4 address, ``"::"``
+            every IPv6 and, where the system can, every IPv4 address. Port 0
+            is any free one.
+        :return: address of the listener (use it for deletion): with the real port
+        :raises ValueError: there is one for this address already, or the
+            address makes no sense, or ``ssl_config`` has no certificate
+        :raises OSError: the port is in use, or the host is not this one's, or
+            a file named in ``ssl_config`` can't be used
+        """
+        self._check_open()
+        address = _checked_address(address)
+        context = ssl_config.create_context(server_side=True) if ssl_config else None
+        listener = Listener(self, address, ssl_config, context, taken=self._listeners)
+        self._listeners[listener.address] = listener
+        self.log.debug("listen on %r", listener.address)
+        return listener.address
+
+    def del_listener(self, address: Address) -> None:
+        """Delete a listener. Connections that came through it stay.
+
+        :raises KeyError: no such listener
+        """
+        self._listeners.pop((address[0], address[1])).close()
+
+    @property
+    def connectors(self) -> list[Address]:
+        """The addresses of the connectors."""
+        return list(self._connectors)
+
+    @property
+    def listeners(self) -> list[Address]:
+        """The addresses of the listeners."""
+        return list(self._listeners)
+
+    # Connections.
+
+    def get_socket_by_conn(self, conn_id: str) -> LinkSocket:
+        """The socket of a connection.
+
+        :raises KeyError: no such connection
+        """
+        return self._sockets[conn_id]
+
+    def is_connector(self, conn_id: str) -> bool:
+        """Whether this side dialled.
+
+        :raises KeyError: no such connection
+        """
+        return self._sockets[conn_id].is_connector
+
+    def send(self, conn_id: str, data: Buffer) -> None:
+        """Send what can be sent of ``data`` now; ``on_ready_to_send`` tells how much.
+
+        Wait for ``on_ready_to_send`` before the next send, and before
+        :meth:`close` if the data matters. The best size is 64 to 256 KiB.
+
+        :raises KeyError: no such connection
+        :raises SendNotFinished: the last send is not finished yet
+        """
+        sock = self._sockets[conn_id]
+        if sock.state is not SocketState.OPEN:
+            raise KeyError(conn_id)
+        if not sock.send_finished:
+            raise SendNotFinished(
+                f"the last send on {conn_id} is not finished, wait for on_ready_to_send"
+            )
+        try:
+            done = sock.send(data)
+        except OSError as exc:
+            # Not reported from inside this call: the caller is not prepared.
+            sock.failure = exc
+            self.call_soon(self._report_failure, sock)
+            return
+        if done:
+            self._ready.append(sock)
+        else:
+            self._set_interest(sock, sock.interest | _WRITE)
+
+    def close(self, conn_id: str) -> None:
+        """Close the connection; ``on_disconnect`` runs inside this call.
+
+        :raises KeyError: no such connection
+        """
+        self._close_socket(self._sockets[conn_id])
+
+    def pause_recv(self, conn_id: str) -> None:
+        """No ``on_recv`` for this connection until :meth:`resume_recv`.
+
+        :raises KeyError: no such connection
+        """
+        sock = self._sockets[conn_id]
+        sock.paused = True
+        self._set_interest(sock, sock.interest & ~_READ)
+
+    def resume_recv(self, conn_id: str) -> None:
+        """Undo :meth:`pause_recv`.
+
+        :raises KeyError: no such connection
+        """
+        sock = self._sockets[conn_id]
+        if sock.paused and sock.state is SocketState.OPEN:
+            sock.paused = False
+            self._set_interest(sock, sock.interest | _READ)
+            if sock.has_buffered():
+                self.call_soon(self._handle_readable, sock)
+
+    # The loop.
+
+    def time(self) -> float:
+        """Seconds on a clock that only goes forward."""
+        return monotonic()
+
+    def call_later(self, delay: float, func: Callable[..., object], *args: object) -> Timer:
+        """Call ``func(*args)`` in the loop's thread after ``delay`` seconds."""
+        return self._timers.call_at(monotonic() + delay, func, args)
+
+    def call_soon(self, func: Callable[..., object], *args: object) -> None:
+        """Call ``func(*args)`` in the loop's thread, soon, in order. Thread-safe."""
+        self._soon.append((func, args))
+        if self._sleeping:
+            self._sleeping = False
+            self._bell.ring()
+
+    def wakeup_poll(self) -> None:
+        """Make the loop do a pass now. Thread-safe, also from signal handlers.
+
+        Harmless when the loop does not run: its first pass does not sleep then.
+        """
+        self._wakeup_requested = True
+        if self._sleeping:
+            self._sleeping = False
+            self._bell.ring()
+
+    def loop(
+        self,
+        poll_timeout: float | None = POLL_TIMEOUT,
+        count: int | None = None,
+        runtime: float | None = None,
+    ) -> None:
+        """Run the stack until :meth:`stop`.
+
+        The loop sleeps until there is something to do. ``KeyboardInterrupt``
+        and ``SystemExit`` out of a callback leave it; it can be called again.
+
+        :param poll_timeout: how long a pass without events takes at most, in
+            seconds, as long as somebody listens to ``on_loop_pass``
+        :param count: leave after so many passes that had an event (a
+            :meth:`wakeup_poll` is one), or ``None``
+        :param runtime: leave after so many seconds, or ``None``
+        :raises RuntimeError: it is running already, or :meth:`cleanup` was called
+        """
+        self._check_open()
+        if self._running:
+            raise RuntimeError("this link's loop is running already")
+        self._running = True
+        end = None if runtime is None else monotonic() + runtime
+        try:
+            while self._running and count != 0:
+                timeout = self._poll_limit(poll_timeout)
+                if end is not None:
+                    rest = max(0.0, end - monotonic())
+                    timeout = rest if timeout is None else min(timeout, rest)
+                if self.step(timeout) and count is not None:
+                    count -= 1
+                if end is not None and monotonic() >= end:
+                    break
+        finally:
+            self._running = False
+
+    def _poll_limit(self, poll_timeout: float | None) -> float | None:
+        # Windows does not interrupt a select for Ctrl-C.
+        if self.on_loop_pass.has_user_callbacks or os.name == "nt":
+            return poll_timeout
+        return None
+
+    def stop(self) -> None:
+        """Leave :meth:`loop` after this pass. Closes nothing. Thread-safe."""
+        self._running = False
+        self.wakeup_poll()
+
+    def step(self, timeout: float | None = None) -> int:
+        """One pass: wait for events, handle them, timers, calls, ``on_loop_pass``.
+
+        :param timeout: how long to wait for an event at most, in seconds;
+            ``None``: until there is one, or a timer
+        :return: how many events there were
+        """
+        deadline = self._timers.deadline()
+        if deadline is not None:
+            rest = max(0.0, deadline - monotonic())
+            timeout = rest if timeout is None else min(timeout, rest)
+        self._sleeping = True
+        if self._wakeup_requested or self._soon or self._ready:
+            timeout = 0
+        try:
+            events = self.selector.select(timeout)
+        finally:
+            self._sleeping = False
+        count = len(events)
+        for key, mask in events:
+            if key.data is None:
+                self._bell.drain()
+                count -= 1
+            elif isinstance(key.data, LinkSocket):
+                self._handle_io(key.data, mask)
+            else:
+                key.data.handle_readable()
+        # Cleared after the bell is drained and before the work is looked for.
+        if self._wakeup_requested:
+            self._wakeup_requested = False
+            count += 1
+        self._run_timers()
+        for _ in range(len(self._soon)):
+            func, args = self._soon.popleft()
+            self._run(func, args)
+        for _ in range(len(self._ready)):
+            self._report_ready(self._ready.popleft())
+        self.on_loop_pass()
+        return count
+
+    def _run_timers(self) -> None:
+        timers = self._timers
+        deadline = timers.deadline()
+        if deadline is None:
+            return
+        now = monotonic()
+        # One at a time: KeyboardInterrupt may leave, a timer may cancel another.
+        while deadline is not None and deadline <= now:
+            func, args = timers.pop()
+            self._run(func, args)
+            deadline = timers.deadline()
+
+    def _run(self, func: Callable[..., object], args: tuple[object, ...]) -> None:
+        try:
+            func(*args)
+        except Exception as exc:
+            self.callback_failed("timer or call_soon", func, (), exc)
+
+    def cleanup(self) -> None:
+        """Close all sockets and remove all connectors and listeners, for good.
+
+        A second time is harmless.
+
+        :raises RuntimeError: the loop is running
+        """
+        if self._running:
+            raise RuntimeError("the loop is running: stop() it and wait until it has returned")
+        if self._closed:
+            return
+        for address in list(self._connectors):
+            self.del_connector(address)
+        for address in list(self._listeners):
+            self.del_listener(address)
+        for sock in list(self._sockets.values()):
+            self._close_socket(sock)
+        for sock in list(self._anonymous):
+            self._finish(sock)
+        self._closed = True
+        self._timers.clear()
+        self._soon.clear()
+        self._ready.clear()
+        self.selector.close()
+        self._bell.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this link was cleaned up; make a new one")
+
+    # Life of a connection. Connectors and listeners bring connected sockets.
+
+    def watch(self, sock: LinkSocket, interest: int) -> None:
+        """For connectors: have ``owner.handle_io(mask)`` called."""
+        self._set_interest(sock, interest)
+
+    def adopt(self, sock: LinkSocket, context: ssl.SSLContext | None) -> None:
+        """For connectors and listeners: here is a connected socket."""
+        self.tcp_options.apply(sock.sock)
+        if context is None:
+            self._open(sock)
+            return
+        sock.state = SocketState.HANDSHAKE
+        self._set_interest(sock, 0)
+        try:
+            sock.start_tls(context, server_side=not sock.is_connector)
+        except OSError as exc:
+            self._handshake_failed(sock, exc)
+            return
+        self._anonymous.add(sock)
+        sock.timer = self.call_later(
+            HANDSHAKE_TIMEOUT, self._handshake_failed, sock, TimeoutError("timed out")
+        )
+        self._handshake(sock)
+
+    def _handshake(self, sock: LinkSocket) -> None:
+        try:
+            sock.do_handshake()
+        except ssl.SSLWantReadError:
+            self._set_interest(sock, _READ)
+        except ssl.SSLWantWriteError:
+            self._set_interest(sock, _WRITE)
+        except (OSError, ValueError) as exc:
+            self._handshake_failed(sock, exc)
+        else:
+            self._anonymous.discard(sock)
+            self._cancel_timer(sock)
+            self._open(sock)
+
+    def _handshake_failed(self, sock: LinkSocket, exc: Exception) -> None:
+        self.log.error("TLS handshake with %r failed: %s", sock.remote_peer, exc)
+        self._finish(sock)
+        self._tell_connector(sock)
+
+    def _open(self, sock: LinkSocket) -> None:
+        self._last_conn_id += 1
+        conn_id = f"{self._last_conn_id}fd{sock.fileno()}"
+        sock.conn_id = conn_id
+        sock.state = SocketState.OPEN
+        sock.opened_at = monotonic()
+        self._sockets[conn_id] = sock
+        self._set_interest(sock, _READ)
+        self.log.info(
+            "%s %s %r", "connect" if sock.is_connector else "accept", conn_id, sock.remote_peer
+        )
+        self.on_connect(conn_id)
+        if sock.has_buffered():
+            self.call_soon(self._handle_readable, sock)
+
+    def _close_socket(self, sock: LinkSocket) -> None:
+        if sock.state is not SocketState.OPEN:
+            if sock.state in (SocketState.CONNECTING, SocketState.HANDSHAKE):
+                self._finish(sock)
+            return
+        sock.state = SocketState.CLOSING
+        conn_id = cast(str, sock.conn_id)
+        self.log.info("disconnect %s", conn_id)
+        self.on_disconnect(conn_id)
+        del self._sockets[conn_id]
+        sock.conn_id = None
+        self._linger(sock)
+        self._tell_connector(sock)
+
+    def _linger(self, sock: LinkSocket) -> None:
+        """Close without losing what was sent.
+
+        Closing a socket on which something unread arrives resets the
+        connection, and the other side then loses what it has not read yet. So
+        say that this is all, and read until the other side says the same.
+        """
+        if sock.eof or sock.failure is not None:
+            self._finish(sock)
+            return
+        try:
+            sock.shutdown_send()
+        except OSError:
+            self._finish(sock)
+            return
+        sock.state = SocketState.LINGERING
+        self._anonymous.add(sock)
+        self._set_interest(sock, _READ)
+        sock.timer = self.call_later(LINGER_TIMEOUT, self._finish, sock)
+
+    def _finish(self, sock: LinkSocket) -> None:
+        self._cancel_timer(sock)
+        self._anonymous.discard(sock)
+        self._set_interest(sock, 0)
+        sock.close()
+
+    @staticmethod
+    def _cancel_timer(sock: LinkSocket) -> None:
+        if sock.timer is not None:
+            sock.timer.cancel()
+            sock.timer = None
+
+    def _tell_connector(self, sock: LinkSocket) -> None:
+        if sock.owner is not None:
+            lived = monotonic() - sock.opened_at if sock.opened_at else 0.0
+            sock.owner.lost(sock, lived)
+
+    def _report_failure(self, sock: LinkSocket) -> None:
+        if sock.state is SocketState.OPEN:
+            self._broken(sock, cast(OSError, sock.failure))
+
+    def _broken(self, sock: LinkSocket, exc: OSError) -> None:
+        sock.failure = exc
+        if exc.errno not in _ORDINARY_ENDS:
+            self.log.error("%s: %s", sock.conn_id, exc)
+        else:
+            self.log.debug("%s: %s", sock.conn_id, exc)
+        self._close_socket(sock)
+
+    # Events.
+
+    def _set_interest(self, sock: LinkSocket, interest: int) -> None:
+        if interest == sock.interest:
+            return
+        # Selectors refuse to watch for nothing.
+        if not interest:
+            self.selector.unregister(sock)
+        elif sock.interest:
+            self.selector.modify(sock, interest, sock)
+        else:
+            self.selector.register(sock, interest, sock)
+        sock.interest = interest
+
+    def _handle_io(self, sock: LinkSocket, mask: int) -> None:
+        # An earlier event of this pass may have closed it.
+        state = sock.state
+        if state is SocketState.OPEN:
+            if mask & _WRITE:
+                self._handle_writable(sock)
+            if mask & _READ:
+                self._handle_readable(sock)
+        elif state is SocketState.CONNECTING:
+            sock.owner.handle_io(sock)
+        elif state is SocketState.HANDSHAKE:
+            self._handshake(sock)
+        elif state is SocketState.LINGERING and not sock.discard_input(_DISCARD_BLOCK):
+            self._finish(sock)
+
+    def _handle_readable(self, sock: LinkSocket) -> None:
+        # One read a pass, so that a busy connection does not starve the others.
+        if sock.state is not SocketState.OPEN or sock.paused:
+            return
+        try:
+            data = sock.recv(self.recv_block_size)
+        except OSError as exc:
+            self._broken(sock, exc)
+            return
+        if data:
+            try:
+                self.on_recv(cast(str, sock.conn_id), data)
+            finally:  # also when a callback raised KeyboardInterrupt
+                if sock.has_buffered():
+                    self.call_soon(self._handle_readable, sock)
+        elif sock.eof:
+            self._close_socket(sock)
+
+    def _handle_writable(self, sock: LinkSocket) -> None:
+        try:
+            done = sock.continue_send()
+        except OSError as exc:
+            self._broken(sock, exc)
+            return
+        if done:
+            self._set_interest(sock, sock.interest & ~_WRITE)
+            self._report_ready(sock)
+
+    def _report_ready(self, sock: LinkSocket) -> None:
+        if sock.state is SocketState.OPEN:
+            sock.send_finished = True
+            self.on_ready_to_send(cast(str, sock.conn_id), sock.last_send_size)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Link connections={len(self._sockets)} connectors={len(self._connectors)} "
+            f"listeners={len(self._listeners)}>"
+        )
+
+
+#: How connections end every day; not worth more than a line for debugging.
+_ORDINARY_ENDS: Final = (
+    errno.ECONNRESET,
+    errno.EPIPE,
+    errno.ECONNABORTED,
+    errno.ENOTCONN,
+    errno.ESHUTDOWN,
+)
+
+
+def _checked_address(address: Any) -> Address:
+    """The address, if it is one.
+
+    :raises ValueError: it is not
+    """
+    try:
+        host, port = address
+    except (TypeError, ValueError):
+        raise ValueError(f"an address is a pair of host and port, not {address!r}") from None
+    if not isinstance(host, str) or isinstance(port, bool) or not isinstance(port, int):
+        raise ValueError(f"an address is a pair of host (str) and port (int), not {address!r}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be from 0 to 65535, not {port}")
+    return host, port
