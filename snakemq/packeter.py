@@ -1,0 +1,254 @@
+"""Packets over a link: what is sent in one piece arrives in one piece."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from snakemq._core.framing import HEADER_SIZE, MAX_LENGTH, PacketDecoder, encode_header
+from snakemq.callbacks import CallbackOwner, CallbackSlot
+from snakemq.contracts import Buffer, LinkInterface, TimerHandle
+from snakemq.exceptions import NoConnection, PacketTooLarge
+
+__all__ = ["DEFAULT_MAX_PACKET_SIZE", "SEND_BLOCK_SIZE", "Packeter"]
+
+#: Small packets are put together into sends of about this size, in bytes.
+SEND_BLOCK_SIZE: Final = 256 * 1024
+
+#: The largest packet that is sent or accepted, in bytes.
+DEFAULT_MAX_PACKET_SIZE: Final = 1 << 30
+
+
+class _Connection:
+    """What is on its way on one connection."""
+
+    __slots__ = ("buffers", "decoder", "sending", "sizes", "unsent")
+
+    def __init__(self, max_packet_size: int) -> None:
+        self.decoder = PacketDecoder(max_packet_size)
+        self.buffers: deque[Buffer] = deque()
+        #: what the link has been given and has not reported yet
+        self.sending: Buffer | None = None
+        # Packets that are not with the system yet: identifier and how many
+        # bytes, the header included, are still to go; and their sum.
+        self.sizes: deque[tuple[int, int]] = deque()
+        self.unsent = 0
+
+
+class Packeter(CallbackOwner):
+    """Sends and receives packets over a link.
+
+    Methods are for the loop's thread, callbacks come from there.
+
+    :param link: anything that satisfies :class:`snakemq.contracts.LinkInterface`
+    :param max_packet_size: the largest packet that is sent or accepted, in bytes
+    """
+
+    #: ``func(conn_id)``
+    on_connect = CallbackSlot[[str]]()
+    #: ``func(conn_id)``
+    on_disconnect = CallbackSlot[[str]]()
+    #: ``func(conn_id, packet)``
+    on_packet_recv = CallbackSlot[[str, bytes]]()
+    #: ``func(conn_id, packet_id)``; all of the packet is with the system
+    on_packet_sent = CallbackSlot[[str, int]]()
+    #: ``func(conn_id, exception)``
+    on_error = CallbackSlot[[str | None, Exception]]()
+    #: ``func(conn_id, buffer, bounds)``; packets that arrived together: the
+    #: start and end of each in ``buffer``. For layers; a copy less than
+    #: ``on_packet_recv``.
+    on_packets_recv = CallbackSlot[[str, bytes, list[int]]]()
+    #: ``func(conn_id, packet_id, count)``; the ``count`` packets up to this
+    #: one are with the system. For layers; one call where ``on_packet_sent``
+    #: is called for each.
+    on_packets_sent = CallbackSlot[[str, int, int]]()
+
+    def __init__(self, link: LinkInterface, max_packet_size: int = DEFAULT_MAX_PACKET_SIZE) -> None:
+        if not 1 <= max_packet_size <= MAX_LENGTH:
+            raise ValueError(
+                f"max_packet_size must be from 1 to {MAX_LENGTH} bytes, not {max_packet_size}"
+            )
+        self.link = link
+        self.max_packet_size = max_packet_size
+        self.log = logging.getLogger("snakemq.packeter")
+        self._connections: dict[str, _Connection] = {}
+        self._last_packet_id = 0
+
+        link.on_connect.wire(self._handle_connect)
+        link.on_disconnect.wire(self._handle_disconnect)
+        link.on_recv.wire(self._handle_recv)
+        link.on_ready_to_send.wire(self._handle_ready_to_send)
+
+    # For the layer above, which knows this one only.
+
+    def close(self, conn_id: str) -> None:
+        """Close the connection. See :meth:`snakemq.contracts.LinkInterface.close`."""
+        self.link.close(conn_id)
+
+    def is_connector(self, conn_id: str) -> bool:
+        """Whether this side dialled."""
+        return self.link.is_connector(conn_id)
+
+    def pause_recv(self, conn_id: str) -> None:
+        """See :meth:`snakemq.contracts.LinkInterface.pause_recv`."""
+        self.link.pause_recv(conn_id)
+
+    def resume_recv(self, conn_id: str) -> None:
+        """See :meth:`snakemq.contracts.LinkInterface.resume_recv`."""
+        self.link.resume_recv(conn_id)
+
+    def time(self) -> float:
+        """See :meth:`snakemq.contracts.LinkInterface.time`."""
+        return self.link.time()
+
+    def call_later(self, delay: float, func: Callable[..., object], *args: object) -> TimerHandle:
+        """See :meth:`snakemq.contracts.LinkInterface.call_later`."""
+        return self.link.call_later(delay, func, *args)
+
+    def call_soon(self, func: Callable[..., object], *args: object) -> None:
+        """See :meth:`snakemq.contracts.LinkInterface.call_soon`."""
+        self.link.call_soon(func, *args)
+
+    def wakeup_poll(self) -> None:
+        """See :meth:`snakemq.contracts.LinkInterface.wakeup_poll`."""
+        self.link.wakeup_poll()
+
+    # Sending.
+
+    def send_packet(self, conn_id: str, buf: bytes) -> int:
+        """Queue a packet.
+
+        :param buf: the content, 0 bytes or more
+        :return: identifier of the packet; each is greater than the last
+        :raises NoConnection: no such connection
+        :raises PacketTooLarge: over ``max_packet_size``
+        :raises TypeError: ``buf`` is not bytes
+        """
+        if type(buf) is not bytes:
+            raise TypeError(f"a packet must be bytes, not {type(buf).__name__}")
+        size = len(buf)
+        if size > self.max_packet_size:
+            raise PacketTooLarge(size, self.max_packet_size)
+        header = encode_header(size)
+        buffers = [header + buf] if size < SEND_BLOCK_SIZE else [header, buf]
+        return self.send_encoded(conn_id, buffers, [size + HEADER_SIZE])
+
+    def send_encoded(self, conn_id: str, buffers: list[bytes], sizes: list[int]) -> int:
+        """Queue packets that :mod:`snakemq._core` has encoded, headers included.
+
+        :param buffers: the bytes of all packets, in pieces of any size
+        :param sizes: size of each packet, its header included
+        :return: identifier of the last packet; those before it have the
+            numbers before it
+        :raises NoConnection: no such connection
+        """
+        connection = self._connections.get(conn_id)
+        if connection is None:
+            raise NoConnection(conn_id)
+        connection.buffers.extend(buffers)
+        first_id = self._last_packet_id + 1
+        self._last_packet_id += len(sizes)
+        connection.sizes.extend(enumerate(sizes, first_id))
+        connection.unsent += sum(sizes)
+        self._pump(conn_id, connection)
+        return self._last_packet_id
+
+    def unsent_bytes(self, conn_id: str) -> int:
+        """How many bytes wait to be taken over by the system.
+
+        :raises NoConnection: no such connection
+        """
+        connection = self._connections.get(conn_id)
+        if connection is None:
+            raise NoConnection(conn_id)
+        return connection.unsent
+
+    def _pump(self, conn_id: str, connection: _Connection) -> None:
+        """Give the link the next block, if it has none."""
+        buffers = connection.buffers
+        if not buffers or connection.sending is not None:
+            return
+        block: Buffer
+        if len(buffers) == 1 or len(buffers[0]) >= SEND_BLOCK_SIZE:
+            block = buffers.popleft()
+        elif connection.unsent <= SEND_BLOCK_SIZE:
+            block = b"".join(buffers)
+            buffers.clear()
+        else:
+            size = 0
+            pieces = []
+            while buffers and size + len(buffers[0]) <= SEND_BLOCK_SIZE:
+                size += len(buffers[0])
+                pieces.append(buffers.popleft())
+            block = b"".join(pieces)
+        connection.sending = block
+        self.link.send(conn_id, block)
+
+    def _handle_ready_to_send(self, conn_id: str, sent: int) -> None:
+        connection = self._connections.get(conn_id)
+        if connection is None or connection.sending is None:
+            # The link is shared: somebody else sent something of his own.
+            return
+        block = connection.sending
+        connection.sending = None
+        if sent < len(block):
+            connection.buffers.appendleft(memoryview(block)[sent:])
+        connection.unsent -= sent
+        try:
+            if sent:
+                self._report_sent(conn_id, connection, sent)
+        finally:
+            # Also when a callback raised KeyboardInterrupt. It may have sent
+            # something, or closed the connection.
+            if self._connections.get(conn_id) is connection:
+                self._pump(conn_id, connection)
+
+    def _report_sent(self, conn_id: str, connection: _Connection, sent: int) -> None:
+        sizes = connection.sizes
+        if connection.unsent == 0:
+            done = list(sizes)
+            sizes.clear()
+        else:
+            done = []
+            while sizes[0][1] <= sent:
+                done.append(sizes.popleft())
+                sent -= done[-1][1]
+            packet_id, size = sizes[0]
+            sizes[0] = (packet_id, size - sent)
+        if not done:
+            return
+        self.on_packets_sent(conn_id, done[-1][0], len(done))
+        if self.on_packet_sent:
+            for packet_id, _ in done:
+                self.on_packet_sent(conn_id, packet_id)
+
+    # Receiving.
+
+    def _handle_connect(self, conn_id: str) -> None:
+        self._connections[conn_id] = _Connection(self.max_packet_size)
+        self.on_connect(conn_id)
+
+    def _handle_disconnect(self, conn_id: str) -> None:
+        if self._connections.pop(conn_id, None) is not None:
+            self.on_disconnect(conn_id)
+
+    def _handle_recv(self, conn_id: str, data: bytes) -> None:
+        connection = self._connections.get(conn_id)
+        if connection is None:
+            return
+        buffer, bounds = connection.decoder.feed(data)
+        if bounds:
+            self.on_packets_recv(conn_id, buffer, bounds)
+            if self.on_packet_recv:
+                for position in range(0, len(bounds), 2):
+                    if conn_id not in self._connections:
+                        return
+                    self.on_packet_recv(conn_id, buffer[bounds[position] : bounds[position + 1]])
+        error = connection.decoder.error
+        if error is not None and conn_id in self._connections:
+            self.log.error("conn=%s %s", conn_id, error)
+            self.on_error(conn_id, error)
+            if conn_id in self._connections:
+                self.link.close(conn_id)

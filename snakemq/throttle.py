@@ -1,0 +1,159 @@
+"""A throttle in front of a link: a link that sends no faster than it is told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from snakemq._core.token_bucket import TokenBucket
+from snakemq.callbacks import CallbackOwner, CallbackSlot
+from snakemq.contracts import Buffer, LinkInterface, TimerHandle
+from snakemq.exceptions import SendNotFinished
+
+__all__ = ["Throttle"]
+
+#: Data goes out in portions worth this many seconds; more often would only
+#: cost wake-ups.
+_PORTION: Final = 0.02
+
+#: After a pause this many seconds' worth may go out at once. Small, so that
+#: the rate holds also over short times.
+_BURST: Final = 0.04
+
+#: When the loop was late, this many seconds' worth are made up for.
+_CATCH_UP: Final = 0.5
+
+
+class _Connection:
+    __slots__ = ("bucket", "timer", "waiting")
+
+    def __init__(self, rate: float, now: float) -> None:
+        self.bucket = TokenBucket(rate, now)
+        #: a send that has not been reported as finished
+        self.waiting = False
+        self.timer: TimerHandle | None = None
+
+
+class Throttle(CallbackOwner):
+    """Limits how fast each connection sends. See :class:`snakemq.contracts.LinkInterface`.
+
+    It stands between a link and a packeter, which can't tell it from a link.
+    Receiving is not limited.
+
+    :param link: the link below
+    :param speed: bytes per second for each connection
+    :raises ValueError: ``speed`` is not more than 0
+    """
+
+    on_connect = CallbackSlot[[str]]()
+    on_disconnect = CallbackSlot[[str]]()
+    on_recv = CallbackSlot[[str, bytes]]()
+    on_ready_to_send = CallbackSlot[[str, int]]()
+    on_loop_pass = CallbackSlot[[]]()
+    #: ``func(conn_id, exception)``; a callback raised
+    on_error = CallbackSlot[[str | None, Exception]]()
+
+    def __init__(self, link: LinkInterface, speed: float) -> None:
+        if not speed > 0:
+            raise ValueError(f"speed must be more than 0 bytes per second, not {speed!r}")
+        self.log = logging.getLogger("snakemq.throttle")
+        self.link = link
+        self.speed = speed
+        self._connections: dict[str, _Connection] = {}
+        link.on_connect.wire(self._handle_connect)
+        link.on_disconnect.wire(self._handle_disconnect)
+        link.on_recv.wire(self._handle_recv)
+        link.on_ready_to_send.wire(self._handle_ready_to_send)
+        link.on_loop_pass.wire(self._handle_loop_pass)
+
+    def send(self, conn_id: str, data: Buffer) -> None:
+        """See :meth:`snakemq.contracts.LinkInterface.send`."""
+        connection = self._connections[conn_id]
+        if connection.waiting:
+            raise SendNotFinished(
+                f"the last send on {conn_id} is not finished, wait for on_ready_to_send"
+            )
+        now = self.link.time()
+        room = connection.bucket.available(now, self.speed * _BURST)
+        if room >= len(data):
+            self.link.send(conn_id, data)
+        elif room >= self._portion(data):
+            self.link.send(conn_id, memoryview(data)[:room])
+        else:
+            delay = connection.bucket.delay_until(self._portion(data))
+            connection.timer = self.link.call_later(delay, self._send_later, conn_id, data)
+        connection.waiting = True
+
+    def _portion(self, data: Buffer) -> int:
+        return max(1, min(len(data), int(self.speed * _PORTION)))
+
+    def _send_later(self, conn_id: str, data: Buffer) -> None:
+        connection = self._connections[conn_id]
+        room = connection.bucket.available(self.link.time(), self.speed * _CATCH_UP)
+        connection.timer = None
+        self.link.send(conn_id, memoryview(data)[: max(room, 1)])
+
+    def close(self, conn_id: str) -> None:
+        """See :meth:`snakemq.contracts.LinkInterface.close`."""
+        self.link.close(conn_id)
+
+    def pause_recv(self, conn_id: str) -> None:
+        """See :meth:`snakemq.contracts.LinkInterface.pause_recv`."""
+        self.link.pause_recv(conn_id)
+
+    def resume_recv(self, conn_id: str) -> None:
+        """See :meth:`snakemq.contracts.LinkInterface.resume_recv`."""
+        self.link.resume_recv(conn_id)
+
+    def is_connector(self, conn_id: str) -> bool:
+        """See :meth:`snakemq.contracts.LinkInterface.is_connector`."""
+        return self.link.is_connector(conn_id)
+
+    def wakeup_poll(self) -> None:
+        """See :meth:`snakemq.contracts.LinkInterface.wakeup_poll`."""
+        self.link.wakeup_poll()
+
+    def call_soon(self, func: Callable[..., object], *args: object) -> None:
+        """See :meth:`snakemq.contracts.LinkInterface.call_soon`."""
+        self.link.call_soon(func, *args)
+
+    def call_later(self, delay: float, func: Callable[..., object], *args: object) -> TimerHandle:
+        """See :meth:`snakemq.contracts.LinkInterface.call_later`."""
+        return self.link.call_later(delay, func, *args)
+
+    def time(self) -> float:
+        """See :meth:`snakemq.contracts.LinkInterface.time`."""
+        return self.link.time()
+
+    def __getattr__(self, name: str) -> Any:
+        # What a particular link has beyond the contract (adding listeners,
+        # the socket of a connection, the loop) is reached through as well.
+        if name.startswith("_") or name == "link":
+            raise AttributeError(name)
+        return getattr(self.link, name)
+
+    def _handle_connect(self, conn_id: str) -> None:
+        self._connections[conn_id] = _Connection(self.speed, self.link.time())
+        self.on_connect(conn_id)
+
+    def _handle_disconnect(self, conn_id: str) -> None:
+        connection = self._connections.pop(conn_id, None)
+        if connection is None:
+            return
+        if connection.timer is not None:
+            connection.timer.cancel()
+        self.on_disconnect(conn_id)
+
+    def _handle_recv(self, conn_id: str, data: bytes) -> None:
+        self.on_recv(conn_id, data)
+
+    def _handle_ready_to_send(self, conn_id: str, sent: int) -> None:
+        connection = self._connections.get(conn_id)
+        if connection is not None:
+            connection.waiting = False
+            connection.bucket.take(sent)
+            self.on_ready_to_send(conn_id, sent)
+
+    def _handle_loop_pass(self) -> None:
+        self.on_loop_pass()
