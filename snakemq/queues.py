@@ -1,0 +1,386 @@
+"""Queues: what waits for each peer.
+
+A queue is filled from any thread and emptied by the thread of the loop. A
+message is first *waiting*, then *in flight* (handed to the link, not yet taken
+over by the system); if the connection dies, what is in flight goes back to the
+front of what waits.
+
+TTL runs only while the peer is not connected and this process is up.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from snakemq._core.ttl import ExpiryHeap, OfflineClock, Timed
+from snakemq._io.clock import monotonic
+from snakemq.callbacks import CallbackOwner, CallbackSlot
+from snakemq.message import FLAG_PERSISTENT, Message
+from snakemq.storage import QueuesStorageBase
+
+__all__ = ["Queue", "QueuesManager"]
+
+# A message with a finite TTL is wrapped; the others, which are the most, are not.
+_Entry: TypeAlias = "Message | Timed"
+
+
+class Queue:
+    """What waits for one peer. Made by :meth:`QueuesManager.get_queue`.
+
+    :meth:`push` may be called from any thread, everything else from the
+    thread of the loop only.
+    """
+
+    def __init__(self, name: str, manager: QueuesManager) -> None:
+        self.name = name
+        self.manager = manager
+        self.connected = False
+        #: there may be something new to send (used by messaging)
+        self.dirty = False
+        self._forgotten = False
+        now = manager.clock()
+        self._offline = OfflineClock(now)
+        self._heap = ExpiryHeap()
+        # Other threads only append to these two; the loop does all the rest.
+        self._waiting: deque[_Entry] = deque()
+        self._new_timed: deque[Timed] = deque()
+        self._in_flight: deque[_Entry] = deque()
+        self._expired_waiting = 0  # entries of _waiting without a message
+        self._has_zero_ttl = False
+        if manager.storage is not None:
+            for item in manager.storage.get_items(name):
+                self._append(item)
+
+    def __len__(self) -> int:
+        return len(self._waiting) - self._expired_waiting + len(self._in_flight)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Queue {self.name!r} connected={self.connected} "
+            f"waiting={len(self._waiting) - self._expired_waiting} "
+            f"in_flight={len(self._in_flight)}>"
+        )
+
+    def push(self, item: Message) -> None:
+        """Append a message; a persistent one is in the storage when this returns.
+
+        With TTL 0 it is accepted only while the peer is connected, else it is
+        gone without a notice (as in 1.6). Any thread.
+
+        :raises snakemq.exceptions.StorageError: it could not be stored and is
+            not queued
+        """
+        ttl = item.ttl
+        if item.flags & FLAG_PERSISTENT and ttl != 0:
+            storage = self.manager.storage
+            if storage is not None:
+                # One after the other, so that the order is the same on disk.
+                with self.manager.storage_lock:
+                    if not self._forgotten:
+                        storage.push(self.name, item)
+                        self._append(item)
+                        return
+                self.manager.get_queue(self.name).push(item)
+                return
+        elif ttl == 0 and not self.connected:
+            return
+        self._append(item)
+
+    def _append(self, item: Message) -> None:
+        entry: _Entry = item
+        if item.ttl is not None:
+            if item.ttl:
+                now = self.manager.clock()
+                entry = Timed(item, self._offline.reading(now) + item.ttl)
+                self._new_timed.append(entry)
+            else:
+                self._has_zero_ttl = True
+        self._waiting.append(entry)
+        if self._forgotten:
+            self._reclaim(entry, item)
+
+    def _reclaim(self, entry: _Entry, item: Message) -> None:
+        # The loop forgot this queue while we were at it. Either it still saw
+        # the entry and moved it, or it is for us to do.
+        try:
+            self._waiting.remove(entry)
+        except ValueError:
+            return
+        self.manager.get_queue(self.name)._append(item)
+
+    def get(self) -> Message | None:
+        """The first waiting message, with what remains of its TTL; it stays."""
+        self._expire()
+        while self._waiting:
+            entry = self._waiting[0]
+            if type(entry) is not Timed:
+                return entry  # type: ignore[return-value]
+            message = entry.fresh(self._offline.reading(self.manager.clock()))
+            if message is not None:
+                return message
+            self._waiting.popleft()
+            self._expired_waiting -= 1
+        return None
+
+    def pop(self) -> None:
+        """Remove the first waiting message, from the storage too."""
+        if self.get() is not None:
+            self._leave([self._waiting.popleft()])
+
+    def take(self, max_count: int, max_bytes: int) -> list[Message]:
+        """Move messages from waiting to in flight.
+
+        :param max_count: at most so many
+        :param max_bytes: stop when there are so many bytes of data
+        :return: the messages with what remains of their TTL
+        """
+        taken: list[Message] = []
+        waiting = self._waiting
+        keep = self._in_flight.append
+        size = 0
+        while waiting and max_count and size < max_bytes:
+            entry = waiting.popleft()
+            if type(entry) is Timed:
+                message = entry.fresh(self._offline.reading(self.manager.clock()))
+                if message is None:
+                    self._expired_waiting -= 1
+                    continue
+            else:
+                message = entry  # type: ignore[assignment]
+            keep(entry)
+            taken.append(message)  # type: ignore[arg-type]
+            size += len(message.data)  # type: ignore[union-attr]
+            max_count -= 1
+        return taken
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there may be something to :meth:`take`."""
+        return bool(self._waiting)
+
+    @property
+    def in_flight(self) -> int:
+        """How many messages are in flight."""
+        return len(self._in_flight)
+
+    def sent(self, count: int) -> list[bytes]:
+        """The first ``count`` in flight are with the system: forget them.
+
+        :return: their identifiers
+        """
+        in_flight = self._in_flight
+        entries = [in_flight.popleft() for _ in range(count)]
+        return self._leave(entries)
+
+    def _leave(self, entries: list[_Entry]) -> list[bytes]:
+        stored: list[Message] = []
+        uuids: list[bytes] = []
+        storage = self.manager.storage
+        for entry in entries:
+            if type(entry) is Timed:
+                message = entry.message
+                self._take_in_new_timed()
+                self._heap.discard(entry)
+            else:
+                message = entry  # type: ignore[assignment]
+            assert message is not None
+            uuids.append(message.uuid)
+            if storage is not None and message.flags & FLAG_PERSISTENT and message.ttl != 0:
+                stored.append(message)
+        if stored:
+            self.manager.remove_stored(self.name, stored)
+        return uuids
+
+    def connect(self) -> None:
+        """The peer is connected: TTL stands still from now on."""
+        now = self.manager.clock()
+        self._expire()
+        self._offline.stop(now)
+        self.connected = True
+        self._store_ttls()
+
+    def disconnect(self) -> None:
+        """The peer is gone: what is in flight waits again, TTL runs from now on.
+
+        Messages with TTL 0 are dropped.
+        """
+        self.connected = False
+        self._offline.start(self.manager.clock())
+        if self._in_flight:
+            self._waiting.extendleft(reversed(self._in_flight))
+            self._in_flight.clear()
+        if self._has_zero_ttl:
+            self._has_zero_ttl = False
+            self._drop_zero_ttl()
+        self._expire()
+
+    def next_expiry(self) -> float | None:
+        """When :meth:`expire` has something to do next, on the manager's clock."""
+        self._take_in_new_timed()
+        expires = self._heap.next_expiry()
+        if expires is None:
+            return None
+        return self._offline.time_of(expires, self.manager.clock())
+
+    def expire(self) -> None:
+        """Drop what has expired, and report it."""
+        self._expire()
+
+    def _take_in_new_timed(self) -> None:
+        new = self._new_timed
+        while new:
+            self._heap.push(new.popleft())
+
+    def _expire(self) -> None:
+        self._take_in_new_timed()
+        if self.connected or not self._heap:
+            return
+        dropped: list[Message] = []
+        for entry in self._heap.pop_expired(self._offline.reading(self.manager.clock())):
+            assert entry.message is not None
+            dropped.append(entry.message)
+            entry.message = None
+        self._expired_waiting += len(dropped)
+        if self._expired_waiting * 2 > len(self._waiting):
+            self._sweep_waiting(lambda entry: type(entry) is Timed and entry.message is None)
+            self._expired_waiting = 0
+        self._report_drops(dropped)
+
+    def _drop_zero_ttl(self) -> None:
+        dropped = self._sweep_waiting(lambda entry: type(entry) is Message and entry.ttl == 0)
+        self._report_drops([entry for entry in dropped if isinstance(entry, Message)])
+
+    def _sweep_waiting(self, unwanted: Callable[[_Entry], bool]) -> list[_Entry]:
+        # What other threads append meanwhile stays behind what is put back.
+        waiting = self._waiting
+        entries = [waiting.popleft() for _ in range(len(waiting))]
+        gone = [entry for entry in entries if unwanted(entry)]
+        if gone:
+            entries = [entry for entry in entries if not unwanted(entry)]
+        waiting.extendleft(reversed(entries))
+        return gone
+
+    def _report_drops(self, dropped: list[Message]) -> None:
+        stored = [m for m in dropped if m.flags & FLAG_PERSISTENT and m.ttl != 0]
+        if stored and self.manager.storage is not None:
+            self.manager.remove_stored(self.name, stored)
+        for message in dropped:
+            self.manager.on_item_drop(self.name, message.uuid)
+
+    def _store_ttls(self) -> None:
+        storage = self.manager.storage
+        if storage is None or not self._heap:
+            return
+        reading = self._offline.reading(self.manager.clock())
+        items = [
+            message
+            for entry in self._waiting
+            if type(entry) is Timed
+            and (message := entry.fresh(reading)) is not None
+            and message.flags & FLAG_PERSISTENT
+            and message is not entry.message
+        ]
+        if items:
+            storage.update_items_ttl(items)
+
+    def forget(self) -> bool:
+        """Leave the manager if there is nothing here.
+
+        :return: whether it was empty and is gone now
+        """
+        # The lock is for persistent messages: once stored they must not be
+        # found by a second queue of this name.
+        with self.manager.storage_lock:
+            if self._waiting or self._in_flight or self.connected:
+                return False
+            self._forgotten = True
+            del self.manager.queues[self.name]
+        while self._waiting:
+            # Pushed at this very moment by another thread.
+            entry = self._waiting.popleft()
+            message = entry.message if isinstance(entry, Timed) else entry
+            if message is not None:
+                self.manager.get_queue(self.name)._append(message)
+        return True
+
+
+class QueuesManager(CallbackOwner):
+    """The queues of all peers, over a storage.
+
+    :param storage: where persistent messages are kept, or ``None``
+    :param clock: gives the current time in seconds, monotonic
+    """
+
+    #: ``func(queue_name, item_uuid)``; the message expired. Loop thread.
+    on_item_drop = CallbackSlot[[str, bytes]]()
+
+    def __init__(
+        self,
+        storage: QueuesStorageBase | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        if storage is not None and not isinstance(storage, QueuesStorageBase):
+            raise TypeError(
+                f"storage must be a QueuesStorageBase or None, not {type(storage).__name__}"
+            )
+        self.log = logging.getLogger("snakemq.queuesmanager")
+        self.storage = storage
+        self.clock = clock
+        self.storage_lock = threading.Lock()
+        self.queues: dict[str, Queue] = {}
+        self._lock = threading.Lock()
+        if storage is not None:
+            for name in list(storage.get_queues()):
+                self.get_queue(name)
+            self.log.debug("queues in storage: %i", len(self.queues))
+
+    def get_queue(self, queue_name: str) -> Queue:
+        """The queue of that name; it is made if need be. Any thread."""
+        queue = self.queues.get(queue_name)
+        if queue is None:
+            with self._lock:
+                queue = self.queues.get(queue_name)
+                if queue is None:
+                    queue = self.queues[queue_name] = Queue(queue_name, self)
+        return queue
+
+    def remove_stored(self, queue_name: str, items: Iterable[Message]) -> None:
+        """Take messages out of the storage; a failure is logged.
+
+        What can't be removed will be sent again by the next process that opens
+        the storage, which beats losing what is accepted now.
+        """
+        assert self.storage is not None
+        try:
+            self.storage.remove_items(queue_name, list(items))
+        except Exception:
+            self.log.exception("queue %r: can't remove messages from the storage", queue_name)
+
+    def cleanup(self) -> None:
+        """Forget empty queues of peers that are not connected."""
+        for queue in list(self.queues.values()):
+            queue.forget()
+
+    def collect_garbage(self) -> None:
+        """Drop what has expired and forget empty queues."""
+        for queue in list(self.queues.values()):
+            queue.expire()
+        self.cleanup()
+
+    def close(self) -> None:
+        """Forget all queues and close the storage. What is stored stays stored."""
+        if self.storage is not None:
+            for queue in list(self.queues.values()):
+                if not queue.connected:
+                    queue._store_ttls()
+        self.queues.clear()
+        if self.storage is not None:
+            self.storage.close()
+            self.storage = None
+
+    def __len__(self) -> int:
+        return len(self.queues)
