@@ -115,8 +115,8 @@ class SqliteQueuesStorage(QueuesStorageBase):
         columns = {row[1] for row in conn.execute("PRAGMA table_info(items)")}
         if found[0] != "table" or columns != _COLUMNS:
             raise StorageError(
-                f"queue storage {self.filename!r}: the database has an 'items' {found[0]} of"
-                " some other program, which was left as it is; choose another file name"
+                f"queue storage {self.filename!r} has an 'items' {found[0]} of some other program"
+                " and was left as it is; choose another file name"
             )
 
     @staticmethod
@@ -231,8 +231,8 @@ class SqliteQueuesStorage(QueuesStorageBase):
             return Message(data, ttl, flags, a2b_hex(uuid))
         except (TypeError, ValueError) as exc:
             raise StorageError(
-                f"queue storage {self.filename!r}: row {rowid} of table 'items' is not a message"
-                f" ({exc}); keep a copy of the file and delete that row"
+                f"queue storage {self.filename!r} has a row in table 'items' that is not a message"
+                f" ({exc}); keep a copy of the file and delete the row with rowid {rowid}"
             ) from exc
 
     @contextmanager
@@ -241,7 +241,7 @@ class SqliteQueuesStorage(QueuesStorageBase):
             yield
         except (sqlite3.Error, OverflowError) as exc:
             advice = _advice(exc, self.filename, self._busy_timeout)
-            raise StorageError(f"queue storage {self.filename!r}: {advice} ({exc})") from exc
+            raise StorageError(f"queue storage {self.filename!r} {advice} ({exc})") from exc
 
 
 def _advice(exc: Exception, filename: str, busy_timeout: float) -> str:
@@ -250,12 +250,12 @@ def _advice(exc: Exception, filename: str, busy_timeout: float) -> str:
     # texts have been the same for many years, and the tests cause each of them.
     text = str(exc)
     if "database or disk is full" in text:
-        return "the disk is full, so nothing was changed; make room and try again"
+        return "can't grow because the disk is full; nothing was changed, make room and try again"
     if "readonly" in text:
         return "is read-only; make the file and its directory writable for this user"
     if "locked" in text:
         return (
-            f"another process has had it locked for {busy_timeout:g} s; stop that process, or"
+            f"has been locked by another process for {busy_timeout:g} s; stop that process, or"
             " give each process a file of its own"
         )
     if "is not a database" in text:
@@ -265,10 +265,10 @@ def _advice(exc: Exception, filename: str, busy_timeout: float) -> str:
     if "unable to open" in text:
         return _why_not_opened(filename)
     if "disk I/O error" in text:
-        return "the operating system failed to read or write it; check the disk and its limits"
+        return "can't be read or written; check the disk and the limits of this process"
     if "too big" in text or isinstance(exc, OverflowError):
-        return "this is more than SQLite can store in one row, about 1 GB; send it in parts"
-    return "SQLite refuses"
+        return "can't hold a value of this size, SQLite's limit is about 1 GB; send it in parts"
+    return "does not work"
 
 
 def _why_not_opened(filename: str) -> str:
@@ -276,7 +276,7 @@ def _why_not_opened(filename: str) -> str:
     if os.path.isdir(filename):
         return "is a directory; give the name of a file in it"
     if not os.path.isdir(directory):
-        return f"there is no directory {directory!r}; create it first"
+        return f"can't be made because there is no directory {directory!r}; create it first"
     return "can't be opened; check the permissions of the file and its directory"
 
 
