@@ -71,6 +71,15 @@ class LinkInterface(Protocol):
             finished yet
         """
 
+    def unreported(self, conn_id: str) -> int:
+        """How much of the last send was taken over and not reported yet, in bytes.
+
+        For ``on_disconnect``: with this it is known to the byte what the
+        system had taken when the connection ended. Loop thread only.
+
+        :raises KeyError: no such connection
+        """
+
     def close(self, conn_id: str) -> None:
         """Close at once; ``on_disconnect`` runs inside this call. Loop thread only.
 
@@ -107,9 +116,7 @@ class LinkInterface(Protocol):
     def call_soon(self, func: Callable[..., object], *args: object) -> None:
         """Call ``func(*args)`` in the loop's thread, soon, in order. From any thread."""
 
-    def call_later(
-        self, delay: float, func: Callable[..., object], *args: object
-    ) -> TimerHandle:
+    def call_later(self, delay: float, func: Callable[..., object], *args: object) -> TimerHandle:
         """Call ``func(*args)`` in the loop's thread after ``delay`` seconds.
 
         Loop thread only (or before the loop runs).

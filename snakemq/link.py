@@ -11,9 +11,7 @@ import logging
 import os
 import random
 import selectors
-import socket
 import ssl
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -235,6 +233,14 @@ class Link(CallbackOwner):
             self._ready.append(sock)
         else:
             self._set_interest(sock, sock.interest | _WRITE)
+
+    def unreported(self, conn_id: str) -> int:
+        """How much of the last send was taken and not reported yet, in bytes.
+
+        :raises KeyError: no such connection
+        """
+        sock = self._sockets[conn_id]
+        return 0 if sock.send_finished else sock.last_send_size
 
     def close(self, conn_id: str) -> None:
         """Close the connection; ``on_disconnect`` runs inside this call.

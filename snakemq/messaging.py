@@ -477,7 +477,10 @@ class Messaging(CallbackOwner):
         queue = connection.queue
         if queue is None or not queue.waiting:
             return
-        room = SEND_WINDOW_BYTES - self.packeter.unsent_bytes(connection.conn_id)
+        try:
+            room = SEND_WINDOW_BYTES - self.packeter.unsent_bytes(connection.conn_id)
+        except NoConnection:
+            return  # this is its end
         count = SEND_WINDOW_MESSAGES - queue.in_flight
         if room <= 0 or count <= 0:
             return

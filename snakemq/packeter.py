@@ -231,8 +231,16 @@ class Packeter(CallbackOwner):
         self.on_connect(conn_id)
 
     def _handle_disconnect(self, conn_id: str) -> None:
-        if self._connections.pop(conn_id, None) is not None:
-            self.on_disconnect(conn_id)
+        connection = self._connections.pop(conn_id, None)
+        if connection is None:
+            return
+        # A packet that is with the system must not count as unsent: whoever
+        # sends it again would send it twice.
+        taken = self.link.unreported(conn_id)
+        if taken:
+            connection.unsent -= taken
+            self._report_sent(conn_id, connection, taken)
+        self.on_disconnect(conn_id)
 
     def _handle_recv(self, conn_id: str, data: bytes) -> None:
         connection = self._connections.get(conn_id)

@@ -94,6 +94,10 @@ class Throttle(CallbackOwner):
         connection.timer = None
         self.link.send(conn_id, memoryview(data)[: max(room, 1)])
 
+    def unreported(self, conn_id: str) -> int:
+        """See :meth:`snakemq.contracts.LinkInterface.unreported`."""
+        return self.link.unreported(conn_id)
+
     def close(self, conn_id: str) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.close`."""
         self.link.close(conn_id)

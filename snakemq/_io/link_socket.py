@@ -221,16 +221,14 @@ class LinkSocket:
         :raises OSError: the connection is broken
         """
         self.send_finished = False
+        self.last_send_size = 0
         if isinstance(self.sock, ssl.SSLSocket):
             # TLS wants the very same data again after "no room", so it is kept
             # and sent to its end.
             self._tls_rest = memoryview(data).cast("B")
-            self.last_send_size = 0
             return self._send_tls(self.sock)
-        try:
+        with contextlib.suppress(BlockingIOError, InterruptedError):
             self.last_send_size = self.sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            self.last_send_size = 0
         return self.last_send_size == len(data)
 
     def continue_send(self) -> bool:
