@@ -1,4 +1,9 @@
-"""Makes the virtual environments that tests and checks run in.
+"""Make the virtual environments that tests and checks run in.
+
+    python3 tools/environment.py test lint docs build
+
+makes .venv with these optional dependencies of pyproject.toml and with the
+project itself installed in place, and prints where its Python is.
 
 Needs nothing but Python itself, not even what some distributions split off
 from it: Debian and Ubuntu ship ``venv`` without the ``ensurepip`` that it
@@ -7,6 +12,7 @@ leans on.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib.util
 import os
@@ -16,7 +22,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["ROOT", "EnvironmentProblem", "make_environment", "require_python", "run"]
+__all__ = [
+    "ROOT",
+    "EnvironmentProblem",
+    "add_venv_option",
+    "make_environment",
+    "require_python",
+    "run",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,7 +41,7 @@ class EnvironmentProblem(Exception):
     """The environment can't be made; the message tells a person what to do."""
 
 
-def require_python():
+def require_python() -> None:
     """Leave with a clear message on a Python that is too old."""
     if sys.version_info < (3, 10):  # noqa: UP036 - here it is found out
         found = "{}.{} ({})".format(*sys.version_info[:2], sys.executable)
@@ -59,49 +72,68 @@ def run(*command: str | Path, quiet: bool = False) -> None:
         )
 
 
-def make_environment(path: Path, extras: str) -> Path:
+def make_environment(path: Path, extras: set[str]) -> Path:
     """Make, or bring up to date, an environment with this project installed in it.
 
     The project is installed in place: the environment runs the files of the
     work tree.
 
     :param path: its directory
-    :param extras: the project's optional dependencies to install: ``"test,docs"``
+    :param extras: which of the project's optional dependencies to install
     :returns: its Python
     :raises EnvironmentProblem: it can't be made
     """
     python = path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = path / STAMP
-    made_from = _fingerprint(extras)
-    if stamp.is_file() and stamp.read_text("utf-8") == made_from and _runs(python):
-        return python
-    if path.exists():
-        if not stamp.is_file() and any(path.iterdir()):
+    made_from, installed = _read(stamp)
+    if made_from != _fingerprint() or not _runs(python):
+        if path.exists() and not stamp.is_file() and any(path.iterdir()):
             raise EnvironmentProblem(
                 f"{path} exists and was not made by this program; move it away, or choose"
                 " another directory with --venv"
             )
-        shutil.rmtree(path)
-    print(f"== making {path} with Python {sys.version.split()[0]}", flush=True)
-    path.mkdir(parents=True)
-    # Written first and completed last: a run that was interrupted is redone.
-    stamp.write_text("incomplete", "utf-8")
-    _make_bare_environment(path, python)
-    print(f"== installing snakemq[{extras}] and what it needs into it", flush=True)
-    try:
-        run(python, "-m", "pip", "install", "--quiet", "-e", f"{ROOT}[{extras}]")
-    except EnvironmentProblem as problem:
-        raise EnvironmentProblem(
-            f"{problem}\n\nThe packages come from the package index that pip is set up for;"
-            " is it reachable?"
-        ) from None
-    stamp.write_text(made_from, "utf-8")
+        print(f"== making {path} with Python {sys.version.split()[0]}", flush=True)
+        installed = set()
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        # So that an environment whose making is interrupted is known as ours.
+        stamp.touch()
+        (path / ".gitignore").write_text("*\n", "utf-8")
+        _make_bare_environment(path, python)
+        _write(stamp, installed)
+    if not extras <= installed:
+        installed |= extras
+        wanted = f"{ROOT}[{','.join(sorted(installed))}]"
+        print(f"== installing {wanted} and what it needs into it", flush=True)
+        try:
+            run(python, "-m", "pip", "install", "--quiet", "--editable", wanted)
+        except EnvironmentProblem as problem:
+            raise EnvironmentProblem(
+                f"{problem}\n\nThe packages come from the package index that pip is set up for;"
+                " is it reachable?"
+            ) from None
+        _write(stamp, installed)
     return python
 
 
-def _fingerprint(extras: str) -> str:
-    project = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    return f"{sys.version}\n{sys.base_prefix}\n{ROOT}\n{extras}\n{project}\n"
+def _read(stamp: Path) -> tuple[str, set[str]]:
+    """What an environment was made from, and the extras that are installed in it."""
+    if not stamp.is_file():
+        return "", set()
+    made_from, _, extras = stamp.read_text("utf-8").partition("\n")
+    return made_from, set(extras.split())
+
+
+def _write(stamp: Path, extras: set[str]) -> None:
+    stamp.write_text(f"{_fingerprint()}\n{' '.join(sorted(extras))}\n", "utf-8")
+
+
+def _fingerprint() -> str:
+    """Changes when an environment has to be made anew."""
+    made_from = hashlib.sha256((ROOT / "pyproject.toml").read_bytes())
+    for what in (sys.version, sys.base_prefix, str(ROOT)):
+        made_from.update(what.encode("utf-8", "surrogateescape"))
+    return made_from.hexdigest()
 
 
 def _runs(python: Path) -> bool:
@@ -176,3 +208,34 @@ def _pip_of_wheel(python: Path, directory: Path) -> None:
         raise EnvironmentProblem(f"no pip in {directory}")
     pip_in_wheel = wheels[-1] / "pip"
     run(python, pip_in_wheel, "install", "--no-index", wheels[-1], quiet=True)
+
+
+def main() -> int:
+    require_python()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("extras", nargs="+", metavar="EXTRA", help="what to install")
+    add_venv_option(parser)
+    options = parser.parse_args()
+    try:
+        print(make_environment(options.venv, set(options.extras)))
+    except EnvironmentProblem as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    return 0
+
+
+def add_venv_option(parser: argparse.ArgumentParser) -> None:
+    """``--venv DIR``, as an absolute path."""
+    parser.add_argument(
+        "--venv",
+        type=lambda path: Path(path).resolve(),
+        default=ROOT / ".venv",
+        metavar="DIR",
+        help="where the environment is or will be made (default: .venv)",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,9 +13,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from pathlib import Path
 
-from environment import ROOT, EnvironmentProblem, make_environment, require_python
+from environment import ROOT, EnvironmentProblem, add_venv_option, make_environment, require_python
 
 
 def main() -> int:
@@ -26,16 +25,10 @@ def main() -> int:
         usage="%(prog)s [--venv DIR] [arguments of pytest]",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--venv",
-        type=Path,
-        default=ROOT / ".venv",
-        metavar="DIR",
-        help="where the environment is or will be made (default: .venv)",
-    )
+    add_venv_option(parser)
     options, pytest_arguments = parser.parse_known_args()
     try:
-        python = make_environment(options.venv.resolve(), "test")
+        python = make_environment(options.venv, {"test"})
         return subprocess.run(
             [str(python), "-m", "pytest", *pytest_arguments], cwd=ROOT, check=False
         ).returncode
