@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import random
 import threading
-import unittest
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
-from snakemq.message import FLAG_PERSISTENT, Message
-from snakemq.storage import QueuesStorageBase
+from snakemq.message import Message
+from snakemq.testing._storage_suite import StorageSuite, expect, facts, message
 
 __all__ = ["StorageContract"]
 
@@ -31,74 +29,25 @@ __all__ = ["StorageContract"]
 _DEADLINE = 60.0
 
 
-class StorageContract:
+class StorageContract(StorageSuite):
     """What :class:`~snakemq.storage.QueuesStorageBase` promises, as tests.
 
-    The attributes say what a storage does not promise; tests that need it are
-    then skipped. A new storage should leave them as they are.
+    Opening the storage is up to the subclass: :meth:`open_storage`. Four
+    attributes tell what a storage does not promise; tests that need it are then
+    skipped. A new storage should leave them as they are.
     """
-
-    #: Opening it again after :meth:`close` finds what was stored.
-    persistent: bool = True
-
-    #: A batch that fails leaves nothing behind. The ``push_many`` of the base
-    #: class can't promise that.
-    atomic: bool = True
-
-    #: Of items that are stored more than once, ``remove_items`` removes one.
-    #: The ``remove_items`` of the base class can't promise that.
-    removes_one: bool = True
-
-    #: May be used by several threads at the same time.
-    thread_safe: bool = True
-
-    _opened: list[QueuesStorageBase]
-
-    def open_storage(self) -> QueuesStorageBase:
-        """Open the storage under test. To be written by the subclass.
-
-        Empty at the first call in each test; at each further call in it, with
-        the content that the last one left.
-        """
-        raise NotImplementedError
-
-    def setup_method(self) -> None:
-        """Before each test; a subclass that has its own calls this one."""
-        self._opened = []
-
-    def teardown_method(self) -> None:
-        """After each test; a subclass that has its own calls this one."""
-        for storage in self._opened:
-            storage.close()
-
-    def _open(self) -> QueuesStorageBase:
-        storage = self.open_storage()
-        self._opened.append(storage)
-        return storage
-
-    def _reopen(self, storage: QueuesStorageBase) -> QueuesStorageBase:
-        """As after a restart, if the storage is one that survives it."""
-        if not self.persistent:
-            return storage
-        storage.close()
-        self._opened.remove(storage)
-        return self._open()
-
-    def _needs(self, promise: bool, what: str) -> None:
-        if not promise:
-            raise unittest.SkipTest(f"this storage does not promise: {what}")
 
     # What is stored
 
     def test_a_new_storage_is_empty(self) -> None:
         storage = self._open()
         assert list(storage.get_queues()) == []
-        _expect(storage, {})
+        expect(storage, {})
 
     def test_a_queue_that_does_not_exist_has_no_items(self) -> None:
         storage = self._open()
         assert list(storage.get_items("nobody")) == []
-        storage.push("somebody", _message(b"for somebody"))
+        storage.push("somebody", message(b"for somebody"))
         assert list(storage.get_items("nobody")) == []
         # ... and asking for it does not make it exist.
         assert list(storage.get_queues()) == ["somebody"]
@@ -106,71 +55,71 @@ class StorageContract:
     def test_items_stay_in_the_order_in_which_they_were_pushed(self) -> None:
         storage = self._open()
         # Identifiers that fall: neither they nor the data may decide the order.
-        items = [_message(b"", uuid=b"%03d" % number) for number in range(200, 0, -1)]
+        items = [message(b"", uuid=b"%03d" % number) for number in range(200, 0, -1)]
         for item in items[:50]:
             storage.push("peer", item)
         storage.push_many(("peer", item) for item in items[50:])
-        _expect(storage, {"peer": items})
-        _expect(self._reopen(storage), {"peer": items})
+        expect(storage, {"peer": items})
+        expect(self._reopen(storage), {"peer": items})
 
     def test_the_order_holds_when_the_last_items_were_removed_before(self) -> None:
         storage = self._open()
-        first, second, third, fourth, fifth = (_message(b"%d" % number) for number in range(5))
+        first, second, third, fourth, fifth = (message(b"%d" % number) for number in range(5))
         storage.push_many([("peer", first), ("peer", second), ("peer", third)])
         storage.remove_items("peer", [third])
         storage.push("peer", fourth)
         storage.remove_items("peer", [first])
         storage = self._reopen(storage)
         storage.push("peer", fifth)
-        _expect(storage, {"peer": [second, fourth, fifth]})
+        expect(storage, {"peer": [second, fourth, fifth]})
 
     def test_queues_are_apart(self) -> None:
         storage = self._open()
         expected: dict[str, list[Message]] = {"alice": [], "bob": [], "carol": []}
         for number in range(20):
             for name, items in expected.items():
-                items.append(_message(f"{name} {number}".encode()))
+                items.append(message(f"{name} {number}".encode()))
                 storage.push(name, items[-1])
-        _expect(storage, expected)
-        _expect(self._reopen(storage), expected)
+        expect(storage, expected)
+        expect(self._reopen(storage), expected)
 
     def test_an_item_comes_back_as_it_was(self) -> None:
         storage = self._open()
         items = [
-            _message(b"waits for ever", ttl=None),
-            _message(b"a fraction of a second", ttl=0.125),
-            _message(b"the longest on the wire", ttl=float(0xFFFFFFFE)),
-            _message(b"whole seconds", ttl=3600),
-            _message(b"no flags", flags=0),
-            _message(b"the highest flag", flags=0x80000000),
-            _message(b"all flags", flags=0xFFFFFFFF),
-            _message(b"an identifier of one byte", uuid=b"x"),
-            _message(b"an identifier that ends in NULs", uuid=b"abc\0\0"),
-            _message(b"an identifier of NULs", uuid=bytes(16)),
-            _message(b"any bytes in the identifier", uuid=bytes(range(240, 256))),
+            message(b"waits for ever", ttl=None),
+            message(b"a fraction of a second", ttl=0.125),
+            message(b"the longest on the wire", ttl=float(0xFFFFFFFE)),
+            message(b"whole seconds", ttl=3600),
+            message(b"no flags", flags=0),
+            message(b"the highest flag", flags=0x80000000),
+            message(b"all flags", flags=0xFFFFFFFF),
+            message(b"an identifier of one byte", uuid=b"x"),
+            message(b"an identifier that ends in NULs", uuid=b"abc\0\0"),
+            message(b"an identifier of NULs", uuid=bytes(16)),
+            message(b"any bytes in the identifier", uuid=bytes(range(240, 256))),
         ]
         storage.push_many(("peer", item) for item in items)
-        _expect(storage, {"peer": items})
-        _expect(self._reopen(storage), {"peer": items})
+        expect(storage, {"peer": items})
+        expect(self._reopen(storage), {"peer": items})
 
     def test_data_may_be_any_bytes(self) -> None:
         storage = self._open()
         items = [
-            _message(b""),
-            _message(b"\0"),
-            _message(b"before\0after"),
-            _message(bytes(range(256))),
-            _message("text: žluťoučký kůň".encode()),
-            _message(random.Random(1).randbytes(5_000_000)),
-            _message(b"after the large one"),
+            message(b""),
+            message(b"\0"),
+            message(b"before\0after"),
+            message(bytes(range(256))),
+            message("text: žluťoučký kůň".encode()),
+            message(random.Random(1).randbytes(5_000_000)),
+            message(b"after the large one"),
         ]
         for item in items:
             storage.push("peer", item)
-        _expect(storage, {"peer": items})
+        expect(storage, {"peer": items})
         storage = self._reopen(storage)
-        _expect(storage, {"peer": items})
+        expect(storage, {"peer": items})
         storage.remove_items("peer", items)
-        _expect(storage, {})
+        expect(storage, {})
 
     def test_names_of_queues_may_be_any_text(self) -> None:
         storage = self._open()
@@ -190,51 +139,51 @@ class StorageContract:
             "7",
             "7.0",
         ]
-        expected = {name: [_message(name.encode())] for name in names}
+        expected = {name: [message(name.encode())] for name in names}
         for name, items in expected.items():
             storage.push(name, items[0])
-        _expect(storage, expected)
+        expect(storage, expected)
         storage = self._reopen(storage)
-        _expect(storage, expected)
+        expect(storage, expected)
         for name in names:
             storage.remove_items(name, expected.pop(name))
-            _expect(storage, expected)
+            expect(storage, expected)
 
     def test_get_items_gives_a_list_that_may_be_changed(self) -> None:
         storage = self._open()
-        item = _message(b"stays")
+        item = message(b"stays")
         storage.push("peer", item)
         storage.get_items("peer").clear()
-        _expect(storage, {"peer": [item]})
+        expect(storage, {"peer": [item]})
 
     # Pushing many
 
     def test_push_many_keeps_the_order_in_each_queue(self) -> None:
         storage = self._open()
-        items = [_message(b"%d" % number) for number in range(30)]
+        items = [message(b"%d" % number) for number in range(30)]
         storage.push_many(("odd" if number % 2 else "even", items[number]) for number in range(30))
         expected = {"even": items[0::2], "odd": items[1::2]}
-        _expect(storage, expected)
-        _expect(self._reopen(storage), expected)
+        expect(storage, expected)
+        expect(self._reopen(storage), expected)
 
     def test_push_many_of_nothing_is_nothing(self) -> None:
         storage = self._open()
         storage.push_many([])
         storage.push_many(iter(()))
-        _expect(storage, {})
+        expect(storage, {})
 
     def test_push_many_that_fails_stores_nothing(self) -> None:
         self._needs(self.atomic, "a batch is stored as a whole or not at all")
         storage = self._open()
-        before = _message(b"before")
+        before = message(b"before")
         storage.push("peer", before)
 
         class Broken(Exception):
             pass
 
         def entries() -> Iterator[tuple[str, Message]]:
-            yield "peer", _message(b"one")
-            yield "other", _message(b"two")
+            yield "peer", message(b"one")
+            yield "other", message(b"two")
             raise Broken
 
         try:
@@ -243,45 +192,45 @@ class StorageContract:
             pass
         else:
             raise AssertionError("push_many kept quiet about the exception of its iterable")
-        _expect(storage, {"peer": [before]})
-        after = _message(b"after")
+        expect(storage, {"peer": [before]})
+        after = message(b"after")
         storage.push("peer", after)
-        _expect(self._reopen(storage), {"peer": [before, after]})
+        expect(self._reopen(storage), {"peer": [before, after]})
 
     # Removing
 
     def test_remove_items_from_the_front_the_middle_and_the_end(self) -> None:
         storage = self._open()
-        items = [_message(b"%d" % number) for number in range(6)]
+        items = [message(b"%d" % number) for number in range(6)]
         storage.push_many(("peer", item) for item in items)
         storage.remove_items("peer", [items[0]])
-        _expect(storage, {"peer": items[1:]})
+        expect(storage, {"peer": items[1:]})
         storage.remove_items("peer", iter([items[5], items[2]]))
-        _expect(storage, {"peer": [items[1], items[3], items[4]]})
-        _expect(self._reopen(storage), {"peer": [items[1], items[3], items[4]]})
+        expect(storage, {"peer": [items[1], items[3], items[4]]})
+        expect(self._reopen(storage), {"peer": [items[1], items[3], items[4]]})
 
     def test_items_are_found_by_their_uuid(self) -> None:
         storage = self._open()
-        storage.push("peer", _message(b"stored", uuid=b"same"))
-        storage.push("peer", _message(b"other", uuid=b"other"))
+        storage.push("peer", message(b"stored", uuid=b"same"))
+        storage.push("peer", message(b"other", uuid=b"other"))
         storage = self._reopen(storage)
         # Another object, as after a restart; and nothing but the uuid is the same.
         storage.remove_items("peer", [Message(b"", 0, 0, b"same")])
         assert [item.uuid for item in storage.get_items("peer")] == [b"other"]
         storage.delete_items([Message(b"", 0, 0, b"other")])
-        _expect(storage, {})
+        expect(storage, {})
 
     def test_a_uuid_is_not_the_same_as_its_beginning(self) -> None:
         storage = self._open()
-        longer = _message(b"longer", uuid=b"ab\0")
+        longer = message(b"longer", uuid=b"ab\0")
         storage.push("peer", longer)
-        storage.remove_items("peer", [_message(b"", uuid=b"ab")])
-        storage.delete_items([_message(b"", uuid=b"ab")])
-        _expect(storage, {"peer": [longer]})
+        storage.remove_items("peer", [message(b"", uuid=b"ab")])
+        storage.delete_items([message(b"", uuid=b"ab")])
+        expect(storage, {"peer": [longer]})
 
     def test_what_is_not_stored_can_be_removed(self) -> None:
         storage = self._open()
-        stored, missing = _message(b"stored"), _message(b"missing")
+        stored, missing = message(b"stored"), message(b"missing")
         storage.push("peer", stored)
         storage.remove_items("peer", [missing])
         storage.remove_items("nobody", [missing])
@@ -290,49 +239,49 @@ class StorageContract:
         storage.delete_items([])
         storage.update_items_ttl([missing])
         storage.update_items_ttl([])
-        _expect(storage, {"peer": [stored]})
+        expect(storage, {"peer": [stored]})
         storage.remove_items("peer", [missing, stored])
-        _expect(storage, {})
+        expect(storage, {})
 
     def test_remove_items_removes_one_of_two_with_the_same_uuid(self) -> None:
         self._needs(self.removes_one, "remove_items removes one item for each given one")
         storage = self._open()
-        first = _message(b"first", uuid=b"twice")
-        between = _message(b"between")
-        second = _message(b"second", uuid=b"twice")
+        first = message(b"first", uuid=b"twice")
+        between = message(b"between")
+        second = message(b"second", uuid=b"twice")
         storage.push_many([("peer", first), ("peer", between), ("peer", second)])
         storage = self._reopen(storage)
         storage.remove_items("peer", [first])
-        _expect(storage, {"peer": [between, second]})
-        third = _message(b"third", uuid=b"twice")
+        expect(storage, {"peer": [between, second]})
+        third = message(b"third", uuid=b"twice")
         storage.push("peer", third)
         storage.remove_items("peer", [first])
-        _expect(storage, {"peer": [between, third]})
+        expect(storage, {"peer": [between, third]})
         storage.remove_items("peer", [first, first])
-        _expect(storage, {"peer": [between]})
+        expect(storage, {"peer": [between]})
 
     def test_remove_items_with_a_uuid_given_twice_removes_two(self) -> None:
         self._needs(self.removes_one, "remove_items removes one item for each given one")
         storage = self._open()
-        items = [_message(b"%d" % number, uuid=b"same") for number in range(3)]
+        items = [message(b"%d" % number, uuid=b"same") for number in range(3)]
         storage.push_many(("peer", item) for item in items)
         storage.remove_items("peer", items[:2])
-        _expect(storage, {"peer": items[2:]})
+        expect(storage, {"peer": items[2:]})
 
     def test_remove_items_leaves_the_other_queues_alone(self) -> None:
         self._needs(self.removes_one, "remove_items removes from the given queue only")
         storage = self._open()
-        item = _message(b"to everybody")
+        item = message(b"to everybody")
         storage.push_many((name, item) for name in ("alice", "bob", "carol"))
         storage.remove_items("bob", [item])
         storage.remove_items("dave", [item])
-        _expect(storage, {"alice": [item], "carol": [item]})
-        _expect(self._reopen(storage), {"alice": [item], "carol": [item]})
+        expect(storage, {"alice": [item], "carol": [item]})
+        expect(self._reopen(storage), {"alice": [item], "carol": [item]})
 
     def test_remove_items_that_fails_removes_nothing(self) -> None:
         self._needs(self.atomic, "a batch is removed as a whole or not at all")
         storage = self._open()
-        items = [_message(b"%d" % number) for number in range(3)]
+        items = [message(b"%d" % number) for number in range(3)]
         storage.push_many(("peer", item) for item in items)
 
         class Broken(Exception):
@@ -348,65 +297,65 @@ class StorageContract:
             pass
         else:
             raise AssertionError("remove_items kept quiet about the exception of its iterable")
-        _expect(self._reopen(storage), {"peer": items})
+        expect(self._reopen(storage), {"peer": items})
 
     def test_delete_items_deletes_every_copy_in_every_queue(self) -> None:
         storage = self._open()
-        item, other = _message(b"many times"), _message(b"once")
+        item, other = message(b"many times"), message(b"once")
         storage.push_many([("alice", item), ("alice", other), ("alice", item), ("bob", item)])
         storage.delete_items([item])
-        _expect(storage, {"alice": [other]})
-        _expect(self._reopen(storage), {"alice": [other]})
+        expect(storage, {"alice": [other]})
+        expect(self._reopen(storage), {"alice": [other]})
 
     def test_delete_all_deletes_all(self) -> None:
         storage = self._open()
         storage.delete_all()
-        storage.push_many((f"peer{number % 3}", _message(b"")) for number in range(10))
+        storage.push_many((f"peer{number % 3}", message(b"")) for number in range(10))
         storage.delete_all()
-        _expect(storage, {})
+        expect(storage, {})
         storage = self._reopen(storage)
-        _expect(storage, {})
-        item = _message(b"as before")
+        expect(storage, {})
+        item = message(b"as before")
         storage.push("peer1", item)
-        _expect(storage, {"peer1": [item]})
+        expect(storage, {"peer1": [item]})
 
     # TTL
 
     def test_update_items_ttl_changes_the_given_items_only(self) -> None:
         storage = self._open()
-        items = [_message(b"%d" % number, ttl=10.0 + number) for number in range(4)]
+        items = [message(b"%d" % number, ttl=10.0 + number) for number in range(4)]
         storage.push_many((f"peer{number % 2}", items[number]) for number in range(4))
         items[1].ttl = 0.5
         items[2].ttl = None
         storage.update_items_ttl([items[1], items[2]])
         expected = {"peer0": [items[0], items[2]], "peer1": [items[1], items[3]]}
         assert [item.ttl for item in items] == [10.0, 0.5, None, 13.0]
-        _expect(storage, expected)
+        expect(storage, expected)
         storage = self._reopen(storage)
-        _expect(storage, expected)
+        expect(storage, expected)
         items[2].ttl = 7.0
         storage.update_items_ttl([items[2]])
-        _expect(storage, expected)
+        expect(storage, expected)
 
     def test_update_items_ttl_changes_nothing_but_the_ttl(self) -> None:
         storage = self._open()
-        storage.push("peer", _message(b"data", ttl=10, flags=3, uuid=b"id"))
-        storage.push("peer", _message(b"the next", ttl=20, uuid=b"next"))
+        storage.push("peer", message(b"data", ttl=10, flags=3, uuid=b"id"))
+        storage.push("peer", message(b"the next", ttl=20, uuid=b"next"))
         storage.update_items_ttl([Message(b"something else", 5, 0xFF, b"id")])
         expected = [
-            _message(b"data", ttl=5, flags=3, uuid=b"id"),
-            _message(b"the next", ttl=20, uuid=b"next"),
+            message(b"data", ttl=5, flags=3, uuid=b"id"),
+            message(b"the next", ttl=20, uuid=b"next"),
         ]
-        _expect(storage, {"peer": expected})
-        _expect(self._reopen(storage), {"peer": expected})
+        expect(storage, {"peer": expected})
+        expect(self._reopen(storage), {"peer": expected})
 
     def test_update_items_ttl_reaches_every_copy(self) -> None:
         storage = self._open()
-        item = _message(b"many times", ttl=10)
+        item = message(b"many times", ttl=10)
         storage.push_many([("alice", item), ("alice", item), ("bob", item)])
         changed = item.with_ttl(5)
         storage.update_items_ttl([changed])
-        _expect(storage, {"alice": [changed, changed], "bob": [changed]})
+        expect(storage, {"alice": [changed, changed], "bob": [changed]})
 
     # Opening and closing
 
@@ -415,44 +364,44 @@ class StorageContract:
         expected: dict[str, list[Message]] = {"alice": [], "bob": []}
         for restart in range(3):
             storage = self._open()
-            _expect(storage, {name: items for name, items in expected.items() if items})
+            expect(storage, {name: items for name, items in expected.items() if items})
             for name, items in expected.items():
-                items.append(_message(f"{name} {restart}".encode()))
+                items.append(message(f"{name} {restart}".encode()))
                 storage.push(name, items[-1])
             storage.close()
-        _expect(self._open(), expected)
+        expect(self._open(), expected)
 
     def test_closing_twice_is_harmless(self) -> None:
         storage = self._open()
-        storage.push("peer", _message(b""))
+        storage.push("peer", message(b""))
         storage.close()
         storage.close()
 
     def test_it_is_a_context_manager_that_closes(self) -> None:
-        item = _message(b"kept")
+        item = message(b"kept")
         with self._open() as storage:
             storage.push("peer", item)
-            _expect(storage, {"peer": [item]})
+            expect(storage, {"peer": [item]})
         if self.persistent:
-            _expect(self._open(), {"peer": [item]})
+            expect(self._open(), {"peer": [item]})
 
     # Threads
 
     def test_any_thread_may_use_it(self) -> None:
         self._needs(self.thread_safe, "any thread may use it")
         storage = self._open()
-        items = [_message(b"%d" % number) for number in range(3)]
+        items = [message(b"%d" % number) for number in range(3)]
         for item in items:
             # A new thread each time: nothing may be bound to the one that opened it.
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(storage.push, "peer", item).result(_DEADLINE)
         with ThreadPoolExecutor(1) as pool:
             found = pool.submit(storage.get_items, "peer").result(_DEADLINE)
-            assert _facts(found) == _facts(items)
+            assert facts(found) == facts(items)
             pool.submit(storage.remove_items, "peer", items[:1]).result(_DEADLINE)
             pool.submit(storage.close).result(_DEADLINE)
         if self.persistent:
-            _expect(self._open(), {"peer": items[1:]})
+            expect(self._open(), {"peer": items[1:]})
 
     def test_threads_push_at_the_same_time(self) -> None:
         self._needs(self.thread_safe, "several threads may use it at the same time")
@@ -461,7 +410,7 @@ class StorageContract:
         start = threading.Barrier(threads)
 
         def work(thread: int) -> list[Message]:
-            items = [_message(b"%d %d" % (thread, number)) for number in range(each)]
+            items = [message(b"%d %d" % (thread, number)) for number in range(each)]
             start.wait(_DEADLINE)
             for number in range(0, each, 4):
                 storage.push("shared", items[number])
@@ -472,12 +421,12 @@ class StorageContract:
         with ThreadPoolExecutor(threads) as pool:
             pushed = list(pool.map(work, range(threads), timeout=_DEADLINE))
         storage = self._reopen(storage)
-        shared = _facts(storage.get_items("shared"))
+        shared = facts(storage.get_items("shared"))
         assert len(shared) == threads * each
         for thread, items in enumerate(pushed):
             mine = [fact for fact in shared if fact[0].startswith(b"%d " % thread)]
-            assert mine == _facts(items), f"thread {thread}: lost, repeated or out of order"
-            assert _facts(storage.get_items(f"own{thread}")) == _facts(items[::4])
+            assert mine == facts(items), f"thread {thread}: lost, repeated or out of order"
+            assert facts(storage.get_items(f"own{thread}")) == facts(items[::4])
 
     def test_threads_push_while_another_removes(self) -> None:
         self._needs(self.thread_safe, "several threads may use it at the same time")
@@ -489,7 +438,7 @@ class StorageContract:
         def push(thread: int) -> None:
             start.wait(_DEADLINE)
             for number in range(each):
-                storage.push("shared", _message(b"%d %d" % (thread, number)))
+                storage.push("shared", message(b"%d %d" % (thread, number)))
 
         def drain() -> list[bytes]:
             drained: list[bytes] = []
@@ -509,7 +458,7 @@ class StorageContract:
             finally:
                 finished.set()
             drained = drainer.result(_DEADLINE)
-        _expect(storage, {})
+        expect(storage, {})
         assert max(Counter(drained).values()) == 1
         for thread in range(threads):
             mine = [data for data in drained if data.startswith(b"%d " % thread)]
@@ -528,7 +477,7 @@ class StorageContract:
             if ever and self.removes_one and chance.random() < 0.1:
                 return chance.choice(ever)
             ttl = chance.choice([None, 1.5, 600.0])
-            ever.append(_message(chance.randbytes(20), ttl=ttl, uuid=chance.randbytes(16)))
+            ever.append(message(chance.randbytes(20), ttl=ttl, uuid=chance.randbytes(16)))
             return ever[-1]
 
         def push() -> None:
@@ -575,40 +524,8 @@ class StorageContract:
         weights = [10, 4, 6, 3, 1, 2, 1]
         for _ in range(150):
             chance.choices(operations, weights)[0]()
-            _expect(storage, {name: items for name, items in model.items() if items})
-
-
-_message = partial(Message, ttl=60.0, flags=FLAG_PERSISTENT)
+            expect(storage, {name: items for name, items in model.items() if items})
 
 
 def _first(items: list[Message], uuid: bytes) -> Message:
     return next(item for item in items if item.uuid == uuid)
-
-
-def _facts(items: list[Message]) -> list[tuple[bytes, float | None, int, bytes]]:
-    return [(item.data, item.ttl, item.flags, item.uuid) for item in items]
-
-
-def _expect(storage: QueuesStorageBase, expected: dict[str, list[Message]]) -> None:
-    """Check that these items are stored, in these queues and nothing else."""
-    names = sorted(storage.get_queues())
-    wanted = sorted(expected)
-    assert names == wanted, f"the queues are {names}, not {wanted}"
-    for name, items in expected.items():
-        found, right = _facts(storage.get_items(name)), _facts(items)
-        if found == right:
-            continue
-        assert len(found) == len(right), (
-            f"queue {name!r} has {len(found)} items instead of {len(right)}"
-        )
-        for number, (one, other) in enumerate(zip(found, right, strict=True)):
-            assert one == other, (
-                f"item {number} of queue {name!r} differs (data, ttl, flags, uuid): "
-                f"{_short(one)} instead of {_short(other)}"
-            )
-
-
-def _short(fact: tuple[bytes, float | None, int, bytes]) -> str:
-    data, *rest = fact
-    shown = repr(data) if len(data) <= 60 else f"{data[:60]!r}... ({len(data)} bytes)"
-    return f"({', '.join([shown, *map(repr, rest)])})"

@@ -1,0 +1,99 @@
+"""What the tests of a storage are made of: opening, reopening, comparing."""
+
+from __future__ import annotations
+
+import unittest
+from functools import partial
+
+from snakemq.message import FLAG_PERSISTENT, Message
+from snakemq.storage import QueuesStorageBase
+
+__all__ = ["StorageSuite", "expect", "facts", "message"]
+
+
+class StorageSuite:
+    """Opens storages for tests and closes them afterwards."""
+
+    #: Opening it again after :meth:`close` finds what was stored.
+    persistent: bool = True
+
+    #: A batch that fails leaves nothing behind. The ``push_many`` of the base
+    #: class can't promise that.
+    atomic: bool = True
+
+    #: Of items that are stored more than once, ``remove_items`` removes one.
+    #: The ``remove_items`` of the base class can't promise that.
+    removes_one: bool = True
+
+    #: May be used by several threads at the same time.
+    thread_safe: bool = True
+
+    _opened: list[QueuesStorageBase]
+
+    def open_storage(self) -> QueuesStorageBase:
+        """Open the storage under test. To be written by the subclass.
+
+        Empty at the first call in each test; at each further call in it, with
+        the content that the last one left.
+        """
+        raise NotImplementedError
+
+    def setup_method(self) -> None:
+        """Before each test; a subclass that has its own calls this one."""
+        self._opened = []
+
+    def teardown_method(self) -> None:
+        """After each test; a subclass that has its own calls this one."""
+        for storage in self._opened:
+            storage.close()
+
+    def _open(self) -> QueuesStorageBase:
+        storage = self.open_storage()
+        self._opened.append(storage)
+        return storage
+
+    def _reopen(self, storage: QueuesStorageBase) -> QueuesStorageBase:
+        """As after a restart, if the storage is one that survives it."""
+        if not self.persistent:
+            return storage
+        storage.close()
+        self._opened.remove(storage)
+        return self._open()
+
+    def _needs(self, promise: bool, what: str) -> None:
+        if not promise:
+            raise unittest.SkipTest(f"this storage does not promise: {what}")
+
+
+#: An item to store.
+message = partial(Message, ttl=60.0, flags=FLAG_PERSISTENT)
+
+
+def facts(items: list[Message]) -> list[tuple[bytes, float | None, int, bytes]]:
+    """What is stored of items, in a form that can be compared."""
+    return [(item.data, item.ttl, item.flags, item.uuid) for item in items]
+
+
+def expect(storage: QueuesStorageBase, expected: dict[str, list[Message]]) -> None:
+    """Check that these items are stored, in these queues and nothing else."""
+    names = sorted(storage.get_queues())
+    wanted = sorted(expected)
+    assert names == wanted, f"the queues are {names}, not {wanted}"
+    for name, items in expected.items():
+        found, right = facts(storage.get_items(name)), facts(items)
+        if found == right:
+            continue
+        assert len(found) == len(right), (
+            f"queue {name!r} has {len(found)} items instead of {len(right)}"
+        )
+        for number, (one, other) in enumerate(zip(found, right, strict=True)):
+            assert one == other, (
+                f"item {number} of queue {name!r} differs (data, ttl, flags, uuid): "
+                f"{_short(one)} instead of {_short(other)}"
+            )
+
+
+def _short(fact: tuple[bytes, float | None, int, bytes]) -> str:
+    data, *rest = fact
+    shown = repr(data) if len(data) <= 60 else f"{data[:60]!r}... ({len(data)} bytes)"
+    return f"({', '.join([shown, *map(repr, rest)])})"
