@@ -369,7 +369,8 @@ class Messaging(CallbackOwner):
         connection = self._connections.get(conn_id)
         if connection is None:
             return
-        connection.keepalive.last_recv = self.packeter.time()
+        if connection.keepalive.received(self.packeter.time()):
+            self._arm_keepalive(connection)
         if connection.held:
             self._hold(connection, buffer, bounds)
             if connection.rival is not None:
@@ -431,7 +432,7 @@ class Messaging(CallbackOwner):
             self.packeter.send_packet(conn_id, FRAME_INCOMPATIBLE)
         self.on_error(conn_id, exc)
         if conn_id in self._connections:
-            self.packeter.close(conn_id)
+            self.packeter.finish(conn_id)
 
     def _hold(self, connection: _Connection, buffer: bytes, bounds: list[int]) -> None:
         connection.held.append((buffer, bounds))

@@ -12,7 +12,7 @@ from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.contracts import Buffer, LinkInterface, TimerHandle
 from snakemq.exceptions import NoConnection, PacketTooLarge
 
-__all__ = ["DEFAULT_MAX_PACKET_SIZE", "SEND_BLOCK_SIZE", "Packeter"]
+__all__ = ["DEFAULT_MAX_PACKET_SIZE", "FINISH_TIMEOUT", "SEND_BLOCK_SIZE", "Packeter"]
 
 #: Small packets are put together into sends of about this size, in bytes.
 SEND_BLOCK_SIZE: Final = 256 * 1024
@@ -20,11 +20,14 @@ SEND_BLOCK_SIZE: Final = 256 * 1024
 #: The largest packet that is sent or accepted, in bytes.
 DEFAULT_MAX_PACKET_SIZE: Final = 1 << 30
 
+#: How long :meth:`Packeter.finish` waits for the system, in seconds.
+FINISH_TIMEOUT: Final = 2.0
+
 
 class _Connection:
     """What is on its way on one connection."""
 
-    __slots__ = ("buffers", "decoder", "sending", "sizes", "unsent")
+    __slots__ = ("buffers", "decoder", "finishing", "sending", "sizes", "unsent")
 
     def __init__(self, max_packet_size: int) -> None:
         self.decoder = PacketDecoder(max_packet_size)
@@ -35,6 +38,8 @@ class _Connection:
         # bytes, the header included, are still to go; and their sum.
         self.sizes: deque[tuple[int, int]] = deque()
         self.unsent = 0
+        #: runs while the connection waits to be closed
+        self.finishing: TimerHandle | None = None
 
 
 class Packeter(CallbackOwner):
@@ -86,6 +91,22 @@ class Packeter(CallbackOwner):
     def close(self, conn_id: str) -> None:
         """Close the connection. See :meth:`snakemq.contracts.LinkInterface.close`."""
         self.link.close(conn_id)
+
+    def finish(self, conn_id: str) -> None:
+        """Close the connection when what is queued is with the system.
+
+        What arrives until then is thrown away. After :data:`FINISH_TIMEOUT`
+        it is closed in any case.
+
+        :raises NoConnection: no such connection
+        """
+        connection = self._connections.get(conn_id)
+        if connection is None:
+            raise NoConnection(conn_id)
+        if not connection.unsent:
+            self.link.close(conn_id)
+        elif connection.finishing is None:
+            connection.finishing = self.link.call_later(FINISH_TIMEOUT, self.link.close, conn_id)
 
     def is_connector(self, conn_id: str) -> bool:
         """Whether this side dialled."""
@@ -203,7 +224,10 @@ class Packeter(CallbackOwner):
             # Also when a callback raised KeyboardInterrupt. It may have sent
             # something, or closed the connection.
             if self._connections.get(conn_id) is connection:
-                self._pump(conn_id, connection)
+                if connection.finishing is not None and not connection.unsent:
+                    self.link.close(conn_id)
+                else:
+                    self._pump(conn_id, connection)
 
     def _report_sent(self, conn_id: str, connection: _Connection, sent: int) -> None:
         sizes = connection.sizes
@@ -234,9 +258,11 @@ class Packeter(CallbackOwner):
         connection = self._connections.pop(conn_id, None)
         if connection is None:
             return
+        if connection.finishing is not None:
+            connection.finishing.cancel()
         # A packet that is with the system must not count as unsent: whoever
         # sends it again would send it twice.
-        taken = self.link.unreported(conn_id)
+        taken = self.link.unreported(conn_id) if connection.sending is not None else 0
         if taken:
             connection.unsent -= taken
             self._report_sent(conn_id, connection, taken)
@@ -244,7 +270,7 @@ class Packeter(CallbackOwner):
 
     def _handle_recv(self, conn_id: str, data: bytes) -> None:
         connection = self._connections.get(conn_id)
-        if connection is None:
+        if connection is None or connection.finishing is not None:
             return
         buffer, bounds = connection.decoder.feed(data)
         if bounds:

@@ -10,10 +10,11 @@ TTL runs only while the peer is not connected and this process is up.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from snakemq._core.ttl import ExpiryHeap, OfflineClock, Timed
@@ -53,7 +54,7 @@ class Queue:
         self._has_zero_ttl = False
         if manager.storage is not None:
             for item in manager.storage.get_items(name):
-                self._append(item)
+                self._append(item, loaded=True)
 
     def __len__(self) -> int:
         return len(self._waiting) - self._expired_waiting + len(self._in_flight)
@@ -90,15 +91,14 @@ class Queue:
             return
         self._append(item)
 
-    def _append(self, item: Message) -> None:
+    def _append(self, item: Message, *, loaded: bool = False) -> None:
         entry: _Entry = item
-        if item.ttl is not None:
-            if item.ttl:
-                now = self.manager.clock()
-                entry = Timed(item, self._offline.reading(now) + item.ttl)
-                self._new_timed.append(entry)
-            else:
-                self._has_zero_ttl = True
+        if item.ttl or (loaded and item.ttl is not None):
+            now = self.manager.clock()
+            entry = Timed(item, self._offline.reading(now) + item.ttl)
+            self._new_timed.append(entry)
+        elif item.ttl is not None:
+            self._has_zero_ttl = True
         self._waiting.append(entry)
         if self._forgotten:
             self._reclaim(entry, item)
@@ -177,23 +177,19 @@ class Queue:
         return self._leave(entries)
 
     def _leave(self, entries: list[_Entry]) -> list[bytes]:
+        self._take_in_new_timed()
+        messages: list[Message] = []
         stored: list[Message] = []
-        uuids: list[bytes] = []
-        storage = self.manager.storage
         for entry in entries:
-            if type(entry) is Timed:
-                message = entry.message
-                self._take_in_new_timed()
-                self._heap.discard(entry)
-            else:
-                message = entry  # type: ignore[assignment]
+            message = _message_of(entry)
             assert message is not None
-            uuids.append(message.uuid)
-            if storage is not None and message.flags & FLAG_PERSISTENT and message.ttl != 0:
+            messages.append(message)
+            if message.flags & FLAG_PERSISTENT and _may_be_stored(entry):
                 stored.append(message)
-        if stored:
-            self.manager.remove_stored(self.name, stored)
-        return uuids
+            if type(entry) is Timed:
+                self._heap.discard(entry)
+        self.manager.remove_stored(self.name, stored)
+        return [message.uuid for message in messages]
 
     def connect(self) -> None:
         """The peer is connected: TTL stands still from now on."""
@@ -201,7 +197,7 @@ class Queue:
         self._expire()
         self._offline.stop(now)
         self.connected = True
-        self._store_ttls()
+        self.store_ttls()
 
     def disconnect(self) -> None:
         """The peer is gone: what is in flight waits again, TTL runs from now on.
@@ -246,13 +242,16 @@ class Queue:
             entry.message = None
         self._expired_waiting += len(dropped)
         if self._expired_waiting * 2 > len(self._waiting):
-            self._sweep_waiting(lambda entry: type(entry) is Timed and entry.message is None)
+            self._sweep_waiting(lambda entry: _message_of(entry) is None)
             self._expired_waiting = 0
+        self.manager.remove_stored(
+            self.name, [message for message in dropped if message.flags & FLAG_PERSISTENT]
+        )
         self._report_drops(dropped)
 
     def _drop_zero_ttl(self) -> None:
-        dropped = self._sweep_waiting(lambda entry: type(entry) is Message and entry.ttl == 0)
-        self._report_drops([entry for entry in dropped if isinstance(entry, Message)])
+        dropped = self._sweep_waiting(lambda entry: not isinstance(entry, Timed) and entry.ttl == 0)
+        self._report_drops([entry for entry in dropped if not isinstance(entry, Timed)])
 
     def _sweep_waiting(self, unwanted: Callable[[_Entry], bool]) -> list[_Entry]:
         # What other threads append meanwhile stays behind what is put back.
@@ -265,27 +264,25 @@ class Queue:
         return gone
 
     def _report_drops(self, dropped: list[Message]) -> None:
-        stored = [m for m in dropped if m.flags & FLAG_PERSISTENT and m.ttl != 0]
-        if stored and self.manager.storage is not None:
-            self.manager.remove_stored(self.name, stored)
         for message in dropped:
             self.manager.on_item_drop(self.name, message.uuid)
 
-    def _store_ttls(self) -> None:
-        storage = self.manager.storage
-        if storage is None or not self._heap:
+    def store_ttls(self) -> None:
+        """Write to the storage what remains of the TTLs there."""
+        self._take_in_new_timed()
+        if not self._heap:
             return
         reading = self._offline.reading(self.manager.clock())
-        items = [
-            message
-            for entry in self._waiting
-            if type(entry) is Timed
-            and (message := entry.fresh(reading)) is not None
-            and message.flags & FLAG_PERSISTENT
-            and message is not entry.message
-        ]
-        if items:
-            storage.update_items_ttl(items)
+        self.manager.store_ttls(
+            self.name,
+            [
+                message
+                for entry in self._heap
+                if (message := entry.fresh(reading)) is not None
+                and message.flags & FLAG_PERSISTENT
+                and message is not entry.message
+            ],
+        )
 
     def forget(self) -> bool:
         """Leave the manager if there is nothing here.
@@ -301,11 +298,19 @@ class Queue:
             del self.manager.queues[self.name]
         while self._waiting:
             # Pushed at this very moment by another thread.
-            entry = self._waiting.popleft()
-            message = entry.message if isinstance(entry, Timed) else entry
+            message = _message_of(self._waiting.popleft())
             if message is not None:
                 self.manager.get_queue(self.name)._append(message)
         return True
+
+
+def _message_of(entry: _Entry) -> Message | None:
+    return entry.message if isinstance(entry, Timed) else entry
+
+
+def _may_be_stored(entry: _Entry) -> bool:
+    # Everything but what had TTL 0 when it was pushed.
+    return isinstance(entry, Timed) or entry.ttl is None
 
 
 class QueuesManager(CallbackOwner):
@@ -348,17 +353,32 @@ class QueuesManager(CallbackOwner):
                     queue = self.queues[queue_name] = Queue(queue_name, self)
         return queue
 
-    def remove_stored(self, queue_name: str, items: Iterable[Message]) -> None:
-        """Take messages out of the storage; a failure is logged.
+    def remove_stored(self, queue_name: str, items: list[Message]) -> None:
+        """Take messages out of the storage, if there is one; a failure is logged.
 
         What can't be removed will be sent again by the next process that opens
         the storage, which beats losing what is accepted now.
         """
-        assert self.storage is not None
+        if self.storage is not None and items:
+            with self._storage_errors_logged(queue_name), self.storage_lock:
+                self.storage.remove_items(queue_name, items)
+
+    def store_ttls(self, queue_name: str, items: list[Message]) -> None:
+        """Write TTLs to the storage, if there is one; a failure is logged.
+
+        Messages whose TTL is not written live longer after a restart.
+        """
+        if self.storage is not None and items:
+            with self._storage_errors_logged(queue_name), self.storage_lock:
+                self.storage.update_items_ttl(items)
+
+    @contextlib.contextmanager
+    def _storage_errors_logged(self, queue_name: str) -> Iterator[None]:
+        # A storage may be the user's and raise anything.
         try:
-            self.storage.remove_items(queue_name, list(items))
+            yield
         except Exception:
-            self.log.exception("queue %r: can't remove messages from the storage", queue_name)
+            self.log.exception("queue %r: the storage failed", queue_name)
 
     def cleanup(self) -> None:
         """Forget empty queues of peers that are not connected."""
@@ -376,7 +396,7 @@ class QueuesManager(CallbackOwner):
         if self.storage is not None:
             for queue in list(self.queues.values()):
                 if not queue.connected:
-                    queue._store_ttls()
+                    queue.store_ttls()
         self.queues.clear()
         if self.storage is not None:
             self.storage.close()

@@ -31,9 +31,19 @@ class Keepalive:
         #: when the ping that waits for its answer was sent
         self.pinged: float | None = None
 
+    def received(self, now: float) -> bool:
+        """Something arrived.
+
+        :return: whether a ping waited for it, so that the deadline is another
+        """
+        self.last_recv = now
+        waited = self.pinged is not None
+        self.pinged = None
+        return waited
+
     def deadline(self, interval: float, wait: float) -> float:
         """When :meth:`handle_deadline` has something to do, if all stays silent."""
-        if self.pinged is not None and self.last_recv <= self.pinged:
+        if self.pinged is not None:
             return self.pinged + wait
         return self.last_recv + interval
 
@@ -41,7 +51,7 @@ class Keepalive:
         """The time may have come. On ``PING`` the caller sends one."""
         if now < self.deadline(interval, wait):
             return Action.NOTHING
-        if self.pinged is not None and self.last_recv <= self.pinged:
+        if self.pinged is not None:
             return Action.DEAD
         self.pinged = now
         return Action.PING

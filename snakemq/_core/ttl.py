@@ -89,6 +89,10 @@ class ExpiryHeap:
     def __len__(self) -> int:
         return len(self._heap) - self._dead
 
+    def __iter__(self) -> Iterator[Timed]:
+        """The entries, in no order; the dead among them."""
+        return (item[2] for item in self._heap)
+
     def push(self, entry: Timed) -> None:
         """Watch ``entry``."""
         heapq.heappush(self._heap, (entry.expires, self._next_number(), entry))

@@ -1,0 +1,88 @@
+"""Packets on a stream: every split of the input gives the same packets."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snakemq._core.framing import MAX_LENGTH, PacketDecoder, encode_header
+from snakemq.exceptions import PacketTooLarge
+
+
+def encode(packets: list[bytes]) -> bytes:
+    return b"".join(encode_header(len(packet)) + packet for packet in packets)
+
+
+def decode(decoder: PacketDecoder, pieces: list[bytes]) -> list[bytes]:
+    found = []
+    for piece in pieces:
+        buffer, bounds = decoder.feed(piece)
+        assert len(bounds) % 2 == 0
+        found += [buffer[s:e] for s, e in zip(bounds[::2], bounds[1::2], strict=True)]
+    return found
+
+
+def test_a_header_is_the_length_in_network_order() -> None:
+    assert encode_header(0x01020304) == bytes([1, 2, 3, 4])
+
+
+def test_every_split_in_two_and_three_gives_the_same_packets() -> None:
+    packets = [b"ab", b"", b"cde", b"", b"f" * 7]
+    stream = encode(packets)
+    for first, second in itertools.combinations_with_replacement(range(len(stream) + 1), 2):
+        pieces = [stream[:first], stream[first:second], stream[second:]]
+        decoder = PacketDecoder()
+        assert decode(decoder, [p for p in pieces if p]) == packets
+        assert decoder.pending == 0
+
+
+def test_byte_by_byte() -> None:
+    packets = [b"", b"x" * 300, b"y"]
+    stream = encode(packets)
+    assert decode(PacketDecoder(), [stream[i : i + 1] for i in range(len(stream))]) == packets
+
+
+@given(
+    packets=st.lists(st.binary(max_size=40), max_size=20),
+    cuts=st.lists(st.integers(min_value=0, max_value=1000), max_size=30),
+)
+def test_any_packets_in_any_pieces(packets: list[bytes], cuts: list[int]) -> None:
+    stream = encode(packets)
+    edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
+    pieces = [stream[a:b] for a, b in itertools.pairwise(edges)]
+    decoder = PacketDecoder()
+    assert decode(decoder, pieces) == packets
+    assert decoder.pending == 0
+
+
+def test_an_empty_packet_does_not_wait_for_the_next_bytes() -> None:
+    assert decode(PacketDecoder(), [encode([b""])]) == [b""]
+
+
+def test_what_is_held_is_what_came_and_not_what_was_announced() -> None:
+    decoder = PacketDecoder()
+    assert decoder.feed(struct.pack("!I", MAX_LENGTH)) == (struct.pack("!I", MAX_LENGTH), [])
+    assert decoder.feed(b"x" * 10) == (b"", [])
+    assert decoder.pending == 14
+
+
+def test_a_packet_over_the_limit_ends_the_stream_after_what_came_before() -> None:
+    decoder = PacketDecoder(max_size=5)
+    stream = encode([b"12345", b"123456", b"1"])
+    assert decode(decoder, [stream]) == [b"12345"]
+    assert isinstance(decoder.error, PacketTooLarge)
+    assert (decoder.error.size, decoder.error.limit) == (6, 5)
+    assert "6 bytes" in str(decoder.error)
+    assert decode(decoder, [encode([b"1"])]) == []
+
+
+@pytest.mark.parametrize("chunk", [1000, 65536, 262144])
+def test_a_large_packet_in_pieces_is_joined_once(chunk: int) -> None:
+    packet = bytes(range(256)) * 8192  # 2 MiB
+    stream = encode([packet, b"next"])
+    pieces = [stream[i : i + chunk] for i in range(0, len(stream), chunk)]
+    assert decode(PacketDecoder(), pieces) == [packet, b"next"]
