@@ -48,16 +48,17 @@ def require_python() -> None:
         sys.exit("snakemq needs Python 3.10 or newer, this is " + found)
 
 
-def run(*command: str | Path, quiet: bool = False) -> None:
-    """Run a command in the project's root.
+def run(*command: str | Path, quiet: bool = False, cwd: Path = ROOT) -> None:
+    """Run a command.
 
     :param quiet: show what it prints only if it fails
+    :param cwd: where it runs; the project's root if it is not given
     :raises EnvironmentProblem: it failed
     """
     arguments = [str(argument) for argument in command]
     done = subprocess.run(
         arguments,
-        cwd=ROOT,
+        cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if quiet else None,
         stderr=subprocess.STDOUT if quiet else None,
@@ -181,25 +182,25 @@ def _pip_of_distribution(python: Path) -> None:
 
 
 def _pip_of_apt(python: Path) -> None:
-    """The same wheel out of its package, which is downloaded but not installed."""
+    """The same wheel out of its package, which is downloaded but not installed.
+
+    With package lists of its own, because a fresh machine may have none yet
+    and only root may get those of the system.
+    """
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise EnvironmentProblem("this is no system with apt-get")
-    with tempfile.TemporaryDirectory() as directory:
-        done = subprocess.run(
-            ["apt-get", "download", "python3-pip-whl"],
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        packages = list(Path(directory).glob("*.deb"))
-        if done.returncode or not packages:
-            raise EnvironmentProblem(f"apt-get download python3-pip-whl: {done.stdout.strip()}")
-        run("dpkg-deb", "-x", packages[0], directory, quiet=True)
-        _pip_of_wheel(python, Path(directory, "usr/share/python-wheels"))
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # apt downloads as a user of its own
+        for part in ("lists/partial", "archives/partial"):
+            (directory / part).mkdir(parents=True)
+        lists = (f"Dir::State::Lists={directory}/lists", f"Dir::Cache={directory}")
+        options = [word for option in lists for word in ("-o", option)]
+        run("apt-get", *options, "update", quiet=True)
+        run("apt-get", *options, "download", "python3-pip-whl", quiet=True, cwd=directory)
+        for package in directory.glob("*.deb"):
+            run("dpkg-deb", "-x", package, directory, quiet=True)
+        _pip_of_wheel(python, directory / "usr/share/python-wheels")
 
 
 def _pip_of_wheel(python: Path, directory: Path) -> None:
