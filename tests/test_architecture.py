@@ -71,9 +71,14 @@ DRIVERS = {
     "storage.mongodb": {"pymongo", "bson"},
 }
 
-#: Longer modules split badly in two; each entry says why it may be longer.
+#: Lines of a module; each that is longer has its reason here.
 MAX_LINES = 600
-MAY_BE_LONGER: dict[str, str] = {}
+MAY_BE_LONGER = {
+    "link.py": "1.6's widest class: what its users call needs as many lines to tell as to do",
+    "messaging.py": "likewise",
+}
+#: ... and there is an end to reasons, too.
+MAX_LINES_EVER = 750
 
 
 #: Not needed to run; mypy brings it along.
@@ -234,6 +239,7 @@ def test_every_module_is_short_enough_to_be_read() -> None:
     }
     long = {name: length for name, length in lengths.items() if length > MAX_LINES}
     assert set(long) == set(MAY_BE_LONGER), f"over {MAX_LINES} lines: {long}"
+    assert max(lengths.values()) <= MAX_LINES_EVER, f"over {MAX_LINES_EVER} lines: {long}"
 
 
 def test_every_module_has_a_docstring() -> None:
