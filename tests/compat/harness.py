@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: Seconds; generous, because a busy machine must not fail a test.
-DEADLINE = 30.0
+from tests.helpers import DEADLINE
 
 PEERS = Path(__file__).parent / "peers"
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.compat.harness import DEADLINE, PeerProcess, PeerProcesses, Tap
+from tests.compat.harness import PeerProcess, PeerProcesses, Tap
+from tests.helpers import DEADLINE
 
 #: Who listens, who connects.
 ROLES = [("old", "new"), ("new", "old"), ("new", "new")]

@@ -1,0 +1,821 @@
+"""What the API reference and the changelog of snakeMQ 1.6 say, statement by statement."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import os
+import pickle
+import signal
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import snakemq
+import snakemq.exceptions
+import snakemq.link
+import snakemq.message
+import snakemq.messaging
+import snakemq.packeter
+import snakemq.queues
+import snakemq.rpc
+import snakemq.storage
+import snakemq.storage.sqlite
+import snakemq.throttle
+import snakemq.version
+from snakemq.callbacks import Callback
+from snakemq.link import Link, LinkSocket, SSLConfig
+from snakemq.message import FLAG_PERSISTENT, Message
+from snakemq.messaging import Messaging, ReceiveHook
+from snakemq.packeter import Packeter
+from snakemq.rpc import RpcClient, RpcServer
+from tests.compat.inprocess import (
+    LOCALHOST,
+    RawPeer,
+    RpcStack,
+    Stack,
+    ident_packet,
+    message_packet,
+    stacks,
+)
+from tests.helpers import DEADLINE, wait_until
+
+
+def parameters(func: Callable[..., Any]) -> dict[str, Any]:
+    """Names and defaults of what can be given by position, without ``self``."""
+    return {
+        name: None if p.default is p.empty else p.default
+        for name, p in inspect.signature(func).parameters.items()
+        if p.kind is p.POSITIONAL_OR_KEYWORD and name != "self"
+    }
+
+
+REQUIRED = None
+
+#: Class or function, and the names and defaults that 1.6 documents. More may
+#: follow at the end.
+SIGNATURES: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    (
+        SSLConfig.__init__,
+        {
+            "keyfile": None,
+            "certfile": None,
+            "cert_reqs": 0,
+            "ssl_version": 2,
+            "ca_certs": None,
+        },
+    ),
+    (LinkSocket.__init__, {"sock": None, "ssl_config": None, "remote_peer": None}),
+    (LinkSocket.getpeercert, {"binary_form": False}),
+    (Link.__init__, {}),
+    (
+        Link.add_connector,
+        {"address": REQUIRED, "reconnect_interval": None, "ssl_config": None},
+    ),
+    (Link.add_listener, {"address": REQUIRED, "ssl_config": None}),
+    (Link.cleanup, {}),
+    (Link.del_connector, {"address": REQUIRED}),
+    (Link.del_listener, {"address": REQUIRED}),
+    (Link.loop, {"poll_timeout": 0.2, "count": None, "runtime": None}),
+    (Link.send, {"conn_id": REQUIRED, "data": REQUIRED}),
+    (Link.close, {"conn_id": REQUIRED}),
+    (Link.stop, {}),
+    (Link.wakeup_poll, {}),
+    (Link.get_socket_by_conn, {}),
+    (Packeter.__init__, {"link": REQUIRED}),
+    (Packeter.send_packet, {"conn_id": REQUIRED, "buf": REQUIRED}),
+    (snakemq.throttle.Throttle.__init__, {"link": REQUIRED, "speed": REQUIRED}),
+    (
+        Messaging.__init__,
+        {"identifier": REQUIRED, "domain": REQUIRED, "packeter": REQUIRED, "queues_storage": None},
+    ),
+    (Messaging.send_message, {"ident": REQUIRED, "message": REQUIRED}),
+    (ReceiveHook.__init__, {"messaging": REQUIRED}),
+    (ReceiveHook.register, {"regexp": REQUIRED, "callback": REQUIRED}),
+    (ReceiveHook.unregister, {"regexp": REQUIRED}),
+    (ReceiveHook.clear, {}),
+    (Message.__init__, {"data": REQUIRED, "ttl": 0, "flags": 0, "uuid": None}),
+    (snakemq.queues.QueuesManager.__init__, {"storage": REQUIRED}),
+    (snakemq.queues.QueuesManager.get_queue, {"queue_name": REQUIRED}),
+    (snakemq.queues.QueuesManager.cleanup, {}),
+    (snakemq.queues.QueuesManager.collect_garbage, {}),
+    (snakemq.queues.QueuesManager.close, {}),
+    (snakemq.queues.Queue.push, {"item": REQUIRED}),
+    (snakemq.queues.Queue.get, {}),
+    (snakemq.queues.Queue.pop, {}),
+    (snakemq.storage.sqlite.SqliteQueuesStorage.__init__, {"filename": REQUIRED}),
+    (snakemq.storage.MemoryQueuesStorage.__init__, {}),
+    (RpcServer.register_object, {"instance": REQUIRED, "name": REQUIRED}),
+    (RpcServer.unregister_object, {"name": REQUIRED}),
+    (RpcServer.get_registered_objects, {}),
+    (RpcClient.get_proxy, {"remote_ident": REQUIRED, "name": REQUIRED}),
+    (snakemq.rpc.as_signal, {"method": REQUIRED}),
+    (snakemq.init_logging, {"stream": None}),
+]
+
+#: Everything that a 1.6 program could import by its documentation, or could
+#: catch, subclass or compare with.
+NAMES = {
+    "snakemq": ["init_logging"],
+    "snakemq.link": ["Link", "LinkSocket", "SSLConfig"],
+    "snakemq.packeter": ["Packeter"],
+    "snakemq.throttle": ["Throttle"],
+    "snakemq.messaging": ["MAX_IDENT_LENGTH", "Messaging", "ReceiveHook"],
+    "snakemq.message": ["FLAG_PERSISTENT", "MAX_UUID_LENGTH", "Message"],
+    "snakemq.queues": ["Queue", "QueuesManager"],
+    "snakemq.storage": ["MemoryQueuesStorage", "QueuesStorageBase"],
+    "snakemq.storage.sqlite": ["SqliteQueuesStorage"],
+    "snakemq.callbacks": ["Callback"],
+    "snakemq.version": ["PROTOCOL_VERSION", "VERSION"],
+    "snakemq.exceptions": [
+        "NoConnection",
+        "SendNotFinished",
+        "SnakeMQBrokenFormat",
+        "SnakeMQBrokenMessage",
+        "SnakeMQBrokenPacket",
+        "SnakeMQException",
+        "SnakeMQIncompatibleProtocol",
+        "SnakeMQNoIdent",
+        "SnakeMQUnknownRoute",
+    ],
+    "snakemq.rpc": [
+        "CallError",
+        "Error",
+        "NoInstanceError",
+        "NoMethodError",
+        "NotConnected",
+        "PartialCall",
+        "RpcClient",
+        "RpcServer",
+        "SignalCallWarning",
+        "as_signal",
+    ],
+}
+
+
+class TestNames:
+    @pytest.mark.parametrize(("module", "name"), [(m, n) for m in NAMES for n in NAMES[m]])
+    def test_it_is_where_it_was(self, module: str, name: str) -> None:
+        assert hasattr(importlib.import_module(module), name)
+
+    @pytest.mark.parametrize(
+        ("func", "documented"), SIGNATURES, ids=[f.__qualname__ for f, _ in SIGNATURES]
+    )
+    def test_arguments_have_their_names_places_and_defaults(
+        self, func: Callable[..., Any], documented: dict[str, Any]
+    ) -> None:
+        have = parameters(func)
+        assert list(have)[: len(documented)] == list(documented)
+        for name, default in documented.items():
+            assert have[name] == default
+        optional = inspect.signature(func).parameters.values()
+        # What is new may be left out.
+        for p in optional:
+            if (
+                p.name != "self"
+                and p.name not in documented
+                and func is not Link.get_socket_by_conn
+            ):
+                assert p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+
+    def test_exceptions_are_related_as_they_were(self) -> None:
+        e = snakemq.exceptions
+        assert issubclass(e.SnakeMQException, Exception)
+        for name in NAMES["snakemq.exceptions"]:
+            assert issubclass(getattr(e, name), e.SnakeMQException)
+        assert issubclass(e.SnakeMQBrokenPacket, e.SnakeMQBrokenFormat)
+        assert issubclass(e.SnakeMQBrokenMessage, e.SnakeMQBrokenFormat)
+        rpc = snakemq.rpc
+        for error in (rpc.NoInstanceError, rpc.NoMethodError, rpc.CallError):
+            assert issubclass(error, rpc.Error)
+        for error in (rpc.NotConnected, rpc.PartialCall):
+            assert issubclass(error, rpc.CallError)
+        assert issubclass(rpc.SignalCallWarning, Warning)
+
+    def test_numbers(self) -> None:
+        assert FLAG_PERSISTENT == 1
+        assert snakemq.message.MAX_UUID_LENGTH == 16
+        assert snakemq.messaging.MAX_IDENT_LENGTH == 50
+        assert snakemq.version.PROTOCOL_VERSION == 1
+        assert isinstance(snakemq.version.VERSION, str)
+
+    def test_there_is_nothing_to_initialise(self) -> None:
+        """``snakemq.init()`` went away in 0.5.5 and has not come back."""
+        assert not hasattr(snakemq, "init")
+
+
+LINK_SLOTS = ["on_connect", "on_disconnect", "on_recv", "on_ready_to_send", "on_loop_pass"]
+SLOTS = {
+    "link": LINK_SLOTS,
+    "throttle": LINK_SLOTS,
+    "packeter": ["on_connect", "on_disconnect", "on_packet_recv", "on_packet_sent", "on_error"],
+    "messaging": [
+        "on_connect",
+        "on_disconnect",
+        "on_message_recv",
+        "on_message_sent",
+        "on_message_drop",
+        "on_error",
+    ],
+}
+
+
+class TestCallbackSlots:
+    @pytest.mark.parametrize(
+        ("layer", "name"), [(y, n) for y, names in SLOTS.items() for n in names]
+    )
+    def test_each_takes_any_number_of_callables(self, layer: str, name: str) -> None:
+        stack = Stack(throttle=1000)
+        slot = getattr(getattr(stack, layer), name)
+        assert isinstance(slot, Callback)
+        before = slot.callbacks
+        slot.add(print)
+        slot.add(repr)
+        assert slot.callbacks == [*before, print, repr]
+        slot.remove(print)
+        assert slot.callbacks == [*before, repr]
+        stack.close()
+
+    def test_they_are_called_in_the_order_in_which_they_were_added(self) -> None:
+        calls: list[Any] = []
+        stack = Stack()
+        for number in range(10):
+            stack.messaging.on_message_recv.add(lambda *args, n=number: calls.append((n, *args)))
+        message = Message(b"x")
+        stack.messaging.on_message_recv("conn", "ident", message)
+        assert calls == [(n, "conn", "ident", message) for n in range(10)]
+        stack.close()
+
+
+class TestSslConfig:
+    def test_it_keeps_what_it_was_given(self) -> None:
+        config = SSLConfig("key", "cert", ssl.CERT_REQUIRED, ssl.PROTOCOL_TLS_CLIENT, "ca")
+        assert (config.keyfile, config.certfile, config.ca_certs) == ("key", "cert", "ca")
+        assert config.cert_reqs == ssl.CERT_REQUIRED
+        assert config.ssl_version == ssl.PROTOCOL_TLS_CLIENT
+
+    def test_its_defaults(self) -> None:
+        config = SSLConfig()
+        assert (config.keyfile, config.certfile, config.ca_certs) == (None, None, None)
+        assert config.cert_reqs == ssl.CERT_NONE == 0
+        assert config.ssl_version == 2
+
+
+class TestLinkSocket:
+    def test_it_has_what_it_was_given(self) -> None:
+        raw = socket.socket()
+        config = SSLConfig()
+        sock = LinkSocket(raw, config, ("host", 1))
+        assert sock.sock is raw
+        assert sock.ssl_config is config
+        assert sock.remote_peer == ("host", 1)
+        assert sock.fileno() == raw.fileno()
+        assert sock.conn_id is None
+        sock.close()
+
+    def test_it_makes_a_socket_if_it_is_given_none(self) -> None:
+        sock = LinkSocket()
+        assert isinstance(sock.sock, socket.socket)
+        assert not sock.sock.getblocking()
+        sock.close()
+
+    def test_there_is_no_certificate_without_tls(self) -> None:
+        listening, connecting = Stack("a"), Stack("b")
+        connecting.connect(listening.listen())
+        found: list[Any] = []
+        for link in (listening.link, connecting.link):
+            link.on_connect.add(
+                lambda conn, link=link: found.append(link.get_socket_by_conn(conn).getpeercert())
+            )
+        with stacks(listening.start(), connecting.start()):
+            listening.wait("connected")
+            connecting.wait("connected")
+        assert found == [None, None]
+
+
+class TestConnectors:
+    def test_adding_one_does_not_connect_yet(self) -> None:
+        """It joins the pool; dialling is the loop's business."""
+        with socket.create_server((LOCALHOST, 0)) as server:
+            server.setblocking(False)
+            link = Link()
+            link.add_connector(server.getsockname())
+            with pytest.raises(BlockingIOError):
+                server.accept()
+            link.cleanup()
+
+    def test_the_returned_address_deletes_it(self) -> None:
+        link = Link()
+        address = link.add_connector(("localhost", 1))
+        link.del_connector(address)
+        with pytest.raises(KeyError):
+            link.del_connector(address)
+        link.cleanup()
+
+    def test_deleting_it_closes_its_connection(self) -> None:
+        listening, connecting = Stack("a"), Stack("b")
+        address = connecting.connect(listening.listen())
+        with stacks(listening.start(), connecting.start()):
+            connecting.wait("connected")
+            connecting.in_loop(connecting.link.del_connector, address)
+            connecting.wait("disconnected")
+            listening.wait("disconnected")
+
+    def test_a_deleted_one_does_not_dial_again(self) -> None:
+        with socket.create_server((LOCALHOST, 0)) as server:
+            server.settimeout(DEADLINE)
+            stack = Stack()
+            address = stack.connect(server.getsockname()[1], 0.01)
+            with stacks(stack.start()):
+                RawPeer(server.accept()[0]).close()
+                RawPeer(server.accept()[0]).close()
+                stack.in_loop(stack.link.del_connector, address)
+                # Nothing is left that could wake the loop.
+                server.settimeout(0.1)
+                # One that it had begun may still come.
+                with contextlib.suppress(TimeoutError):
+                    server.accept()[0].close()
+                with pytest.raises(TimeoutError):
+                    server.accept()
+
+    def test_it_dials_again_after_the_interval(self) -> None:
+        """In seconds; the delay is drawn from the upper half of the interval."""
+        with socket.create_server((LOCALHOST, 0)) as server:
+            server.settimeout(DEADLINE)
+            stack = Stack()
+            stack.connect(server.getsockname()[1], interval=0.3)
+            with stacks(stack.start()):
+                RawPeer(server.accept()[0]).close()
+                closed = time.monotonic()
+                RawPeer(server.accept()[0]).close()
+                assert 0.1 < time.monotonic() - closed < DEADLINE
+
+    def test_it_keeps_dialling_a_port_where_nobody_listens(self) -> None:
+        with socket.create_server((LOCALHOST, 0)) as server:
+            port = server.getsockname()[1]
+        stack, late = Stack("early"), Stack("late")
+        stack.connect(port, 0.02)
+        passes = threading.Semaphore(0)
+        stack.link.on_loop_pass.add(passes.release)
+        with stacks(stack.start(), late):
+            for _ in range(10):
+                assert passes.acquire(timeout=DEADLINE)
+            late.listen(port=port)
+            late.start()
+            stack.wait("connected", peer="late")
+
+    def test_the_interval_of_the_link_is_the_default(self) -> None:
+        link = Link()
+        assert link.reconnect_interval == 3.0
+        link.cleanup()
+
+    def test_several_connectors_to_the_same_peer_are_one_connection(self) -> None:
+        """Whoever listens, a peer is connected once."""
+        a, b = Stack("a"), Stack("b")
+        ports = [a.listen(), a.listen()]
+        for port in ports:
+            b.connect(port, 60)
+        with stacks(a.start(), b.start()):
+            a.wait("connected")
+            b.wait("link disconnected")
+            a.wait("link disconnected")
+            assert len(a.log.all("connected")) == 1
+            assert a.messaging.connected_peers() == ["b"]
+
+
+class TestListeners:
+    def test_the_returned_address_is_where_it_listens_and_deletes_it(self) -> None:
+        link = Link()
+        address = link.add_listener((LOCALHOST, 0))
+        assert address[0] == LOCALHOST
+        assert address[1] > 0
+        socket.create_connection(address, DEADLINE).close()
+        link.del_listener(address)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, DEADLINE)
+        with pytest.raises(KeyError):
+            link.del_listener(address)
+        link.cleanup()
+
+    def test_adding_one_does_not_block(self) -> None:
+        """It listens as soon as the call returns, without a loop."""
+        link = Link()
+        address = link.add_listener((LOCALHOST, 0))
+        with socket.create_connection(address, DEADLINE):
+            link.cleanup()
+
+    def test_connections_survive_the_end_of_their_listener(self) -> None:
+        listening, connecting = Stack("a"), Stack("b")
+        port = listening.listen()
+        connecting.connect(port)
+        with stacks(listening.start(), connecting.start()):
+            listening.wait("connected")
+            listening.in_loop(listening.link.del_listener, (LOCALHOST, port))
+            connecting.send("a", b"still", ttl=60)
+            assert listening.wait("message")["data"] == b"still"
+
+
+class TestCleanup:
+    def test_it_closes_all_sockets_and_removes_all_connectors_and_listeners(self) -> None:
+        listening, connecting, third = Stack("a"), Stack("b"), Stack("c")
+        address = listening.connect(third.listen())
+        port = listening.listen()
+        connecting.connect(port)
+        with stacks(listening.start(), connecting.start(), third.start()):
+            listening.wait("connected", peer="b")
+            listening.wait("connected", peer="c")
+            listening.stop()
+            listening.link.cleanup()
+            # The callbacks run for each connection.
+            assert len(listening.log.all("disconnected")) == 2
+            connecting.wait("disconnected")
+            third.wait("disconnected")
+            with pytest.raises(KeyError):
+                listening.link.del_connector(address)
+            with pytest.raises(KeyError):
+                listening.link.del_listener((LOCALHOST, port))
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((LOCALHOST, port), DEADLINE)
+
+
+class TestLoop:
+    def test_count_is_of_events(self) -> None:
+        """A wake-up is one; a poll that ran into its timeout is none."""
+        link = Link()
+        passes: list[None] = []
+
+        def on_pass() -> None:
+            passes.append(None)
+            if len(passes) >= 4:
+                link.wakeup_poll()
+
+        link.on_loop_pass.add(on_pass)
+        link.loop(poll_timeout=0.001, count=3)
+        # Four timeouts, the last of which led to the first of three events.
+        assert len(passes) == 7
+        link.cleanup()
+
+    def test_count_of_nothing_returns_at_once(self) -> None:
+        link = Link()
+        passes: list[None] = []
+        link.on_loop_pass.add(lambda: passes.append(None))
+        link.loop(count=0)
+        assert passes == []
+        link.cleanup()
+
+    def test_received_data_is_an_event(self) -> None:
+        listening = Stack("a")
+        port = listening.listen()
+        with stacks(listening), RawPeer.dial(port) as raw:
+            listening.link.loop(count=1)
+            assert listening.log.all("link connected")
+            raw.send(ident_packet("raw"))
+            listening.link.loop(count=1, runtime=DEADLINE)
+            wait_until(
+                lambda: listening.link.loop(count=1, runtime=0.01) or listening.log.all("connected")
+            )
+
+    def test_runtime_is_in_seconds(self) -> None:
+        link = Link()
+        start = time.monotonic()
+        link.loop(runtime=0.05)
+        assert 0.05 <= time.monotonic() - start < DEADLINE
+        link.cleanup()
+
+    def test_runtime_ends_a_busy_loop_too(self) -> None:
+        link = Link()
+        link.on_loop_pass.add(link.wakeup_poll)
+        start = time.monotonic()
+        link.loop(runtime=0.05)
+        assert 0.05 <= time.monotonic() - start < DEADLINE
+        link.cleanup()
+
+    def test_poll_timeout_is_in_seconds_and_paces_on_loop_pass(self) -> None:
+        link = Link()
+        passes: list[float] = []
+
+        def on_pass() -> None:
+            passes.append(time.monotonic())
+            if len(passes) == 4:
+                link.stop()
+
+        link.on_loop_pass.add(on_pass)
+        link.loop(poll_timeout=0.02)
+        assert passes[3] - passes[0] >= 0.05
+        link.cleanup()
+
+    def test_poll_timeout_of_nothing_polls_without_waiting(self) -> None:
+        link = Link()
+        passes: list[None] = []
+        link.on_loop_pass.add(lambda: passes.append(None))
+        link.loop(poll_timeout=0, runtime=0.05)
+        assert len(passes) > 10
+        link.cleanup()
+
+    def test_stop_ends_it_and_cleans_up_nothing(self) -> None:
+        listening, connecting = Stack("a"), Stack("b")
+        connecting.connect(listening.listen())
+        with stacks(listening.start(), connecting.start()):
+            listening.wait("connected")
+            listening.stop()
+            assert not listening.log.all("disconnected")
+            assert listening.messaging.is_connected("b")
+            connecting.send("a", b"later", ttl=60)
+            listening.log = type(listening.log)()
+            listening.start()
+            assert listening.wait("message")["data"] == b"later"
+
+    def test_stop_in_a_callback(self) -> None:
+        link = Link()
+        link.on_loop_pass.add(link.stop)
+        link.loop(poll_timeout=0.01)
+        link.loop(poll_timeout=0.01)
+        link.cleanup()
+
+    def test_stop_from_another_thread_does_not_wait_for_the_next_event(self) -> None:
+        link = Link()
+        started = threading.Event()
+        link.on_loop_pass.add(started.set)
+        thread = threading.Thread(target=link.loop, kwargs={"poll_timeout": 0.01})
+        thread.start()
+        assert started.wait(DEADLINE)
+        link.stop()
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+        link.cleanup()
+
+    def test_wakeup_from_another_thread(self) -> None:
+        """The advice of the manual: work for the loop's thread, then a wake-up."""
+        stack = Stack()
+        threads: list[threading.Thread] = []
+        done = threading.Event()
+        work: list[Callable[[], None]] = []
+
+        def run_work() -> None:
+            while work:
+                work.pop()()
+
+        def task() -> None:
+            threads.append(threading.current_thread())
+            done.set()
+
+        stack.link.on_loop_pass.add(run_work)
+        with stacks(stack.start()):
+            work.append(task)
+            stack.link.wakeup_poll()
+            assert done.wait(DEADLINE)
+        assert threads[0].name == "loop of stack"
+
+    @pytest.mark.skipif(os.name == "nt", reason="no signals that interrupt a thread")
+    def test_wakeup_in_a_signal_handler(self) -> None:
+        link = Link()
+        before = signal.signal(signal.SIGUSR1, lambda *_: link.wakeup_poll())
+        try:
+            timer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGUSR1))
+            timer.start()
+            link.loop(poll_timeout=DEADLINE, count=1)
+            timer.join()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        link.cleanup()
+
+
+class TestSend:
+    def test_on_ready_to_send_tells_how_much_was_sent(self) -> None:
+        """And only then the next send may come."""
+        link = Link()
+        port = link.add_listener((LOCALHOST, 0))[1]
+        data = bytes(range(256)) * 20_000
+        rest = [memoryview(data)]
+
+        def on_connect(conn: str) -> None:
+            assert link.send(conn, rest[0]) is None
+            with pytest.raises(snakemq.exceptions.SendNotFinished):
+                link.send(conn, b"too early")
+
+        def on_ready_to_send(conn: str, size: int) -> None:
+            rest[0] = rest[0][size:]
+            if rest[0]:
+                link.send(conn, rest[0])
+            else:
+                link.close(conn)
+
+        link.on_connect.add(on_connect)
+        link.on_ready_to_send.add(on_ready_to_send)
+        link.on_disconnect.add(lambda conn: link.stop())
+        thread = threading.Thread(target=link.loop)
+        with RawPeer.dial(port) as raw:
+            thread.start()
+            assert raw.rest() == data
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+        link.cleanup()
+
+    def test_it_does_not_block(self) -> None:
+        """More than anybody reads is taken in parts."""
+        link = Link()
+        port = link.add_listener((LOCALHOST, 0))[1]
+        size = 100_000_000
+        sizes: list[int] = []
+
+        def on_connect(conn: str) -> None:
+            link.send(conn, bytes(size))
+            link.stop()
+
+        link.on_connect.add(on_connect)
+        link.on_ready_to_send.add(lambda conn, sent: sizes.append(sent))
+        with RawPeer.dial(port) as raw:
+            link.loop()
+            # It came back although nobody has read anything.
+            wait_until(lambda: raw.read(65536) and (link.loop(poll_timeout=0, runtime=0) or sizes))
+        assert 0 < sizes[0] < size
+        link.cleanup()
+
+
+class TestMessage:
+    def test_its_attributes(self) -> None:
+        message = Message(b"data", 5, FLAG_PERSISTENT | 0x10, b"uuid")
+        assert message.data == b"data"
+        assert message.ttl == 5.0
+        assert isinstance(message.ttl, float)
+        assert message.flags == 0x11
+        assert message.uuid == b"uuid"
+
+    def test_its_defaults(self) -> None:
+        message = Message(b"data")
+        assert message.ttl == 0
+        assert message.flags == 0
+        assert len(message.uuid) == 16
+        assert Message(b"data").uuid != message.uuid
+
+    @pytest.mark.parametrize("ttl", [1, 1.5, 0])
+    def test_ttl_is_an_integer_or_a_float(self, ttl: float) -> None:
+        assert Message(b"", ttl=ttl).ttl == ttl
+
+    def test_ttl_none_is_infinity(self) -> None:
+        assert Message(b"", ttl=None).ttl is None
+
+
+class TestMessagingCallbacks:
+    def test_on_connect_and_on_disconnect(self) -> None:
+        a, b = Stack("a"), Stack("b")
+        b.connect(a.listen())
+        with stacks(a.start(), b):
+            b.start()
+            connected = a.wait("connected")
+            b.stop()
+            b.link.cleanup()
+            disconnected = a.wait("disconnected")
+        assert connected["peer"] == disconnected["peer"] == "b"
+        assert connected["conn"] == disconnected["conn"]
+
+    def test_on_message_sent_has_the_uuid(self) -> None:
+        a = Stack("a")
+        with stacks(a.start()), RawPeer.identified(a.listen(), "raw"):
+            conn = a.wait("connected")["conn"]
+            calls: list[tuple[Any, ...]] = []
+            a.messaging.on_message_sent.add(lambda *args: calls.append(args))
+            uuid = a.send("raw")
+            a.wait("sent")
+            wait_until(lambda: calls)
+        assert calls == [(conn, "raw", uuid)]
+
+    def test_on_message_sent_is_for_messages_only(self) -> None:
+        a = Stack("a")
+        with stacks(a.start()), RawPeer.identified(a.listen(), "raw") as raw:
+            raw.ping()
+            a.wait("connected")
+            a.send("raw", uuid=b"1")
+            a.wait("sent")
+            assert [e["uuid"] for e in a.log.all("sent")] == [b"1"]
+
+    def test_on_message_drop_has_identifier_and_uuid(self) -> None:
+        calls: list[tuple[Any, ...]] = []
+        a = Stack("a")
+        a.messaging.on_message_drop.add(lambda *args: calls.append(args))
+        with stacks(a.start()):
+            a.send("nobody", ttl=0.01, uuid=b"u")
+            a.wait("dropped")
+            wait_until(lambda: calls)
+        assert calls == [("nobody", b"u")]
+
+
+class TestKeepalive:
+    def test_defaults(self) -> None:
+        stack = Stack()
+        assert stack.messaging.keepalive_interval is None
+        assert stack.messaging.keepalive_wait == 0.5
+        stack.close()
+
+    def test_a_peer_that_does_not_answer_is_closed_after_interval_and_wait(self) -> None:
+        stack = Stack()
+        stack.messaging.keepalive_interval = 0.1
+        stack.messaging.keepalive_wait = 0.1
+        with stacks(stack.start()), RawPeer.identified(stack.listen(), "raw") as raw:
+            start = time.monotonic()
+            assert raw.frame() == b"\x04"
+            stack.wait("disconnected")
+            # The clocks start before and at the identification.
+            assert 0.1 < time.monotonic() - start < DEADLINE
+
+    def test_anything_received_is_a_sign_of_life(self) -> None:
+        """A peer that sends something is not pinged."""
+        stack = Stack()
+        stack.messaging.keepalive_interval = 5
+        with stacks(stack.start()), RawPeer.identified(stack.listen(), "raw") as raw:
+            for _ in range(10):
+                raw.send(message_packet(b"x"))
+            stack.log.wait("message", count=10)
+            raw.ping()
+
+
+class TestPacketIdentifiers:
+    def test_they_grow_and_are_reported_in_order(self) -> None:
+        link = Link()
+        packeter = Packeter(link)
+        given: list[int] = []
+        reported: list[int] = []
+        port = link.add_listener((LOCALHOST, 0))[1]
+
+        def on_connect(conn: str) -> None:
+            given.extend(packeter.send_packet(conn, bytes(size)) for size in range(100))
+
+        def on_packet_sent(conn: str, packet_id: int) -> None:
+            reported.append(packet_id)
+            if len(reported) == 100:
+                link.stop()
+
+        packeter.on_connect.add(on_connect)
+        packeter.on_packet_sent.add(on_packet_sent)
+        with RawPeer.dial(port):
+            link.loop(runtime=DEADLINE)
+        assert given == sorted(set(given))
+        assert reported == given
+        link.cleanup()
+
+
+class TestRpcReference:
+    class Served:
+        def answer(self) -> int:
+            return 42
+
+        def fail(self) -> None:
+            raise ValueError("no")
+
+    def test_objects_are_registered_under_their_names(self) -> None:
+        stack = RpcStack()
+        served = self.Served()
+        stack.server.register_object(served, "name")
+        assert stack.server.get_registered_objects() == {"name": served}
+        stack.server.unregister_object("name")
+        assert stack.server.get_registered_objects() == {}
+        with pytest.raises(KeyError):
+            stack.server.unregister_object("name")
+        stack.close()
+
+    def test_a_pickler_of_ones_own(self) -> None:
+        """Any object with ``dumps``, ``loads`` and ``PickleError``, for each direction."""
+
+        class Pickler:
+            PickleError = pickle.PickleError
+
+            def __init__(self) -> None:
+                self.calls: set[str] = set()
+
+            def dumps(self, value: Any) -> bytes:
+                self.calls.add("dumps")
+                return b"mine" + pickle.dumps(value)
+
+            def loads(self, data: bytes) -> Any:
+                self.calls.add("loads")
+                assert data[:4] == b"mine"
+                return pickle.loads(data[4:])
+
+        stack_a, stack_b = Stack("a"), Stack("b")
+        picklers = Pickler(), Pickler()
+        server = RpcServer(ReceiveHook(stack_a.messaging), picklers[0])
+        client = RpcClient(ReceiveHook(stack_b.messaging), pickler=picklers[1])
+        server.register_object(self.Served(), "service")
+        stack_b.connect(stack_a.listen())
+        with stacks(stack_a.start(), stack_b.start()):
+            assert client.get_proxy("a", "service").answer() == 42
+            with pytest.raises(ValueError, match="no"):
+                client.get_proxy("a", "service").fail()
+            server.close(DEADLINE)
+        assert [p.calls for p in picklers] == [{"dumps", "loads"}] * 2
+
+    def test_a_timeout_is_of_regular_calls_in_seconds(self) -> None:
+        client = RpcStack("client")
+        with stacks(client.start()):
+            method = client.client.get_proxy("nobody", "service").answer
+            method.set_timeout(0.05)
+            start = time.monotonic()
+            with pytest.raises(snakemq.rpc.NotConnected):
+                method()
+            assert 0.05 <= time.monotonic() - start < DEADLINE
