@@ -7,7 +7,8 @@ Two laws:
 
 * What a callback raises stays here. An :class:`Exception` is reported to the
   owner of the slot, which logs it and tells ``on_error``; the next callback
-  runs all the same. :class:`KeyboardInterrupt` and :class:`SystemExit` pass.
+  runs all the same. :class:`KeyboardInterrupt` and :class:`SystemExit` pass,
+  when the callbacks after it have run.
 * The stack *wires* its own callables. Assigning to a slot (``link.on_recv =
   f``, as 1.6 programs do) replaces what users added and never what is wired.
 """
@@ -79,11 +80,19 @@ class Callback(Generic[P]):
         self._funcs = (*self._wired, func) if func is not None else self._wired
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        for func in self._funcs:
+        funcs = iter(self._funcs)
+        for func in funcs:
             try:
                 func(*args, **kwargs)
             except Exception as exc:
                 self._failed(func, args, exc)
+            except BaseException:
+                # It may leave the loop, but a layer must not miss an event
+                # because of it: the loop can be called again.
+                rest = Callback[P](self._owner, self._name)
+                rest._funcs = tuple(funcs)
+                rest(*args, **kwargs)
+                raise
 
     def _failed(self, func: Callable[P, object], args: tuple[Any, ...], exc: Exception) -> None:
         if self._owner is None:
@@ -135,9 +144,7 @@ class CallbackSlot(Generic[P]):
     @overload
     def __get__(self, instance: CallbackOwner, owner: type) -> Callback[P]: ...
 
-    def __get__(
-        self, instance: CallbackOwner | None, owner: type
-    ) -> CallbackSlot[P] | Callback[P]:
+    def __get__(self, instance: CallbackOwner | None, owner: type) -> CallbackSlot[P] | Callback[P]:
         if instance is None:
             return self
         slots: dict[str, Callback[P]] = instance.__dict__

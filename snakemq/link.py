@@ -487,9 +487,9 @@ class Link(CallbackOwner):
         self.log.info(
             "%s %s %r", "connect" if sock.is_connector else "accept", conn_id, sock.remote_peer
         )
-        self.on_connect(conn_id)
         if sock.has_buffered():
             self.call_soon(self._handle_readable, sock)
+        self.on_connect(conn_id)
 
     def _close_socket(self, sock: LinkSocket) -> None:
         if sock.state is not SocketState.OPEN:
@@ -499,11 +499,13 @@ class Link(CallbackOwner):
         sock.state = SocketState.CLOSING
         conn_id = cast(str, sock.conn_id)
         self.log.info("disconnect %s", conn_id)
-        self.on_disconnect(conn_id)
-        del self._sockets[conn_id]
-        sock.conn_id = None
-        self._linger(sock)
-        self._tell_connector(sock)
+        try:
+            self.on_disconnect(conn_id)
+        finally:  # also when a callback raised KeyboardInterrupt
+            del self._sockets[conn_id]
+            sock.conn_id = None
+            self._linger(sock)
+            self._tell_connector(sock)
 
     def _linger(self, sock: LinkSocket) -> None:
         """Close without losing what was sent.

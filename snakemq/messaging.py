@@ -265,10 +265,12 @@ class Messaging(CallbackOwner):
             connection.keepalive_timer.cancel()
         rival = self._end_rivalry(connection)
         connection.held.clear()
-        if connection.ident is not None:
-            self._depart(connection, connection.ident)
-        if rival is not None and rival.ident is None:
-            self._arrive(rival)
+        try:
+            if connection.ident is not None:
+                self._depart(connection, connection.ident)
+        finally:
+            if rival is not None and rival.ident is None:
+                self._arrive(rival)
 
     def _identified(self, connection: _Connection) -> None:
         ident = connection.session.ident
@@ -288,10 +290,12 @@ class Messaging(CallbackOwner):
         queue.connect()
         self._disarm_expiry(ident)
         self.log.debug("conn=%s is %r", connection.conn_id, ident)
-        self.on_connect(connection.conn_id, ident)
-        self._pump(connection)
         if connection.held:
             self.packeter.call_soon(self._handle_held, connection)
+        try:
+            self.on_connect(connection.conn_id, ident)
+        finally:  # also when a callback raised KeyboardInterrupt
+            self._pump(connection)
 
     def _depart(self, connection: _Connection, ident: str) -> None:
         connection.ident = None
@@ -300,9 +304,11 @@ class Messaging(CallbackOwner):
         assert queue is not None
         connection.queue = None
         queue.disconnect()
-        self.on_disconnect(connection.conn_id, ident)
-        if not queue.forget():
-            self._arm_expiry(queue)
+        try:
+            self.on_disconnect(connection.conn_id, ident)
+        finally:  # also when a callback raised KeyboardInterrupt
+            if not queue.forget():
+                self._arm_expiry(queue)
 
     # Two connections with the same identifier.
 

@@ -15,11 +15,14 @@ Resolved: TypeAlias = "tuple[socket.AddressFamily, tuple[Any, ...]]"
 
 # Shared by all links of the process. Few threads: a name server that does not
 # answer delays other names for a while, but never the loop.
-_pool = WorkerPool(8, "snakemq-resolver")
+_pool = WorkerPool(8, "snakemq-resolver", idle_timeout=0.5)
 
 
 def _lookup(host: str, port: int, flags: int) -> list[Resolved]:
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    except UnicodeError as exc:  # a label that is empty or too long
+        raise OSError(f"{host!r} is not a host name: {exc}") from exc
     # dict: the same address may come several times; the order is the system's.
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
@@ -47,8 +50,6 @@ def _resolve_name(
         found = _lookup(host, port, 0)
     except OSError as exc:
         callback([], exc)
-    except UnicodeError as exc:  # a label that is empty or too long
-        callback([], OSError(f"{host!r} is not a host name: {exc}"))
     else:
         callback(found, None)
 
