@@ -15,7 +15,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from snakemq._core.ttl import ExpiryHeap, OfflineClock, Timed
 from snakemq._io.clock import monotonic
@@ -27,6 +27,10 @@ __all__ = ["Queue", "QueuesManager"]
 
 # A message with a finite TTL is wrapped; the others, which are the most, are not.
 _Entry: TypeAlias = "Message | Timed"
+
+# A timer that was set for the moment of an expiry may find the clock some
+# rounding before it, and would be set again and again. In seconds.
+_ROUNDING: Final = 1e-6
 
 
 class Queue:
@@ -236,7 +240,8 @@ class Queue:
         if self.connected or not self._heap:
             return
         dropped: list[Message] = []
-        for entry in self._heap.pop_expired(self._offline.reading(self.manager.clock())):
+        reading = self._offline.reading(self.manager.clock()) + _ROUNDING
+        for entry in self._heap.pop_expired(reading):
             assert entry.message is not None
             dropped.append(entry.message)
             entry.message = None
@@ -292,6 +297,8 @@ class Queue:
         # The lock is for persistent messages: once stored they must not be
         # found by a second queue of this name.
         with self.manager.storage_lock:
+            if self._forgotten:
+                return True  # there may be another queue of this name by now
             if self._waiting or self._in_flight or self.connected:
                 return False
             self._forgotten = True

@@ -269,6 +269,31 @@ def test_only_empty_queues_of_absent_peers_are_forgotten() -> None:
     assert sorted(fixture.manager.queues) == ["connected", "full"]
 
 
+def test_forgetting_a_queue_again_leaves_its_successor_alone() -> None:
+    fixture = Fixture()
+    old = fixture.queue()
+    assert old.forget()
+    new = fixture.queue()
+    new.push(Message(b"a", ttl=None))
+    assert old.forget()
+    assert fixture.queue() is new
+
+
+def test_a_timer_set_for_the_expiry_finds_it_expired() -> None:
+    # With sums that can't be represented there would be one rounding left.
+    for start in range(200):
+        fixture = Fixture()
+        fixture.clock.now = 0.1 * start
+        queue = fixture.queue()
+        fixture.clock.now += 0.7
+        queue.push(Message(b"a", ttl=2.0))
+        when = queue.next_expiry()
+        assert when is not None
+        fixture.clock.now = when
+        queue.expire()
+        assert len(queue) == 0
+
+
 def test_a_message_pushed_into_a_forgotten_queue_finds_the_new_one() -> None:
     for storage in (None, MemoryQueuesStorage()):
         fixture = Fixture(storage)
