@@ -1,0 +1,22 @@
+"""A whole stack in one object, for programs that never want to see the layers.
+
+:class:`Peer` is the object, :class:`ReceivedMessage` what it hands out.
+"""
+
+from __future__ import annotations
+
+from snakemq.peer._address import Address, Addresses, AddressLike, format_address
+from snakemq.peer._inbox import DEFAULT_INBOX_LIMIT, ReceivedMessage
+from snakemq.peer._peer import DEFAULT_DRAIN, DEFAULT_KEEPALIVE, Peer
+
+__all__ = [
+    "DEFAULT_DRAIN",
+    "DEFAULT_INBOX_LIMIT",
+    "DEFAULT_KEEPALIVE",
+    "Address",
+    "AddressLike",
+    "Addresses",
+    "Peer",
+    "ReceivedMessage",
+    "format_address",
+]

@@ -1,0 +1,116 @@
+"""How a peer takes its leave: drain, hang up, end the loop."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+from snakemq.contracts import LinkInterface
+from snakemq.link import Link, LinkSocket
+from snakemq.messaging import Messaging
+from snakemq.peer._calls import Calls
+
+__all__ = ["Shutdown"]
+
+#: How often to look whether the closed connections have delivered, in seconds.
+_LOOK_INTERVAL: Final = 0.01
+
+
+class Shutdown:
+    """Ends the loop of a stack without losing what can be delivered.
+
+    Draining: let the calls that are being served come to their end, and wait
+    until nothing is queued for the peers that are connected.
+    Hanging up: close the connections, and wait until what was sent on them has
+    arrived, because a process that simply ends may take it along. Then the
+    loop is stopped; latest after the time that :meth:`begin` was given.
+
+    Loop thread only, except for :meth:`join`.
+
+    :param lowest: the link, or the throttle in front of it
+    """
+
+    def __init__(
+        self, link: Link, lowest: LinkInterface, messaging: Messaging, calls: Calls
+    ) -> None:
+        self._link = link
+        self._lowest = lowest
+        self._messaging = messaging
+        self._calls = calls
+        #: waits for the calls, which run in threads
+        self._waiter: threading.Thread | None = None
+        self._conn_ids: set[str] = set()
+        self._begun = False
+        self._draining = False
+        self._closing: list[LinkSocket] = []
+        lowest.on_connect.wire(self._conn_ids.add)
+        lowest.on_disconnect.wire(self._conn_ids.discard)
+
+    def begin(self, seconds: float) -> None:
+        """Begin to drain. If that was done already, the earlier end counts.
+
+        :param seconds: how long all of it may take; 0: no draining, no waiting
+        """
+        if seconds <= 0:
+            self._link.stop()
+            return
+        self._link.call_later(seconds, self._link.stop)
+        if self._begun:
+            return
+        self._begun = True
+        if self._calls.serving:
+            self._waiter = threading.Thread(
+                target=self._finish_calls, args=(seconds,), name="snakemq shutdown", daemon=True
+            )
+            self._waiter.start()
+        else:
+            self._drain()
+
+    def _finish_calls(self, seconds: float) -> None:
+        self._calls.finish(seconds)
+        self._link.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._draining = True
+        self.check()
+
+    def join(self) -> None:
+        """The loop has ended: leave no thread behind."""
+        if self._waiter is not None:
+            self._waiter.join()
+
+    def check(self, ident: str | None = None) -> None:
+        """Fewer messages are queued, or fewer peers are connected.
+
+        :param ident: whose messages, if that is known
+        """
+        # The peer that something happened to is looked at first, so that a
+        # long queue does not cost a look at all peers for each of its messages.
+        if not self._draining or (ident is not None and self._waits_for(ident)):
+            return
+        if not any(map(self._waits_for, self._messaging.connected_peers())):
+            self._draining = False
+            # Soon, not now: this may be a callback about one of the
+            # connections that are to be closed.
+            self._link.call_soon(self._hang_up)
+
+    def _waits_for(self, ident: str) -> bool:
+        return self._messaging.is_connected(ident) and self._messaging.queued_messages(ident) > 0
+
+    def _hang_up(self) -> None:
+        link = self._link
+        for address in link.listeners:
+            link.del_listener(address)
+        self._closing = [link.get_socket_by_conn(conn_id) for conn_id in self._conn_ids]
+        for conn_id in list(self._conn_ids):
+            self._lowest.close(conn_id)
+        for address in link.connectors:
+            link.del_connector(address)
+        self._look()
+
+    def _look(self) -> None:
+        self._closing = [sock for sock in self._closing if sock.fileno() >= 0]
+        if self._closing:
+            self._link.call_later(_LOOK_INTERVAL, self._look)
+        else:
+            self._link.stop()

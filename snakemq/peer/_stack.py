@@ -1,0 +1,83 @@
+"""Builds the tower of layers and takes it down again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from typing import Final
+
+from snakemq.contracts import LinkInterface
+from snakemq.link import Link
+from snakemq.messaging import Messaging, ReceiveHook
+from snakemq.packeter import Packeter
+from snakemq.peer._calls import Calls
+from snakemq.storage import QueuesStorageBase
+from snakemq.throttle import Throttle
+
+__all__ = ["Stack", "StorageLike"]
+
+#: How long the other side may take to answer a probe, in seconds. A busy
+#: program answers late, because pongs wait for its callbacks.
+KEEPALIVE_WAIT: Final = 10.0
+
+#: Path of an SQLite file, or a storage.
+StorageLike = str | os.PathLike[str] | QueuesStorageBase
+
+
+class Stack:
+    """All layers of one peer, put together.
+
+    :param identifier: of the peer
+    :param storage: is closed with the stack
+    :param throttle: bytes per second, or ``None``
+    :param keepalive: seconds, or ``None``
+    """
+
+    def __init__(
+        self,
+        identifier: str,
+        storage: StorageLike | None,
+        throttle: float | None,
+        keepalive: float | None,
+        log: logging.Logger,
+    ) -> None:
+        with contextlib.ExitStack() as undo:
+            self.link = Link()
+            undo.callback(self.link.cleanup)
+            self.throttle = None if throttle is None else Throttle(self.link, throttle)
+            #: the link, or the throttle in front of it
+            self.lowest: LinkInterface = self.throttle or self.link
+            self.packeter = Packeter(self.lowest)
+            self.storage = _open(storage)
+            if self.storage is not None:
+                undo.callback(self.storage.close)
+            self.messaging = Messaging(identifier, "", self.packeter, self.storage)
+            self.messaging.keepalive_interval = keepalive
+            self.messaging.keepalive_wait = KEEPALIVE_WAIT
+            self.receive_hook = ReceiveHook(self.messaging)
+            self.calls = Calls(self.receive_hook, log)
+            undo.pop_all()
+        self._closing = contextlib.ExitStack()
+        # Last in, first out. Connections go before the messaging layer, which
+        # takes back what was on its way and keeps it in the storage.
+        self._closing.callback(self.messaging.close)
+        self._closing.callback(self.link.cleanup)
+        self._closing.callback(self.calls.close)
+
+    def close(self) -> None:
+        """Close everything, also if something of it fails. Harmless a second time."""
+        self._closing.close()
+
+
+def _open(storage: StorageLike | None) -> QueuesStorageBase | None:
+    if storage is None or isinstance(storage, QueuesStorageBase):
+        return storage
+    if not isinstance(storage, (str, os.PathLike)):
+        raise TypeError(
+            f"storage takes a path or a QueuesStorageBase, not {type(storage).__name__}"
+        )
+    # Here, because programs without a storage need no sqlite3 module.
+    from snakemq.storage.sqlite import SqliteQueuesStorage
+
+    return SqliteQueuesStorage(os.fspath(storage))
