@@ -1,0 +1,59 @@
+"""A link of which the test decides what it takes, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from snakemq._io.timers import Timer, Timers
+from snakemq.callbacks import CallbackOwner, CallbackSlot
+from snakemq.contracts import Buffer
+
+
+class FakeLink(CallbackOwner):
+    """A link of which the test decides what it takes, and when."""
+
+    on_connect = CallbackSlot[[str]]()
+    on_disconnect = CallbackSlot[[str]]()
+    on_recv = CallbackSlot[[str, bytes]]()
+    on_ready_to_send = CallbackSlot[[str, int]]()
+    on_loop_pass = CallbackSlot[[]]()
+
+    def __init__(self) -> None:
+        self.sending: dict[str, Buffer] = {}
+        self.taken: dict[str, bytes] = {}
+        self.sends = 0
+        self.now = 0.0
+        self.timers = Timers()
+        self.unreported_bytes = 0
+
+    def connect(self, conn_id: str) -> None:
+        self.taken[conn_id] = b""
+        self.on_connect(conn_id)
+
+    def send(self, conn_id: str, data: Buffer) -> None:
+        assert conn_id not in self.sending, "one send at a time"
+        self.sending[conn_id] = data
+        self.sends += 1
+
+    def take(self, conn_id: str, count: int | None = None) -> int:
+        """The system takes ``count`` bytes of what is being sent."""
+        data = bytes(self.sending.pop(conn_id))
+        count = len(data) if count is None else min(count, len(data))
+        self.taken[conn_id] += data[:count]
+        self.on_ready_to_send(conn_id, count)
+        return count
+
+    def take_all(self, conn_id: str) -> None:
+        while conn_id in self.sending:
+            self.take(conn_id)
+
+    def close(self, conn_id: str) -> None:
+        self.on_disconnect(conn_id)
+        self.sending.pop(conn_id, None)
+        del self.taken[conn_id]
+
+    def unreported(self, conn_id: str) -> int:
+        return self.unreported_bytes
+
+    def call_later(self, delay: float, func: Callable[..., object], *args: object) -> Timer:
+        return self.timers.call_at(self.now + delay, func, args)
