@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -11,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
-import snakemq
+import snakemq.link
 from tests.compat.harness import (
     PeerProcesses,
     PythonEnv,
@@ -130,3 +132,27 @@ def module_peers(environments: dict[str, PythonEnv]) -> Iterator[PeerProcesses]:
     """Starts peers for all tests of a module."""
     with peer_processes(environments) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files: the certificate of an authority, and key and certificate of a peer."""
+    directory = tmp_path_factory.mktemp("certificates")
+    root = trustme.CA()
+    peer = root.issue_cert("peer.example", common_name="testpeer")
+    files = {name: str(directory / name) for name in ("root.crt", "peer.key", "peer.crt")}
+    root.cert_pem.write_to_path(files["root.crt"])
+    peer.private_key_pem.write_to_path(files["peer.key"])
+    peer.cert_chain_pems[0].write_to_path(files["peer.crt"])
+    return files
+
+
+@pytest.fixture
+def tls(certificates: dict[str, str]) -> snakemq.link.SSLConfig:
+    """What both sides of a secure connection use: own certificate, and the other's is checked."""
+    return snakemq.link.SSLConfig(
+        certificates["peer.key"],
+        certificates["peer.crt"],
+        ca_certs=certificates["root.crt"],
+        cert_reqs=ssl.CERT_REQUIRED,
+    )

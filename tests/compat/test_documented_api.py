@@ -13,6 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -819,3 +820,138 @@ class TestRpcReference:
             with pytest.raises(snakemq.rpc.NotConnected):
                 method()
             assert 0.05 <= time.monotonic() - start < DEADLINE
+
+
+class OldStorage(snakemq.storage.QueuesStorageBase):
+    """What a program has written for 1.6: the methods of that time and no others."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, Message]] = []
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+    def get_queues(self) -> list[str]:
+        return list({name for name, _ in self.rows})
+
+    def get_items(self, queue_name: str) -> list[Message]:
+        return [item for name, item in self.rows if name == queue_name]
+
+    def push(self, queue_name: str, item: Message) -> None:
+        self.rows.append((queue_name, item))
+
+    def delete_items(self, items: Any) -> None:
+        uuids = {item.uuid for item in items}
+        self.rows = [row for row in self.rows if row[1].uuid not in uuids]
+
+    def delete_all(self) -> None:
+        self.rows = []
+
+    def update_items_ttl(self, items: Any) -> None:
+        pass
+
+
+class TestStorages:
+    def test_a_storage_that_was_written_for_1_6(self) -> None:
+        storage = OldStorage()
+        first = Stack("a", storage)
+        for number in range(3):
+            first.send("b", b"%d" % number, ttl=600, flags=FLAG_PERSISTENT)
+        assert [item.data for _, item in storage.rows] == [b"0", b"1", b"2"]
+        first.close()
+        assert storage.closed
+        second, receiver = Stack("a", storage), Stack("b")
+        receiver.connect(second.listen())
+        with stacks(second.start(), receiver.start()):
+            messages = receiver.log.wait("message", count=3)
+            second.log.wait("sent", count=3)
+            assert [m["data"] for m in messages] == [b"0", b"1", b"2"]
+            wait_until(lambda: storage.rows == [])
+
+    def test_the_base_class_has_the_methods_and_none_of_the_work(self) -> None:
+        base = snakemq.storage.QueuesStorageBase
+        for name in (
+            "close",
+            "get_queues",
+            "get_items",
+            "push",
+            "delete_items",
+            "delete_all",
+            "update_items_ttl",
+        ):
+            assert callable(getattr(base, name))
+
+    @pytest.mark.parametrize("kind", ["memory", "sqlite"])
+    def test_storages_do_as_their_methods_say(self, kind: str, tmp_path: Path) -> None:
+        storage: snakemq.storage.QueuesStorageBase
+        if kind == "memory":
+            storage = snakemq.storage.MemoryQueuesStorage()
+        else:
+            storage = snakemq.storage.sqlite.SqliteQueuesStorage(str(tmp_path / "storage.db"))
+        one, two = Message(b"1", 60, FLAG_PERSISTENT), Message(b"2", None, FLAG_PERSISTENT)
+        storage.push("q", one)
+        storage.push("q", two)
+        storage.push("other", Message(b"3", 60, FLAG_PERSISTENT))
+        assert sorted(storage.get_queues()) == ["other", "q"]
+        items = list(storage.get_items("q"))
+        assert [(i.data, i.ttl, i.flags, i.uuid) for i in items] == [
+            (b"1", 60, 1, one.uuid),
+            (b"2", None, 1, two.uuid),
+        ]
+        items[0].ttl = 30.0
+        storage.update_items_ttl(items)
+        assert [i.ttl for i in storage.get_items("q")] == [30, None]
+        storage.delete_items([items[0]])
+        assert [i.data for i in storage.get_items("q")] == [b"2"]
+        storage.delete_all()
+        assert list(storage.get_queues()) == []
+        storage.close()
+
+
+class TestQueues:
+    def test_a_queue_is_first_in_first_out(self) -> None:
+        manager = snakemq.queues.QueuesManager(None)
+        queue = manager.get_queue("peer")
+        assert manager.get_queue("peer") is queue
+        assert len(manager) == 1
+        for number in range(3):
+            queue.push(Message(b"%d" % number, ttl=60))
+        assert len(queue) == 3
+        seen = []
+        while (item := queue.get()) is not None:
+            assert queue.get() is not None  # it stays until it is popped
+            seen.append(item.data)
+            queue.pop()
+        assert seen == [b"0", b"1", b"2"]
+        assert len(queue) == 0
+        assert queue.pop() is None
+
+    def test_cleanup_forgets_empty_queues(self) -> None:
+        """1.6 raised, because it changed what it iterated over."""
+        manager = snakemq.queues.QueuesManager(None)
+        for name in ("empty", "empty too", "full"):
+            manager.get_queue(name)
+        manager.get_queue("full").push(Message(b"", ttl=60))
+        manager.cleanup()
+        assert len(manager) == 1
+
+    def test_the_manager_loads_what_is_stored_and_closes_the_storage(self) -> None:
+        storage = OldStorage()
+        storage.push("peer", Message(b"x", 60, FLAG_PERSISTENT))
+        manager = snakemq.queues.QueuesManager(storage)
+        assert manager.storage is storage
+        assert len(manager) == 1
+        assert len(manager.get_queue("peer")) == 1
+        manager.close()
+        assert storage.closed
+        assert manager.storage is None
+        assert len(manager) == 0
+        assert len(storage.rows) == 1
+
+    def test_messaging_has_the_manager(self) -> None:
+        stack = Stack()
+        assert isinstance(stack.messaging.queues_manager, snakemq.queues.QueuesManager)
+        stack.send("peer", ttl=60)
+        assert len(stack.messaging.queues_manager.get_queue("peer")) == 1
+        stack.close()

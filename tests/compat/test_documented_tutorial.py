@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 import snakemq
 import snakemq.link
@@ -287,42 +286,20 @@ class TestLogging:
             assert "hello" in stream.read()
 
 
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Files: the root's certificate, and a peer's key and certificate."""
-    directory = tmp_path_factory.mktemp("certificates")
-    root = trustme.CA()
-    peer = root.issue_cert("testpeer.example", common_name="testpeer")
-    files = {name: str(directory / name) for name in ("root.crt", "peer.key", "peer.crt")}
-    root.cert_pem.write_to_path(files["root.crt"])
-    peer.private_key_pem.write_to_path(files["peer.key"])
-    peer.cert_chain_pems[0].write_to_path(files["peer.crt"])
-    return files
-
-
 class TestTls:
-    @pytest.fixture
-    def config(self, certificates: dict[str, str]) -> snakemq.link.SSLConfig:
-        return snakemq.link.SSLConfig(
-            certificates["peer.key"],
-            certificates["peer.crt"],
-            ca_certs=certificates["root.crt"],
-            cert_reqs=ssl.CERT_REQUIRED,
-        )
-
     def test_both_sides_take_the_same_kind_of_configuration(
-        self, config: snakemq.link.SSLConfig
+        self, tls: snakemq.link.SSLConfig
     ) -> None:
         listening, connecting = Stack("bob"), Stack("alice")
-        connecting.connect(listening.listen(ssl_config=config), ssl_config=config)
+        connecting.connect(listening.listen(ssl_config=tls), ssl_config=tls)
         with stacks(listening.start(), connecting.start()):
             connecting.send("bob", bytes(1_000_000), ttl=60)
             assert len(listening.wait("message")["data"]) == 1_000_000
 
-    def test_the_link_is_secure(self, config: snakemq.link.SSLConfig) -> None:
+    def test_the_link_is_secure(self, tls: snakemq.link.SSLConfig) -> None:
         """A plain connector and one with a certificate of its own making are not let in."""
         listening = Stack("bob")
-        port = listening.listen(ssl_config=config)
+        port = listening.listen(ssl_config=tls)
         plain = Stack("plain")
         plain.connect(port)
         anonymous = Stack("anonymous")
@@ -331,12 +308,12 @@ class TestTls:
         with stacks(listening.start(), plain.start(), anonymous.start(), good):
             # The listener answers plain text with an end, and so does TLS here.
             plain.wait("link disconnected")
-            good.connect(port, ssl_config=config)
+            good.connect(port, ssl_config=tls)
             good.start()
             listening.wait("connected", peer="good")
             assert [e["peer"] for e in listening.log.all("connected")] == ["good"]
 
-    def test_the_certificate_of_the_peer(self, config: snakemq.link.SSLConfig) -> None:
+    def test_the_certificate_of_the_peer(self, tls: snakemq.link.SSLConfig) -> None:
         """The example: asked for in the link's ``on_connect``, on either side."""
         certificates: list[Any] = []
         binary: list[Any] = []
@@ -349,7 +326,7 @@ class TestTls:
                 binary.append(sock.getpeercert(binary_form=True))
 
             stack.link.on_connect.add(on_connect)
-        connecting.connect(listening.listen(ssl_config=config), ssl_config=config)
+        connecting.connect(listening.listen(ssl_config=tls), ssl_config=tls)
         with stacks(listening.start(), connecting.start()):
             listening.wait("connected")
             connecting.wait("connected")
