@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import gc
 import logging
+import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import weakref
@@ -169,6 +171,27 @@ def test_request_ids_differ(side: Side) -> None:
         side.reply(value_record(req_id, None))
     for call in calls:
         assert call.result() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_the_child_of_a_fork_has_request_ids_of_its_own() -> None:
+    code = (
+        "import os\n"
+        "from snakemq.rpc.request_ids import new_request_id\n"
+        "if child := os.fork():\n"
+        "    os.waitpid(child, 0)\n"
+        "print(new_request_id().hex(), flush=True)\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        timeout=DEADLINE * 2,
+        check=True,
+        text=True,
+    ).stdout
+    of_child, of_parent = map(bytes.fromhex, output.split())
+    assert (len(of_child), len(of_parent)) == (16, 16)
+    assert of_child[:8] != of_parent[:8]
 
 
 def test_replies_find_their_calls_in_any_order(side: Side) -> None:
