@@ -160,6 +160,7 @@ class SimLink(CallbackOwner):
         self._pass_at = _NEVER
         self._in_pass = False
         self._over = False
+        self._cleaned_up = False
         self._connectors: dict[Hashable, Connector] = {}
         self._listeners: dict[Hashable, None] = {}
 
@@ -226,6 +227,7 @@ class SimLink(CallbackOwner):
             self.del_listener(next(iter(self._listeners)))
         for end in list(self._ends.values()):
             self._disconnect(end)
+        self._cleaned_up = True
         self._fall_silent()
         self.network.forget(self)
 
@@ -237,7 +239,7 @@ class SimLink(CallbackOwner):
 
     def send(self, conn_id: str, data: Buffer) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.send`."""
-        end = self._ends[conn_id]
+        end = self._end(conn_id)
         if end.closing:
             raise KeyError(conn_id)
         if end.taken is not None:
@@ -247,28 +249,37 @@ class SimLink(CallbackOwner):
 
     def close(self, conn_id: str) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.close`."""
-        self._disconnect(self._ends[conn_id])
+        self._disconnect(self._end(conn_id))
 
     def unreported(self, conn_id: str) -> int:
         """How much of the last send was taken that ``on_ready_to_send`` did not tell yet.
 
         :raises KeyError: no such connection
         """
-        return self._ends[conn_id].taken or 0
+        return self._end(conn_id).taken or 0
 
     def pause_recv(self, conn_id: str) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.pause_recv`."""
-        self._ends[conn_id].paused = True
+        self._end(conn_id).paused = True
 
     def resume_recv(self, conn_id: str) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.resume_recv`."""
-        end = self._ends[conn_id]
+        end = self._end(conn_id)
         end.paused = False
         end.wake()
 
     def is_connector(self, conn_id: str) -> bool:
         """See :meth:`snakemq.contracts.LinkInterface.is_connector`."""
-        return self._ends[conn_id].connector is not None
+        return self._end(conn_id).connector is not None
+
+    def _end(self, conn_id: str) -> End:
+        self._die_again()
+        return self._ends[conn_id]
+
+    def _die_again(self) -> None:
+        # A `finally` in the callback that crashed: a killed process has none.
+        if self._over and self._in_pass and not self._cleaned_up:
+            raise LinkCrashed(self.name)
 
     def wakeup_poll(self) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.wakeup_poll`."""
@@ -278,6 +289,7 @@ class SimLink(CallbackOwner):
 
     def call_soon(self, func: Callable[..., object], *args: object) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.call_soon`."""
+        self._die_again()
         self._soon.append((func, args))
         self.wakeup_poll()
 
@@ -315,6 +327,7 @@ class SimLink(CallbackOwner):
     def _add_timer(
         self, delay: float, func: Callable[..., object], args: tuple[Any, ...], internal: bool
     ) -> _Timer:
+        self._die_again()
         timer = _Timer(self, func, args, internal)
         if not self._over:
             when = self.network.now + max(delay, 0)
@@ -450,7 +463,8 @@ class SimLink(CallbackOwner):
                 if self._soon:
                     func, args = self._soon.popleft()
                     self._call(func, args)
-            self.on_loop_pass()
+            if not self._over:
+                self.on_loop_pass()
         except LinkCrashed:
             if self.running:
                 raise

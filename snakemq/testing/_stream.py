@@ -120,6 +120,12 @@ class End:
         #: size that the send in progress took, None without one
         self.taken: int | None = None
 
+    @property
+    def widowed(self) -> bool:
+        """Whether the other side has gone and this one will not hear of it by itself."""
+        remote = self.remote
+        return self.alive and not (remote.alive or remote.opening or remote.outward.finished)
+
     def something_to_do(self) -> bool:
         """Whether its link's next pass should look at it."""
         if not self.alive:
@@ -145,7 +151,8 @@ class End:
         elif self.alive and not self.reset:
             self.reset = True
             self.outward.abort()
-            self.inward.lose_unread(self.paused)
+            if self.paused or self.link.network.random.random() < 0.5:
+                self.inward.lose_unread()
             self.wake()
 
     def vanish(self) -> None:
@@ -153,6 +160,7 @@ class End:
         self.opening = False
         self.alive = False
         self.outward.disown()
+        self.inward.lose_unread()
         self.link.network.dissolve(self)
 
     def finish(self) -> None:
@@ -160,6 +168,7 @@ class End:
         self.alive = False
         if not self.reset:
             self.outward.finish()
+        self.inward.lose_unread()
         self.link.network.dissolve(self)
 
 
@@ -409,12 +418,8 @@ class Flow:
         self._pump()
         self.source.wake()
 
-    def lose_unread(self, all_of_it: bool) -> None:
-        """The connection broke: what was not read may be lost.
-
-        :param all_of_it: it is lost; otherwise it may be
-        """
-        if all_of_it or self._network.random.random() < 0.5:
-            self._unread.clear()
-            self._unread_size = 0
-            self._offset = 0
+    def lose_unread(self) -> None:
+        """Nobody will read it: what has arrived is thrown away."""
+        self._unread.clear()
+        self._unread_size = 0
+        self._offset = 0

@@ -27,7 +27,7 @@ from typing import Any, Final, TypeAlias
 from snakemq.testing._sim_link import Connector, LinkCrashed, SimLink
 from snakemq.testing._stream import BENIGN, Conditions, End, Flow
 
-__all__ = ["Conditions", "LinkCrashed", "SimLink", "SimNetwork", "TraceEntry"]
+__all__ = ["BENIGN", "Conditions", "LinkCrashed", "SimLink", "SimNetwork", "TraceEntry"]
 
 #: What happened on a link: virtual time, name of the link, event
 #: (``connect``, ``recv``, ``sent``, ``disconnect``), connection, bytes.
@@ -37,6 +37,10 @@ TraceEntry: TypeAlias = "tuple[float, str, str, str, int]"
 _Host: TypeAlias = "SimLink | str"
 
 _FIRST_FREE_PORT: Final = 49152
+
+#: So many events at one and the same time are a mistake: something calls itself
+#: again without delay, and would do so for ever.
+_MAX_AT_ONCE: Final = 100_000
 
 
 class SimNetwork:
@@ -84,6 +88,7 @@ class SimNetwork:
         self._down: set[str] = set()
         self._running = False
         self._stopped = False
+        self._at_once = 0
 
     def __repr__(self) -> str:
         return f"<SimNetwork now={self.now:.6f} links={sorted(self.links)}>"
@@ -180,7 +185,14 @@ class SimNetwork:
         if not events or events[0][0] > deadline:
             return False
         when, _, func, arg, transit = heappop(events)
-        self.now = when
+        if when > self.now:
+            self.now = when
+            self._at_once = 0
+        else:
+            self._at_once += 1
+            if self._at_once > _MAX_AT_ONCE:
+                self._at_once = 0
+                raise RuntimeError(f"time stands still at {when}: {func} is called for ever")
         if transit:
             self._in_transit -= 1
         func(arg)
@@ -271,6 +283,19 @@ class SimNetwork:
             end.vanish()
         if suicide:
             raise LinkCrashed(link.name)
+
+    def probe(self) -> int:
+        """Do what the keepalive of TCP does after minutes of silence.
+
+        A side that still has a connection which the other side does not know
+        any more, because its machine vanished for instance, gets a reset.
+
+        :returns: how many connections that were
+        """
+        dead = [side for end in self._connections for side in (end, end.remote) if side.widowed]
+        for side in dead:
+            self._push_break(side)
+        return len(dead)
 
     def is_blocked(self, source: str, target: str) -> bool:
         """Whether nothing gets through from ``source`` to ``target``."""
