@@ -1,0 +1,159 @@
+"""``snakemq call``: call a method of a remote object."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from snakemq.cli._exit import CommandError, ExitCode, UsageError
+from snakemq.cli._options import (
+    add_peer_parser,
+    add_timeout,
+    make_peer,
+    not_connected,
+    require_way,
+)
+from snakemq.peer import Peer
+from snakemq.rpc import CallError, NotConnected, PartialCall
+
+if TYPE_CHECKING:
+    from snakemq.cli._options import Verbs
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+Call a method of an object that a peer serves, and print the result as JSON.
+
+An argument is JSON; what is none is taken as text, so that 'hello' needs no
+quotes in quotes ('"1"' is the text, '1' the number). NAME=VALUE is a keyword
+argument; a text that looks like one is written as JSON: '"a=b"'.
+"""
+
+_EXAMPLES = """\
+  snakemq call bob calc.add 2 40 --connect 4000
+  snakemq call bob store.put key '{"a": [1, 2]}' overwrite=true --connect 4000
+  snakemq call bob lamp.on --signal --connect 4000     nobody waits for a result
+
+the result: what JSON does not know (bytes, dates ...) is printed as text that
+looks as in Python. An exception is printed on standard error, with the remote
+traceback.
+"""
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb to the command line."""
+    parser = add_peer_parser(
+        verbs,
+        "call",
+        summary="call a method of a remote object",
+        description=_DESCRIPTION,
+        examples=_EXAMPLES,
+    )
+    parser.add_argument("receiver", metavar="IDENT", help="identifier of the peer that serves it")
+    parser.add_argument("method", metavar="OBJECT.METHOD", help="what to call")
+    parser.add_argument("args", metavar="ARG", nargs="*", help="JSON, text, or NAME=VALUE")
+    parser.add_argument(
+        "--signal", action="store_true", help="do not wait for a result, there is none"
+    )
+    add_timeout(parser, 10.0, "how long to wait for the result")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> ExitCode:
+    """Call, and print what comes back."""
+    require_way(args)
+    obj, _, name = args.method.rpartition(".")
+    if not obj or not name.isidentifier():
+        raise UsageError(f"{args.method!r} is not OBJECT.METHOD")
+    positional, named = _arguments(args.args)
+    with make_peer(args) as peer:
+        method = getattr(peer.proxy(args.receiver, obj), name)
+        if args.signal:
+            _signal(peer, args, method, positional, named)
+            return ExitCode.OK
+        method.set_timeout(args.timeout)
+        try:
+            result = method(*positional, **named)
+        except NotConnected:
+            raise not_connected(peer, args.receiver, args.timeout) from None
+        except PartialCall:
+            raise CommandError(
+                f"{args.receiver} did not answer within {args.timeout:g} seconds",
+                ExitCode.NOT_IN_TIME,
+            ) from None
+        except CallError:
+            raise
+        except Exception as exc:
+            # Whatever the method raised, or that there is no such method.
+            raise _remote_exception(exc) from exc
+    print(json.dumps(_jsonable(result), ensure_ascii=False))
+    return ExitCode.OK
+
+
+def _signal(
+    peer: Peer,
+    args: argparse.Namespace,
+    method: Any,
+    positional: list[Any],
+    named: dict[str, Any],
+) -> None:
+    if not peer.wait_connected(args.receiver, args.timeout):
+        raise not_connected(peer, args.receiver, args.timeout)
+    method.as_signal(args.timeout)
+    method(*positional, **named)
+    if not peer.flush(args.receiver, args.timeout):
+        raise CommandError(
+            f"not handed over to {args.receiver} within {args.timeout:g} seconds",
+            ExitCode.NOT_IN_TIME,
+        )
+
+
+def _remote_exception(exc: Exception) -> CommandError:
+    remote = getattr(exc, "__remote_traceback__", None)
+    text = f"{type(exc).__name__}: {exc}"
+    if remote:
+        text += "\n" + textwrap.indent(str(remote).rstrip(), "  | ")
+    return CommandError(text, ExitCode.REMOTE_EXCEPTION)
+
+
+def _arguments(words: list[str]) -> tuple[list[Any], dict[str, Any]]:
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name.isidentifier():
+            if name in named:
+                raise UsageError(f"{name} is given twice")
+            named[name] = _value(value)
+        elif named:
+            raise UsageError(f"{word!r}: positional arguments come before NAME=VALUE")
+        else:
+            positional.append(_value(word))
+    return positional, named
+
+
+def _value(word: str) -> Any:
+    try:
+        return json.loads(word)
+    except ValueError as exc:
+        # What begins like JSON was meant to be JSON: better a complaint here
+        # than a surprise there.
+        if word[:1] in ("[", "{", '"'):
+            raise UsageError(f"{word!r} is not JSON: {exc}") from exc
+        return word
+
+
+def _jsonable(value: Any) -> Any:
+    """The value, with whatever JSON can't express as text."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, str) else repr(key): _jsonable(item)
+            for key, item in value.items()
+        }
+    return repr(value)
