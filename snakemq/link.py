@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import random
 import selectors
 import ssl
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Final, cast
 
 from snakemq._core.backoff import DEFAULT_CAP
@@ -21,23 +19,19 @@ from snakemq._io.clock import monotonic
 from snakemq._io.connector import Connector
 from snakemq._io.link_socket import LinkSocket, SocketState, TcpOptions
 from snakemq._io.listener import Listener
-from snakemq._io.timers import Timer, Timers
+from snakemq._io.loop import POLL_TIMEOUT, Loop
 from snakemq._io.tls import SSLConfig
-from snakemq._io.wakeup import Bell
-from snakemq.callbacks import CallbackOwner, CallbackSlot
+from snakemq.callbacks import CallbackSlot
 from snakemq.contracts import Buffer
 from snakemq.exceptions import SendNotFinished
 
-__all__ = ["Link", "LinkSocket", "SSLConfig", "TcpOptions"]
+__all__ = ["POLL_TIMEOUT", "Link", "LinkSocket", "SSLConfig", "TcpOptions"]
 
 #: The first delay before connecting again, in seconds.
 RECONNECT_INTERVAL: Final = 3.0
 
 #: How much is read from a connection at once, in bytes.
 RECV_BLOCK_SIZE: Final = 256 * 1024
-
-#: The default of ``poll_timeout``, in seconds.
-POLL_TIMEOUT: Final = 0.2
 
 #: How long a TLS handshake may take, in seconds.
 HANDSHAKE_TIMEOUT: Final = 10.0
@@ -53,7 +47,7 @@ _DISCARD_BLOCK: Final = 64 * 1024
 Address = tuple[str, int]
 
 
-class Link(CallbackOwner):
+class Link(Loop):
     """Keeper of connections. See :class:`snakemq.contracts.LinkInterface`.
 
     Not thread-safe, except for :meth:`wakeup_poll`, :meth:`call_soon` and
@@ -77,6 +71,7 @@ class Link(CallbackOwner):
     on_error = CallbackSlot[[str | None, Exception]]()
 
     def __init__(self, *, tcp_options: TcpOptions | None = None) -> None:
+        super().__init__()
         self.log = logging.getLogger("snakemq.link")
         #: the first delay before connecting again, in seconds, of connectors
         #: added from now on
@@ -86,11 +81,6 @@ class Link(CallbackOwner):
         self.recv_block_size = RECV_BLOCK_SIZE
         self.tcp_options = tcp_options or TcpOptions()
 
-        self.selector: selectors.BaseSelector = selectors.DefaultSelector()
-        self._bell = Bell()
-        self.selector.register(self._bell, _READ, None)
-        self._timers = Timers()
-        self._soon: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
         self._ready: deque[LinkSocket] = deque()
         self._sockets: dict[str, LinkSocket] = {}
         self._anonymous: set[LinkSocket] = set()  # in handshake or lingering
@@ -98,13 +88,6 @@ class Link(CallbackOwner):
         self._connectors: dict[Address, Connector] = {}
         self._last_conn_id = 0
         self.rng = random.Random()
-        self._running = False
-        self._closed = False
-        # Whoever gives the loop something to do rings the bell only if the
-        # loop sleeps or is about to. Set before the loop looks for work the
-        # last time, read after the work was added: one of the two sees it.
-        self._sleeping = False
-        self._wakeup_requested = False
 
     # Connectors and listeners.
 
@@ -270,138 +253,6 @@ class Link(CallbackOwner):
             if sock.has_buffered():
                 self.call_soon(self._handle_readable, sock)
 
-    # The loop.
-
-    def time(self) -> float:
-        """Seconds on a clock that only goes forward."""
-        return monotonic()
-
-    def call_later(self, delay: float, func: Callable[..., object], *args: object) -> Timer:
-        """Call ``func(*args)`` in the loop's thread after ``delay`` seconds."""
-        return self._timers.call_at(monotonic() + delay, func, args)
-
-    def call_soon(self, func: Callable[..., object], *args: object) -> None:
-        """Call ``func(*args)`` in the loop's thread, soon, in order. Thread-safe."""
-        self._soon.append((func, args))
-        if self._sleeping:
-            self._sleeping = False
-            self._bell.ring()
-
-    def wakeup_poll(self) -> None:
-        """Make the loop do a pass now. Thread-safe, also from signal handlers.
-
-        Harmless when the loop does not run: its first pass does not sleep then.
-        """
-        self._wakeup_requested = True
-        if self._sleeping:
-            self._sleeping = False
-            self._bell.ring()
-
-    def loop(
-        self,
-        poll_timeout: float | None = POLL_TIMEOUT,
-        count: int | None = None,
-        runtime: float | None = None,
-    ) -> None:
-        """Run the stack until :meth:`stop`.
-
-        The loop sleeps until there is something to do. ``KeyboardInterrupt``
-        and ``SystemExit`` out of a callback leave it; it can be called again.
-
-        :param poll_timeout: how long a pass without events takes at most, in
-            seconds, as long as somebody listens to ``on_loop_pass``
-        :param count: leave after so many passes that had an event (a
-            :meth:`wakeup_poll` is one), or ``None``
-        :param runtime: leave after so many seconds, or ``None``
-        :raises RuntimeError: it is running already, or :meth:`cleanup` was called
-        """
-        self._check_open()
-        if self._running:
-            raise RuntimeError("this link's loop is running already")
-        self._running = True
-        end = None if runtime is None else monotonic() + runtime
-        try:
-            while self._running and count != 0:
-                timeout = self._poll_limit(poll_timeout)
-                if end is not None:
-                    rest = max(0.0, end - monotonic())
-                    timeout = rest if timeout is None else min(timeout, rest)
-                if self.step(timeout) and count is not None:
-                    count -= 1
-                if end is not None and monotonic() >= end:
-                    break
-        finally:
-            self._running = False
-
-    def _poll_limit(self, poll_timeout: float | None) -> float | None:
-        # Windows does not interrupt a select for Ctrl-C.
-        if self.on_loop_pass.has_user_callbacks or os.name == "nt":
-            return poll_timeout
-        return None
-
-    def stop(self) -> None:
-        """Leave :meth:`loop` after this pass. Closes nothing. Thread-safe."""
-        self._running = False
-        self.wakeup_poll()
-
-    def step(self, timeout: float | None = None) -> int:
-        """One pass: wait for events, handle them, timers, calls, ``on_loop_pass``.
-
-        :param timeout: how long to wait for an event at most, in seconds;
-            ``None``: until there is one, or a timer
-        :return: how many events there were
-        """
-        deadline = self._timers.deadline()
-        if deadline is not None:
-            rest = max(0.0, deadline - monotonic())
-            timeout = rest if timeout is None else min(timeout, rest)
-        self._sleeping = True
-        if self._wakeup_requested or self._soon or self._ready:
-            timeout = 0
-        try:
-            events = self.selector.select(timeout)
-        finally:
-            self._sleeping = False
-        count = len(events)
-        for key, mask in events:
-            if key.data is None:
-                self._bell.drain()
-                count -= 1
-            elif isinstance(key.data, LinkSocket):
-                self._handle_io(key.data, mask)
-            else:
-                key.data.handle_readable()
-        # Cleared after the bell is drained and before the work is looked for.
-        if self._wakeup_requested:
-            self._wakeup_requested = False
-            count += 1
-        self._run_timers()
-        for _ in range(len(self._soon)):
-            func, args = self._soon.popleft()
-            self._run(func, args)
-        for _ in range(len(self._ready)):
-            self._report_ready(self._ready.popleft())
-        self.on_loop_pass()
-        return count
-
-    def _run_timers(self) -> None:
-        timers = self._timers
-        deadline = timers.deadline()
-        if deadline is None:
-            return
-        now = monotonic()
-        # One at a time: KeyboardInterrupt may leave, a timer may cancel another.
-        while deadline is not None and deadline <= now:
-            func, args = timers.pop()
-            self._run(func, args)
-            deadline = timers.deadline()
-
-    def _run(self, func: Callable[..., object], args: tuple[object, ...]) -> None:
-        try:
-            func(*args)
-        except Exception as exc:
-            self.callback_failed("timer or call_soon", func, (), exc)
-
     def cleanup(self) -> None:
         """Close all sockets and remove all connectors and listeners, for good.
 
@@ -421,16 +272,8 @@ class Link(CallbackOwner):
             self._close_socket(sock)
         for sock in list(self._anonymous):
             self._finish(sock)
-        self._closed = True
-        self._timers.clear()
-        self._soon.clear()
         self._ready.clear()
-        self.selector.close()
-        self._bell.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("this link was cleaned up; make a new one")
+        self._close_loop()
 
     # Life of a connection. Connectors and listeners bring connected sockets.
 
@@ -556,7 +399,26 @@ class Link(CallbackOwner):
             self.log.debug("%s: %s", sock.conn_id, exc)
         self._close_socket(sock)
 
-    # Events.
+    # What the loop calls.
+
+    def _handle_event(self, source: Any, mask: int) -> None:
+        if isinstance(source, LinkSocket):
+            self._handle_io(source, mask)
+        else:
+            source.handle_readable()
+
+    def _has_work(self) -> bool:
+        return bool(self._ready)
+
+    def _end_pass(self) -> int:
+        count = len(self._ready)
+        for _ in range(count):
+            self._report_ready(self._ready.popleft())
+        self.on_loop_pass()
+        return count
+
+    def _has_ticks(self) -> bool:
+        return self.on_loop_pass.has_user_callbacks
 
     def _set_interest(self, sock: LinkSocket, interest: int) -> None:
         if interest == sock.interest:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -18,8 +16,12 @@ from snakemq._core.frames import (
     decode_message,
     encode_message_packets,
 )
-from snakemq._core.keepalive import Action, Keepalive
+from snakemq._core.keepalive import Action
 from snakemq._core.session import Event, Session
+from snakemq._expiry_timers import ExpiryTimers
+from snakemq._peer_connection import PeerConnection
+from snakemq._receive_hook import ReceiveHook
+from snakemq._takeover import Takeover
 from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.contracts import TimerHandle
 from snakemq.exceptions import (
@@ -41,52 +43,13 @@ __all__ = ["MAX_IDENT_LENGTH", "Messaging", "ReceiveHook"]
 SEND_WINDOW_BYTES: Final = 1024 * 1024
 SEND_WINDOW_MESSAGES: Final = 8192
 
-#: How long a connected peer has to prove that it is alive when a second
-#: connection comes with its identifier, in seconds.
-TAKEOVER_WAIT: Final = 2.0
+#: How long a connection has to say who it is, in seconds.
+IDENTIFICATION_TIMEOUT: Final = 30.0
 
 #: What a connection may send while it waits for that, in bytes.
 _HELD_LIMIT: Final = 256 * 1024
 
 _MESSAGE: Final = int(FrameType.MESSAGE)
-
-
-class _Connection:
-    """One connection and what is known of its other side."""
-
-    __slots__ = (
-        "conn_id",
-        "flights",
-        "held",
-        "held_bytes",
-        "ident",
-        "keepalive",
-        "keepalive_timer",
-        "pings",
-        "queue",
-        "rival",
-        "rival_timer",
-        "session",
-    )
-
-    def __init__(self, conn_id: str, now: float) -> None:
-        self.conn_id = conn_id
-        self.session = Session()
-        #: the other side's identifier, from the moment on that it is connected
-        self.ident: str | None = None
-        self.queue: Queue | None = None
-        self.keepalive = Keepalive(now)
-        self.keepalive_timer: TimerHandle | None = None
-        # The pings that wait for their pongs: when sent, whom to tell.
-        self.pings: deque[tuple[float, Callable[[float], object] | None]] = deque()
-        # Messages with the packeter: first and last packet id of each batch.
-        self.flights: deque[tuple[int, int]] = deque()
-        # Packets received that can't be handled yet.
-        self.held: deque[tuple[bytes, list[int]]] = deque()
-        self.held_bytes = 0
-        # The connected one has, and the waiting one is, a rival.
-        self.rival: _Connection | None = None
-        self.rival_timer: TimerHandle | None = None
 
 
 class Messaging(CallbackOwner):
@@ -131,13 +94,12 @@ class Messaging(CallbackOwner):
         self.queues_manager = QueuesManager(queues_storage, clock=packeter.time)
         #: how long a pong may take, in seconds
         self.keepalive_wait = 0.5
-        #: see :data:`TAKEOVER_WAIT`
-        self.takeover_wait = TAKEOVER_WAIT
         self._keepalive_interval: float | None = None
-        self._connections: dict[str, _Connection] = {}
-        self._by_ident: dict[str, _Connection] = {}
-        self._expiry_timers: dict[str, tuple[float, TimerHandle]] = {}
-        self._recv_slot = self.on_message_recv
+        self._connections: dict[str, PeerConnection] = {}
+        self._by_ident: dict[str, PeerConnection] = {}
+        self._takeover = Takeover(packeter, self.identifier, self._ping, self.log)
+        self._expiry = ExpiryTimers(packeter, self._expire)
+        self._recv_callback = self.on_message_recv
 
         packeter.on_connect.wire(self._handle_connect)
         packeter.on_disconnect.wire(self._handle_disconnect)
@@ -145,7 +107,16 @@ class Messaging(CallbackOwner):
         packeter.on_packets_sent.wire(self._handle_sent)
         self.queues_manager.on_item_drop.wire(self._handle_drop)
         for queue in self.queues_manager.queues.values():
-            self._arm_expiry(queue)
+            self._expiry.arm(queue)
+
+    @property
+    def takeover_wait(self) -> float:
+        """How long a connected peer has to answer when its identifier comes again, in seconds."""
+        return self._takeover.wait
+
+    @takeover_wait.setter
+    def takeover_wait(self, seconds: float) -> None:
+        self._takeover.wait = seconds
 
     # What can be called from any thread.
 
@@ -245,25 +216,25 @@ class Messaging(CallbackOwner):
 
         What was stored stays stored, what was not is gone.
         """
-        for _, timer in self._expiry_timers.values():
-            timer.cancel()
-        self._expiry_timers.clear()
+        self._expiry.clear()
         self.queues_manager.close()
 
     # Connections come and go.
 
     def _handle_connect(self, conn_id: str) -> None:
-        connection = _Connection(conn_id, self.packeter.time())
+        connection = PeerConnection(conn_id, self.packeter.time())
         self._connections[conn_id] = connection
+        connection.identification_timer = self.packeter.call_later(
+            IDENTIFICATION_TIMEOUT, self._give_up_identification, connection
+        )
         self._arm_keepalive(connection)
         for frame in Session.greeting(self.identifier):
             self.packeter.send_packet(conn_id, frame)
 
     def _handle_disconnect(self, conn_id: str) -> None:
         connection = self._connections.pop(conn_id)
-        if connection.keepalive_timer is not None:
-            connection.keepalive_timer.cancel()
-        rival = self._end_rivalry(connection)
+        connection.cancel_timers()
+        rival = self._takeover.end(connection)
         connection.held.clear()
         try:
             if connection.ident is not None:
@@ -272,23 +243,34 @@ class Messaging(CallbackOwner):
             if rival is not None and rival.ident is None:
                 self._arrive(rival)
 
-    def _identified(self, connection: _Connection) -> None:
+    def _give_up_identification(self, connection: PeerConnection) -> None:
+        connection.identification_timer = None
+        self.log.info(
+            "conn=%s did not identify itself within %.0f s, closing",
+            connection.conn_id,
+            IDENTIFICATION_TIMEOUT,
+        )
+        self.packeter.close(connection.conn_id)
+
+    def _identified(self, connection: PeerConnection) -> None:
+        if connection.identification_timer is not None:
+            connection.identification_timer.cancel()
+            connection.identification_timer = None
         ident = connection.session.ident
         other = self._by_ident.get(ident)
         if other is None:
             self._arrive(connection)
-        elif other.rival is not None:
-            self._refuse(connection, "two connections have its identifier already")
         else:
-            self._challenge(other, connection)
+            self._takeover.challenge(other, connection)
 
-    def _arrive(self, connection: _Connection) -> None:
+    def _arrive(self, connection: PeerConnection) -> None:
         ident = connection.session.ident
         connection.ident = ident
+        connection.arrived_at = self.packeter.time()
         self._by_ident[ident] = connection
         queue = connection.queue = self.queues_manager.get_queue(ident)
         queue.connect()
-        self._disarm_expiry(ident)
+        self._expiry.disarm(ident)
         self.log.debug("conn=%s is %r", connection.conn_id, ident)
         if connection.held:
             self.packeter.call_soon(self._handle_held, connection)
@@ -297,7 +279,7 @@ class Messaging(CallbackOwner):
         finally:  # also when a callback raised KeyboardInterrupt
             self._pump(connection)
 
-    def _depart(self, connection: _Connection, ident: str) -> None:
+    def _depart(self, connection: PeerConnection, ident: str) -> None:
         connection.ident = None
         del self._by_ident[ident]
         queue = connection.queue
@@ -307,67 +289,7 @@ class Messaging(CallbackOwner):
         try:
             self.on_disconnect(connection.conn_id, ident)
         finally:  # also when a callback raised KeyboardInterrupt
-            if not queue.forget():
-                self._arm_expiry(queue)
-
-    # Two connections with the same identifier.
-
-    def _challenge(self, old: _Connection, new: _Connection) -> None:
-        """A connected peer comes again: is the old connection still alive?
-
-        1.6 refused the new one, so a peer that had rebooted was locked out
-        until the system gave the old connection up.
-
-        If each side dialled one of the two, both must come to the same
-        verdict without asking, or each would close the connection that the
-        other keeps: the one dialled by the peer with the smaller identifier
-        stays. If one side dialled both, the other side decides, and this one
-        waits longer than that takes.
-        """
-        ident = new.session.ident
-        dialled_old = self.packeter.is_connector(old.conn_id)
-        dialled_new = self.packeter.is_connector(new.conn_id)
-        if dialled_old != dialled_new and dialled_new == (self.identifier < ident):
-            self.log.info("conn=%s takes the place of %s", new.conn_id, old.conn_id)
-            self.packeter.close(old.conn_id)
-            # Unless a callback closed it, the new one has no rival now.
-            if new.conn_id in self._connections:
-                self._identified(new)
-            return
-        old.rival, new.rival = new, old
-        wait = self.takeover_wait * (2 if dialled_new else 1)
-        now = self.packeter.time()
-        new.rival_timer = self.packeter.call_later(wait, self._judge, old, new, now)
-        self._ping(old, lambda _: self._answered(old, new))
-
-    def _answered(self, old: _Connection, new: _Connection) -> None:
-        if old.rival is new and not self.packeter.is_connector(new.conn_id):
-            self._refuse(new, f"{new.session.ident!r} is connected already")
-
-    def _judge(self, old: _Connection, new: _Connection, challenged: float) -> None:
-        new.rival_timer = None
-        if old.keepalive.last_recv > challenged:
-            self._refuse(new, f"{new.session.ident!r} is connected already")
-        else:
-            self.log.warning(
-                "conn=%s does not answer, %s takes its place", old.conn_id, new.conn_id
-            )
-            self.packeter.close(old.conn_id)
-
-    def _end_rivalry(self, connection: _Connection) -> _Connection | None:
-        rival = connection.rival
-        if rival is None:
-            return None
-        connection.rival = rival.rival = None
-        for one in (connection, rival):
-            if one.rival_timer is not None:
-                one.rival_timer.cancel()
-                one.rival_timer = None
-        return rival
-
-    def _refuse(self, connection: _Connection, reason: str) -> None:
-        self.log.info("conn=%s refused: %s", connection.conn_id, reason)
-        self.packeter.close(connection.conn_id)
+            self._settle(queue)
 
     # Receiving.
 
@@ -379,22 +301,33 @@ class Messaging(CallbackOwner):
             self._arm_keepalive(connection)
         if connection.held:
             self._hold(connection, buffer, bounds)
-            if connection.rival is not None:
+            if connection.is_waiting:
                 self._answer_pings(connection, buffer, bounds)
         else:
             self._receive(connection, buffer, bounds)
 
-    def _receive(self, connection: _Connection, buffer: bytes, bounds: list[int]) -> None:
+    def _receive(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
         conn_id = connection.conn_id
         ident = connection.ident
-        deliver = self._recv_slot
+        callback = self._recv_callback
         position = 0
         try:
             for position in range(0, len(bounds), 2):
                 start = bounds[position]
                 end = bounds[position + 1]
                 if ident is not None and start < end and buffer[start] == _MESSAGE:
-                    deliver(conn_id, ident, decode_message(buffer, start, end))
+                    message = decode_message(buffer, start, end)
+                    # What calling the callback does, without its cost, which
+                    # is half of what it takes to receive a message.
+                    funcs = iter(callback.funcs)
+                    for func in funcs:
+                        try:
+                            func(conn_id, ident, message)
+                        except Exception as exc:
+                            callback.failed(func, (conn_id, ident, message), exc)
+                        except (KeyboardInterrupt, SystemExit):
+                            callback.call_rest(funcs, conn_id, ident, message)
+                            raise
                     if connection.ident is None:
                         return  # closed by a callback
                     continue
@@ -402,7 +335,7 @@ class Messaging(CallbackOwner):
                 if conn_id not in self._connections:
                     return
                 ident = connection.ident
-                if connection.rival is not None and ident is None:
+                if connection.is_waiting:
                     self._hold_rest(connection, buffer, bounds[position + 2 :])
                     return
         except SnakeMQException as exc:
@@ -414,7 +347,7 @@ class Messaging(CallbackOwner):
                 self.packeter.call_soon(self._handle_held, connection)
             raise
 
-    def _handle_frame(self, connection: _Connection, frame: bytes) -> None:
+    def _handle_frame(self, connection: PeerConnection, frame: bytes) -> None:
         if not frame:
             raise SnakeMQBrokenMessage("an empty frame")
         event = connection.session.receive(frame[0], frame[1:])
@@ -429,7 +362,7 @@ class Messaging(CallbackOwner):
                 "conn=%s the other side does not speak this protocol version", connection.conn_id
             )
 
-    def _fail(self, connection: _Connection, exc: SnakeMQException) -> None:
+    def _fail(self, connection: PeerConnection, exc: SnakeMQException) -> None:
         conn_id = connection.conn_id
         self.log.error(
             "conn=%s ident=%r %s: %s", conn_id, connection.ident, type(exc).__name__, exc
@@ -440,21 +373,21 @@ class Messaging(CallbackOwner):
         if conn_id in self._connections:
             self.packeter.finish(conn_id)
 
-    def _hold(self, connection: _Connection, buffer: bytes, bounds: list[int]) -> None:
+    def _hold(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
         connection.held.append((buffer, bounds))
         connection.held_bytes += len(buffer)
         if connection.held_bytes > _HELD_LIMIT:
             self.packeter.pause_recv(connection.conn_id)
 
     @staticmethod
-    def _hold_rest(connection: _Connection, buffer: bytes, bounds: list[int]) -> None:
+    def _hold_rest(connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
         # It came before everything else that is held.
         connection.held.appendleft((buffer, bounds))
         connection.held_bytes += len(buffer)
 
-    def _handle_held(self, connection: _Connection) -> None:
+    def _handle_held(self, connection: PeerConnection) -> None:
         while connection.held and connection.conn_id in self._connections:
-            if connection.rival is not None and connection.ident is None:
+            if connection.is_waiting:
                 return
             buffer, bounds = connection.held.popleft()
             if not connection.held:
@@ -462,7 +395,7 @@ class Messaging(CallbackOwner):
                 self.packeter.resume_recv(connection.conn_id)
             self._receive(connection, buffer, bounds)
 
-    def _answer_pings(self, connection: _Connection, buffer: bytes, bounds: list[int]) -> None:
+    def _answer_pings(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
         for position in range(0, len(bounds), 2):
             start = bounds[position]
             if start < bounds[position + 1] and buffer[start] == FrameType.PING:
@@ -476,10 +409,10 @@ class Messaging(CallbackOwner):
         connection = self._by_ident.get(queue.name)
         if connection is not None:
             self._pump(connection)
-        elif not queue.forget():
-            self._arm_expiry(queue)
+        else:
+            self._settle(queue)
 
-    def _pump(self, connection: _Connection) -> None:
+    def _pump(self, connection: PeerConnection) -> None:
         """Hand over to the packeter what is waiting and fits into the window."""
         queue = connection.queue
         if queue is None or not queue.waiting:
@@ -514,23 +447,23 @@ class Messaging(CallbackOwner):
         queue = connection.queue
         if not sent or queue is None:
             return
-        uuids = queue.sent(sent)
+        messages = queue.sent(sent)
         try:
             if self.on_message_sent:
                 ident = queue.name
-                for uuid in uuids:
-                    self.on_message_sent(conn_id, ident, uuid)
+                for message in messages:
+                    self.on_message_sent(conn_id, ident, message.uuid)
         finally:
             self._pump(connection)
 
     # Keepalive.
 
-    def _ping(self, connection: _Connection, callback: Callable[[float], object] | None) -> None:
+    def _ping(self, connection: PeerConnection, callback: Callable[[float], object] | None) -> None:
         if connection.conn_id in self._connections:
             connection.pings.append((self.packeter.time(), callback))
             self.packeter.send_packet(connection.conn_id, FRAME_PING)
 
-    def _handle_pong(self, connection: _Connection) -> None:
+    def _handle_pong(self, connection: PeerConnection) -> None:
         if not connection.pings:
             return  # not asked for
         sent, callback = connection.pings.popleft()
@@ -541,7 +474,7 @@ class Messaging(CallbackOwner):
         for connection in self._connections.values():
             self._arm_keepalive(connection)
 
-    def _arm_keepalive(self, connection: _Connection) -> None:
+    def _arm_keepalive(self, connection: PeerConnection) -> None:
         if connection.keepalive_timer is not None:
             connection.keepalive_timer.cancel()
             connection.keepalive_timer = None
@@ -552,7 +485,7 @@ class Messaging(CallbackOwner):
                 max(0.0, deadline - self.packeter.time()), self._check_keepalive, connection
             )
 
-    def _check_keepalive(self, connection: _Connection) -> None:
+    def _check_keepalive(self, connection: PeerConnection) -> None:
         connection.keepalive_timer = None
         interval = self._keepalive_interval
         if interval is None:
@@ -570,31 +503,16 @@ class Messaging(CallbackOwner):
             self._ping(connection, None)
         self._arm_keepalive(connection)
 
-    # TTL.
-
-    def _arm_expiry(self, queue: Queue) -> None:
-        """Have the queue of an absent peer looked at when its next message expires."""
-        when = queue.next_expiry()
-        armed = self._expiry_timers.get(queue.name)
-        if armed is not None:
-            if armed[0] == when:
-                return
-            self._disarm_expiry(queue.name)
-        if when is not None:
-            delay = max(0.0, when - self.packeter.time())
-            timer = self.packeter.call_later(delay, self._expire, queue)
-            self._expiry_timers[queue.name] = (when, timer)
-
-    def _disarm_expiry(self, ident: str) -> None:
-        armed = self._expiry_timers.pop(ident, None)
-        if armed is not None:
-            armed[1].cancel()
+    # The rest.
 
     def _expire(self, queue: Queue) -> None:
-        self._expiry_timers.pop(queue.name, None)
         queue.expire()
+        self._settle(queue)
+
+    def _settle(self, queue: Queue) -> None:
+        """The peer is not connected: forget its queue, or look at it again in time."""
         if not queue.connected and not queue.forget():
-            self._arm_expiry(queue)
+            self._expiry.arm(queue)
 
     def _handle_drop(self, queue_name: str, item_uuid: bytes) -> None:
         self.log.debug("ident=%r drop %s", queue_name, item_uuid.hex())
@@ -602,54 +520,3 @@ class Messaging(CallbackOwner):
 
     def __repr__(self) -> str:
         return f"<Messaging {self.identifier!r} peers={len(self._by_ident)}>"
-
-
-class ReceiveHook:
-    """Sorts received messages by regular expressions.
-
-    It joins the callbacks of ``messaging.on_message_recv``; others stay. (1.6
-    replaced them.)
-
-    :param messaging: :class:`Messaging`
-    """
-
-    def __init__(self, messaging: Messaging) -> None:
-        self.messaging = messaging
-        self._hooks: dict[
-            bytes, tuple[re.Pattern[bytes], Callable[[str, str, Message], object]]
-        ] = {}
-        messaging.on_message_recv.wire(self._handle_message)
-
-    def register(self, regexp: bytes, callback: Callable[[str, str, Message], object]) -> None:
-        """Have messages whose data begins with what ``regexp`` matches passed on.
-
-        Every match is called, in the order of registration. Registering an
-        expression again replaces its callback.
-
-        :param regexp: as for :func:`re.match`
-        :param callback: ``func(conn_id, ident, message)``, from the loop's thread
-        """
-        hooks = dict(self._hooks)
-        hooks[regexp] = (re.compile(regexp), callback)
-        self._hooks = hooks
-
-    def unregister(self, regexp: bytes) -> None:
-        """Undo :meth:`register`.
-
-        :raises KeyError: not registered
-        """
-        hooks = dict(self._hooks)
-        del hooks[regexp]
-        self._hooks = hooks
-
-    def clear(self) -> None:
-        """Unregister all."""
-        self._hooks = {}
-
-    def _handle_message(self, conn_id: str, ident: str, message: Message) -> None:
-        for regexp, callback in self._hooks.values():
-            if regexp.match(message.data):
-                try:
-                    callback(conn_id, ident, message)
-                except Exception as exc:
-                    self.messaging.callback_failed("ReceiveHook", callback, (conn_id,), exc)

@@ -29,6 +29,10 @@ from snakemq.message import Message
 from snakemq.version import PROTOCOL_VERSION
 
 __all__ = [
+    "FRAME_INCOMPATIBLE",
+    "FRAME_PING",
+    "FRAME_PONG",
+    "FRAME_VERSION",
     "INFINITE_TTL",
     "MAX_IDENT_LENGTH",
     "MESSAGE_OVERHEAD",
@@ -107,7 +111,7 @@ def decode_identification(payload: bytes) -> str:
     return payload.decode("utf-8", "replace")
 
 
-def wire_ttl(ttl: float | None) -> int:
+def _wire_ttl(ttl: float | None) -> int:
     """A TTL as it is on the wire: whole seconds, rounded down as in 1.6."""
     if ttl is None:
         return INFINITE_TTL
@@ -117,7 +121,7 @@ def wire_ttl(ttl: float | None) -> int:
 def encode_message(message: Message) -> bytes:
     """A message frame."""
     return (
-        _MESSAGE.pack(_TYPE_MESSAGE, message.uuid, wire_ttl(message.ttl), message.flags)
+        _MESSAGE.pack(_TYPE_MESSAGE, message.uuid, _wire_ttl(message.ttl), message.flags)
         + message.data
     )
 
@@ -142,7 +146,7 @@ def encode_message_packets(
             length,
             3,  # FrameType.MESSAGE; a literal, because this is the hottest line there is
             message.uuid,
-            INFINITE_TTL if ttl is None else wire_ttl(ttl) if ttl else 0,
+            INFINITE_TTL if ttl is None else _wire_ttl(ttl) if ttl else 0,
             message.flags,
         )
         if length < _LARGE:

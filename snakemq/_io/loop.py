@@ -1,0 +1,195 @@
+"""The loop: sleep until there is something to do, and do it.
+
+One engine, :meth:`Loop.step`, that anything can drive: :meth:`Loop.loop`, a
+thread, another event loop.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from snakemq._io.clock import monotonic
+from snakemq._io.timers import Timer, Timers
+from snakemq._io.wakeup import Bell
+from snakemq.callbacks import CallbackOwner
+
+__all__ = ["POLL_TIMEOUT", "Loop"]
+
+#: The default of ``poll_timeout``, in seconds.
+POLL_TIMEOUT: Final = 0.2
+
+
+class Loop(CallbackOwner):
+    """Events of a selector, timers, and calls from other threads.
+
+    Not thread-safe, except for :meth:`wakeup_poll`, :meth:`call_soon` and
+    :meth:`stop`.
+    """
+
+    def __init__(self) -> None:
+        self.selector: selectors.BaseSelector = selectors.DefaultSelector()
+        self._bell = Bell()
+        self.selector.register(self._bell, selectors.EVENT_READ, self._bell)
+        self._timers = Timers()
+        self._soon: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
+        self._running = False
+        self._closed = False
+        # Whoever gives the loop something to do rings the bell only if the
+        # loop sleeps or is about to. Set before the loop looks for work the
+        # last time, read after the work was added: one of the two sees it.
+        self._sleeping = False
+        self._wakeup_requested = False
+
+    # What the class that runs on the loop says.
+
+    def _handle_event(self, source: Any, mask: int) -> None:
+        """Something that was registered with the selector has an event."""
+        raise NotImplementedError
+
+    def _has_work(self) -> bool:
+        """Whether :meth:`_end_pass` has something to do, so that there is no time to sleep."""
+        raise NotImplementedError
+
+    def _end_pass(self) -> int:
+        """All events, timers and calls of this pass are done.
+
+        :return: how many events more there were
+        """
+        raise NotImplementedError
+
+    def _has_ticks(self) -> bool:
+        """Whether somebody wants a pass each ``poll_timeout``."""
+        raise NotImplementedError
+
+    # For everybody.
+
+    def time(self) -> float:
+        """Seconds on a clock that only goes forward."""
+        return monotonic()
+
+    def call_later(self, delay: float, func: Callable[..., object], *args: object) -> Timer:
+        """Call ``func(*args)`` in the loop's thread after ``delay`` seconds."""
+        return self._timers.call_at(monotonic() + delay, func, args)
+
+    def call_soon(self, func: Callable[..., object], *args: object) -> None:
+        """Call ``func(*args)`` in the loop's thread, soon, in order. Thread-safe."""
+        self._soon.append((func, args))
+        if self._sleeping:
+            self._sleeping = False
+            self._bell.ring()
+
+    def wakeup_poll(self) -> None:
+        """Make the loop do a pass now. Thread-safe, also from signal handlers.
+
+        Harmless when the loop does not run: its first pass does not sleep then.
+        """
+        self._wakeup_requested = True
+        if self._sleeping:
+            self._sleeping = False
+            self._bell.ring()
+
+    def loop(
+        self,
+        poll_timeout: float | None = POLL_TIMEOUT,
+        count: int | None = None,
+        runtime: float | None = None,
+    ) -> None:
+        """Run the stack until :meth:`stop`.
+
+        The loop sleeps until there is something to do. ``KeyboardInterrupt``
+        and ``SystemExit`` out of a callback leave it; it can be called again.
+
+        :param poll_timeout: how long a pass without events takes at most, in
+            seconds, as long as somebody listens to ``on_loop_pass``
+        :param count: leave after so many passes that had an event (a
+            :meth:`wakeup_poll` is one), or ``None``
+        :param runtime: leave after so many seconds, or ``None``
+        :raises RuntimeError: it is running already, or the link was cleaned up
+        """
+        self._check_open()
+        if self._running:
+            raise RuntimeError("this link's loop is running already")
+        self._running = True
+        end = None if runtime is None else monotonic() + runtime
+        try:
+            while self._running and count != 0:
+                # Windows does not interrupt a select for Ctrl-C.
+                timeout = poll_timeout if self._has_ticks() or os.name == "nt" else None
+                if end is not None:
+                    rest = max(0.0, end - monotonic())
+                    timeout = rest if timeout is None else min(timeout, rest)
+                if self.step(timeout) and count is not None:
+                    count -= 1
+                if end is not None and monotonic() >= end:
+                    break
+        finally:
+            self._running = False
+
+    def stop(self) -> None:
+        """Leave :meth:`loop` after this pass. Closes nothing. Thread-safe."""
+        self._running = False
+        self.wakeup_poll()
+
+    def step(self, timeout: float | None = None) -> int:
+        """One pass: wait for events, handle them, timers, calls, ``on_loop_pass``.
+
+        :param timeout: how long to wait for an event at most, in seconds;
+            ``None``: until there is one, or a timer
+        :return: how many events there were
+        """
+        deadline = self._timers.deadline()
+        if deadline is not None:
+            rest = max(0.0, deadline - monotonic())
+            timeout = rest if timeout is None else min(timeout, rest)
+        self._sleeping = True
+        if self._wakeup_requested or self._soon or self._has_work():
+            timeout = 0
+        try:
+            events = self.selector.select(timeout)
+        finally:
+            self._sleeping = False
+        count = len(events)
+        for key, mask in events:
+            if key.data is self._bell:
+                self._bell.drain()
+                count -= 1
+            else:
+                self._handle_event(key.data, mask)
+        # Cleared after the bell is drained and before the work is looked for.
+        if self._wakeup_requested:
+            self._wakeup_requested = False
+            count += 1
+        if deadline is not None:
+            self._run_timers()
+        for _ in range(len(self._soon)):
+            func, args = self._soon.popleft()
+            self._run(func, args)
+        return count + self._end_pass()
+
+    def _run_timers(self) -> None:
+        now = monotonic()
+        # One at a time: KeyboardInterrupt may leave, a timer may cancel another.
+        while (deadline := self._timers.deadline()) is not None and deadline <= now:
+            func, args = self._timers.pop()
+            self._run(func, args)
+
+    def _run(self, func: Callable[..., object], args: tuple[object, ...]) -> None:
+        try:
+            func(*args)
+        except Exception as exc:
+            self.callback_failed("timer or call_soon", func, (), exc)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this link was cleaned up; make a new one")
+
+    def _close_loop(self) -> None:
+        self._closed = True
+        self._timers.clear()
+        self._soon.clear()
+        self.selector.close()
+        self._bell.close()

@@ -1,0 +1,111 @@
+"""Two connections with the same identifier: which one stays.
+
+1.6 refused the second one, so a peer that had rebooted was locked out until
+the system gave the first one up. Here the first has to prove that it is alive.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from snakemq._peer_connection import PeerConnection
+from snakemq.packeter import Packeter
+
+__all__ = ["TAKEOVER_WAIT", "Takeover"]
+
+#: How long a connected peer has to prove that it is alive when a second
+#: connection comes with its identifier, in seconds.
+TAKEOVER_WAIT: Final = 2.0
+
+
+class Takeover:
+    """Decides between a connected peer and a second connection of its name.
+
+    The side that listened decides: it probes the old connection and closes the
+    new one if there is an answer, or the old one if there is none in time. The
+    side that dialled waits longer than that takes, and decides only if the
+    other did not.
+
+    If both sides dial each other at the same time, none of the two connections
+    is old, and each side could close the one that the other keeps. So then it
+    is the one dialled by the peer with the smaller identifier that stays.
+
+    Loop thread only.
+
+    :param packeter: the layer below
+    :param identifier: this peer's
+    :param ping: ``func(connection, callback)``
+    :param log: where decisions are told
+    """
+
+    def __init__(
+        self,
+        packeter: Packeter,
+        identifier: str,
+        ping: Callable[[PeerConnection, Callable[[float], object]], object],
+        log: logging.Logger,
+    ) -> None:
+        #: see :data:`TAKEOVER_WAIT`
+        self.wait = TAKEOVER_WAIT
+        self._packeter = packeter
+        self._identifier = identifier
+        self._ping = ping
+        self._log = log
+
+    def challenge(self, old: PeerConnection, new: PeerConnection) -> None:
+        """``new`` says that it is who ``old`` is.
+
+        One of the two is closed, now or later; see :meth:`end`.
+        """
+        if old.rival is not None:
+            self._refuse(new, "two connections have its identifier already")
+            return
+        old.rival, new.rival = new, old
+        now = self._packeter.time()
+        dialled_old = self._packeter.is_connector(old.conn_id)
+        dialled_new = self._packeter.is_connector(new.conn_id)
+        at_the_same_time = dialled_old != dialled_new and now - old.arrived_at < self.wait
+        if at_the_same_time and dialled_new == (self._identifier < new.session.ident):
+            self._log.info("conn=%s takes the place of %s", new.conn_id, old.conn_id)
+            self._packeter.close(old.conn_id)
+            return
+        wait = self.wait * (2 if dialled_new else 1)
+        new.rival_timer = self._packeter.call_later(wait, self._judge, old, new, now)
+        self._ping(old, lambda _: self._answered(old, new))
+
+    def end(self, connection: PeerConnection) -> PeerConnection | None:
+        """``connection`` is gone.
+
+        :return: the other one, if there is one
+        """
+        rival = connection.rival
+        if rival is None:
+            return None
+        connection.rival = rival.rival = None
+        for one in (connection, rival):
+            if one.rival_timer is not None:
+                one.rival_timer.cancel()
+                one.rival_timer = None
+        return rival
+
+    def _answered(self, old: PeerConnection, new: PeerConnection) -> None:
+        if old.rival is new and not self._packeter.is_connector(new.conn_id):
+            self._refuse(new, "it is connected already, and alive")
+
+    def _judge(self, old: PeerConnection, new: PeerConnection, challenged: float) -> None:
+        new.rival_timer = None
+        if old.keepalive.last_recv > challenged:
+            self._refuse(new, "it is connected already, and alive")
+        else:
+            self._log.warning(
+                "conn=%s does not answer, %s takes its place", old.conn_id, new.conn_id
+            )
+            self._packeter.close(old.conn_id)
+
+    def _refuse(self, connection: PeerConnection, reason: str) -> None:
+        self._log.info(
+            "conn=%s ident=%r refused: %s", connection.conn_id, connection.session.ident, reason
+        )
+        self._packeter.close(connection.conn_id)
