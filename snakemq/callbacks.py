@@ -1,7 +1,8 @@
 """Callback slots.
 
 A slot is what ``link.on_recv`` and its like are: callables are added to it,
-and calling the slot calls them in the order in which they were added.
+and calling the slot calls the stack's own, then the others in the order in
+which they were added.
 
 Two laws:
 
@@ -16,7 +17,7 @@ Two laws:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, ParamSpec, overload
 
 __all__ = ["Callback", "CallbackOwner", "CallbackSlot"]
@@ -31,80 +32,96 @@ class Callback(Generic[P]):
 
     Truthy if there is anything to call, so that a hot path can leave out the
     work of preparing the arguments.
+
+    :ivar funcs: the callables, the stack's own first; a tuple that is replaced
+        and never changed
     """
 
-    __slots__ = ("_funcs", "_name", "_owner", "_wired")
+    __slots__ = ("_name", "_owner", "_wired", "funcs")
 
     def __init__(self, owner: CallbackOwner | None = None, name: str = "callback") -> None:
         self._owner = owner
         self._name = name
-        # A tuple that is replaced and never changed: a callback may add or
-        # remove callbacks, and other threads may, while it is iterated.
-        self._funcs: tuple[Callable[P, object], ...] = ()
+        # Tuples that are replaced and never changed: a callback may add or
+        # remove callbacks, and other threads may, while they are iterated.
+        # The wired ones are the first of all.
+        self.funcs: tuple[Callable[P, object], ...] = ()
         self._wired: tuple[Callable[P, object], ...] = ()
 
     @property
     def callbacks(self) -> list[Callable[P, object]]:
         """The callables, in the order in which they are called (a copy)."""
-        return list(self._funcs)
+        return list(self.funcs)
 
     @property
     def has_user_callbacks(self) -> bool:
         """Whether anything is called that the stack did not wire itself."""
-        return len(self._funcs) > len(self._wired)
+        return len(self.funcs) > len(self._wired)
 
     def add(self, func: Callable[P, object]) -> None:
         """Call ``func`` after the callables that are already there."""
-        self._funcs = (*self._funcs, func)
+        self.funcs = (*self.funcs, func)
 
     def remove(self, func: Callable[P, object]) -> None:
         """Take ``func`` out once.
 
         :raises ValueError: it is not there
         """
-        funcs = list(self._funcs)
-        funcs.remove(func)
-        self._funcs = tuple(funcs)
-        if func in self._wired and self._wired.count(func) > funcs.count(func):
-            wired = list(self._wired)
-            wired.remove(func)
-            self._wired = tuple(wired)
+        wired = list(self._wired)
+        users = list(self.funcs[len(wired) :])
+        (users if func in users else wired).remove(func)
+        self._wired = tuple(wired)
+        self.funcs = (*wired, *users)
 
     def wire(self, func: Callable[P, object]) -> None:
-        """Like :meth:`add`, for the stack itself: :meth:`assign` keeps it."""
+        """Like :meth:`add`, for the stack itself.
+
+        It comes before all that users added, also earlier: a layer must know
+        of a connection before a user closes it. :meth:`assign` keeps it.
+        """
+        users = self.funcs[len(self._wired) :]
         self._wired = (*self._wired, func)
-        self.add(func)
+        self.funcs = (*self._wired, *users)
 
     def assign(self, func: Callable[P, object] | None) -> None:
         """Replace everything that is not wired by ``func`` (``None``: by nothing)."""
-        self._funcs = (*self._wired, func) if func is not None else self._wired
+        self.funcs = (*self._wired, func) if func is not None else self._wired
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        funcs = iter(self._funcs)
+        funcs = iter(self.funcs)
         for func in funcs:
             try:
                 func(*args, **kwargs)
             except Exception as exc:
-                self._failed(func, args, exc)
-            except BaseException:
-                # It may leave the loop, but a layer must not miss an event
-                # because of it: the loop can be called again.
-                rest = Callback[P](self._owner, self._name)
-                rest._funcs = tuple(funcs)
-                rest(*args, **kwargs)
+                self.failed(func, args, exc)
+            except (KeyboardInterrupt, SystemExit):
+                self.call_rest(funcs, *args, **kwargs)
                 raise
 
-    def _failed(self, func: Callable[P, object], args: tuple[Any, ...], exc: Exception) -> None:
+    def call_rest(
+        self, funcs: Iterator[Callable[P, object]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """One callable interrupts the loop: call the others.
+
+        A layer must not miss an event because of it: the loop can be called
+        again.
+        """
+        rest = Callback[P](self._owner, self._name)
+        rest.funcs = tuple(funcs)
+        rest(*args, **kwargs)
+
+    def failed(self, func: Callable[P, object], args: tuple[Any, ...], exc: Exception) -> None:
+        """One callable raised: have it logged and reported."""
         if self._owner is None:
             _log.error("exception in %s callback %r", self._name, func, exc_info=exc)
         else:
             self._owner.callback_failed(self._name, func, args, exc)
 
     def __bool__(self) -> bool:
-        return bool(self._funcs)
+        return bool(self.funcs)
 
     def __repr__(self) -> str:
-        return f"<Callback {self._name} callbacks={len(self._funcs)}>"
+        return f"<Callback {self._name} callbacks={len(self.funcs)}>"
 
 
 class CallbackOwner:

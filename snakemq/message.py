@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
+import struct
+from collections.abc import Callable
 from typing import Final
 
-__all__ = ["FLAG_PERSISTENT", "MAX_UUID_LENGTH", "Message"]
+__all__ = ["FLAG_PERSISTENT", "MAX_UUID_LENGTH", "Message", "UniqueIds"]
 
 #: Keep the message in the storage until it is delivered.
 FLAG_PERSISTENT: Final = 0x1
@@ -15,29 +18,32 @@ FLAG_PERSISTENT: Final = 0x1
 MAX_UUID_LENGTH: Final = 16
 
 
-class _UuidSource:
-    """Message identifiers: 8 random bytes of this process, then a counter.
+class UniqueIds:
+    """Makes identifiers: 8 random bytes of this process, then a counter.
 
     As unique as a random identifier, at a tenth of its cost: no system call
-    for each message.
+    for each. Not hard to guess. Thread-safe.
+
+    :ivar next: ``func()``; gives the next identifier, 16 bytes
     """
+
+    # A chain of iterators written in C and not a method: it is called for
+    # each message that is made.
+    next: Callable[[], bytes]
 
     def __init__(self) -> None:
         self.reseed()
+        if hasattr(os, "register_at_fork"):
+            # A child would go on with its parent's identifiers.
+            os.register_at_fork(after_in_child=self.reseed)
 
     def reseed(self) -> None:
-        self._prefix = os.urandom(8)
-        self._next = itertools.count(1).__next__
-
-    def __call__(self) -> bytes:
-        return self._prefix + self._next().to_bytes(8, "big")
+        """Begin anew with other random bytes."""
+        pack = functools.partial(struct.Struct("!8sQ").pack, os.urandom(8))
+        self.next = map(pack, itertools.count(1)).__next__
 
 
-_new_uuid = _UuidSource()
-
-if hasattr(os, "register_at_fork"):
-    # A child would go on with its parent's identifiers.
-    os.register_at_fork(after_in_child=_new_uuid.reseed)
+_uuids = UniqueIds()
 
 
 class Message:
@@ -86,11 +92,11 @@ class Message:
         self.ttl = ttl
         self.flags = flags
         if uuid is None:
-            self.uuid = _new_uuid()
+            self.uuid = _uuids.next()
         elif type(uuid) is not bytes:
             raise TypeError(f"message uuid must be bytes, not {type(uuid).__name__}")
         else:
-            self.uuid = uuid[:MAX_UUID_LENGTH] or _new_uuid()
+            self.uuid = uuid[:MAX_UUID_LENGTH] or _uuids.next()
 
     def with_ttl(self, ttl: float | None) -> Message:
         """The same message (same identifier) with another time to live."""

@@ -15,7 +15,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from snakemq._core.ttl import ExpiryHeap, OfflineClock, Timed
 from snakemq._io.clock import monotonic
@@ -55,7 +55,7 @@ class Queue:
         self._new_timed: deque[Timed] = deque()
         self._in_flight: deque[_Entry] = deque()
         self._expired_waiting = 0  # entries of _waiting without a message
-        self._has_zero_ttl = False
+        self._has_untimed = False  # _waiting may have bare messages with a finite TTL
         if manager.storage is not None:
             for item in manager.storage.get_items(name):
                 self._append(item, loaded=True)
@@ -97,13 +97,19 @@ class Queue:
 
     def _append(self, item: Message, *, loaded: bool = False) -> None:
         entry: _Entry = item
-        if item.ttl or (loaded and item.ttl is not None):
-            now = self.manager.clock()
-            entry = Timed(item, self._offline.reading(now) + item.ttl)
+        ttl = item.ttl
+        if ttl is None:
+            self._waiting.append(item)
+        elif self.connected or (ttl == 0 and not loaded):
+            # Its time does not run now. If it still waits when the peer is
+            # gone, it is seen to then. Told last: a look at the queue between
+            # the two must not be the last one.
+            self._waiting.append(item)
+            self._has_untimed = True
+        else:
+            entry = Timed(item, self._offline.reading(self.manager.clock()) + ttl)
             self._new_timed.append(entry)
-        elif item.ttl is not None:
-            self._has_zero_ttl = True
-        self._waiting.append(entry)
+            self._waiting.append(entry)
         if self._forgotten:
             self._reclaim(entry, item)
 
@@ -121,8 +127,8 @@ class Queue:
         self._expire()
         while self._waiting:
             entry = self._waiting[0]
-            if type(entry) is not Timed:
-                return entry  # type: ignore[return-value]
+            if not isinstance(entry, Timed):
+                return entry
             message = entry.fresh(self._offline.reading(self.manager.clock()))
             if message is not None:
                 return message
@@ -143,21 +149,23 @@ class Queue:
         :return: the messages with what remains of their TTL
         """
         taken: list[Message] = []
-        waiting = self._waiting
+        add = taken.append
         keep = self._in_flight.append
-        size = 0
-        while waiting and max_count and size < max_bytes:
-            entry = waiting.popleft()
-            if type(entry) is Timed:
-                message = entry.fresh(self._offline.reading(self.manager.clock()))
+        waiting = self._waiting
+        next_entry = waiting.popleft
+        reading = self._offline.reading(self.manager.clock())
+        while waiting and max_count and max_bytes > 0:
+            entry = next_entry()
+            if isinstance(entry, Timed):
+                message = entry.fresh(reading)
                 if message is None:
                     self._expired_waiting -= 1
                     continue
             else:
-                message = entry  # type: ignore[assignment]
+                message = entry
             keep(entry)
-            taken.append(message)  # type: ignore[arg-type]
-            size += len(message.data)  # type: ignore[union-attr]
+            add(message)
+            max_bytes -= len(message.data)
             max_count -= 1
         return taken
 
@@ -171,29 +179,33 @@ class Queue:
         """How many messages are in flight."""
         return len(self._in_flight)
 
-    def sent(self, count: int) -> list[bytes]:
+    def sent(self, count: int) -> list[Message]:
         """The first ``count`` in flight are with the system: forget them.
 
-        :return: their identifiers
+        :return: the messages
         """
-        in_flight = self._in_flight
-        entries = [in_flight.popleft() for _ in range(count)]
-        return self._leave(entries)
+        next_entry = self._in_flight.popleft
+        return self._leave([next_entry() for _ in range(count)])
 
-    def _leave(self, entries: list[_Entry]) -> list[bytes]:
-        self._take_in_new_timed()
+    def _leave(self, entries: list[_Entry]) -> list[Message]:
         messages: list[Message] = []
         stored: list[Message] = []
+        add = messages.append
         for entry in entries:
-            message = _message_of(entry)
-            assert message is not None
-            messages.append(message)
-            if message.flags & FLAG_PERSISTENT and _may_be_stored(entry):
-                stored.append(message)
-            if type(entry) is Timed:
+            if isinstance(entry, Timed):
+                message = cast(Message, entry.message)
+                self._take_in_new_timed()
                 self._heap.discard(entry)
-        self.manager.remove_stored(self.name, stored)
-        return [message.uuid for message in messages]
+                if message.flags & FLAG_PERSISTENT:
+                    stored.append(message)
+            else:
+                message = entry
+                if message.flags & FLAG_PERSISTENT and message.ttl != 0:
+                    stored.append(message)
+            add(message)
+        if stored:
+            self.manager.remove_stored(self.name, stored)
+        return messages
 
     def connect(self) -> None:
         """The peer is connected: TTL stands still from now on."""
@@ -213,13 +225,13 @@ class Queue:
         if self._in_flight:
             self._waiting.extendleft(reversed(self._in_flight))
             self._in_flight.clear()
-        if self._has_zero_ttl:
-            self._has_zero_ttl = False
-            self._drop_zero_ttl()
         self._expire()
 
     def next_expiry(self) -> float | None:
         """When :meth:`expire` has something to do next, on the manager's clock."""
+        if self.connected:
+            return None
+        self._see_to_untimed()
         self._take_in_new_timed()
         expires = self._heap.next_expiry()
         if expires is None:
@@ -235,38 +247,65 @@ class Queue:
         while new:
             self._heap.push(new.popleft())
 
+    def _see_to_untimed(self) -> None:
+        """Set the time for messages that were pushed while the peer was connected.
+
+        Those with TTL 0 are dropped. Also for what a thread pushes that still
+        saw the peer connected.
+        """
+        if not self._has_untimed:
+            return
+        self._has_untimed = False
+        reading = self._offline.reading(self.manager.clock())
+        kept: list[_Entry] = []
+        dropped: list[Message] = []
+        for entry in self._all_waiting():
+            if isinstance(entry, Timed) or entry.ttl is None:
+                kept.append(entry)
+            elif entry.ttl == 0:
+                dropped.append(entry)
+            else:
+                timed = Timed(entry, reading + entry.ttl)
+                self._heap.push(timed)
+                kept.append(timed)
+        self._put_back(kept)
+        self._report_drops(dropped)
+
     def _expire(self) -> None:
+        if self.connected:
+            return
+        self._see_to_untimed()
         self._take_in_new_timed()
-        if self.connected or not self._heap:
+        if not self._heap:
             return
         dropped: list[Message] = []
         reading = self._offline.reading(self.manager.clock()) + _ROUNDING
         for entry in self._heap.pop_expired(reading):
-            assert entry.message is not None
-            dropped.append(entry.message)
+            dropped.append(cast(Message, entry.message))
             entry.message = None
         self._expired_waiting += len(dropped)
         if self._expired_waiting * 2 > len(self._waiting):
-            self._sweep_waiting(lambda entry: _message_of(entry) is None)
+            self._put_back(
+                [
+                    entry
+                    for entry in self._all_waiting()
+                    if not isinstance(entry, Timed) or entry.message is not None
+                ]
+            )
             self._expired_waiting = 0
         self.manager.remove_stored(
             self.name, [message for message in dropped if message.flags & FLAG_PERSISTENT]
         )
         self._report_drops(dropped)
 
-    def _drop_zero_ttl(self) -> None:
-        dropped = self._sweep_waiting(lambda entry: not isinstance(entry, Timed) and entry.ttl == 0)
-        self._report_drops([entry for entry in dropped if not isinstance(entry, Timed)])
-
-    def _sweep_waiting(self, unwanted: Callable[[_Entry], bool]) -> list[_Entry]:
-        # What other threads append meanwhile stays behind what is put back.
+    def _all_waiting(self) -> list[_Entry]:
+        """Take out all that waits now. Other threads go on appending."""
         waiting = self._waiting
-        entries = [waiting.popleft() for _ in range(len(waiting))]
-        gone = [entry for entry in entries if unwanted(entry)]
-        if gone:
-            entries = [entry for entry in entries if not unwanted(entry)]
-        waiting.extendleft(reversed(entries))
-        return gone
+        return [waiting.popleft() for _ in range(len(waiting))]
+
+    def _put_back(self, entries: list[_Entry]) -> None:
+        """Before what other threads appended meanwhile."""
+        self._waiting.extendleft(reversed(entries))
 
     def _report_drops(self, dropped: list[Message]) -> None:
         for message in dropped:
@@ -305,19 +344,11 @@ class Queue:
             del self.manager.queues[self.name]
         while self._waiting:
             # Pushed at this very moment by another thread.
-            message = _message_of(self._waiting.popleft())
+            entry = self._waiting.popleft()
+            message = entry.message if isinstance(entry, Timed) else entry
             if message is not None:
                 self.manager.get_queue(self.name)._append(message)
         return True
-
-
-def _message_of(entry: _Entry) -> Message | None:
-    return entry.message if isinstance(entry, Timed) else entry
-
-
-def _may_be_stored(entry: _Entry) -> bool:
-    # Everything but what had TTL 0 when it was pushed.
-    return isinstance(entry, Timed) or entry.ttl is None
 
 
 class QueuesManager(CallbackOwner):

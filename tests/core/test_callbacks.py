@@ -60,6 +60,16 @@ def test_assignment_replaces_what_users_added_and_keeps_what_is_wired() -> None:
     assert calls[3:] == ["wired"]
 
 
+def test_the_stack_comes_before_users_who_were_earlier() -> None:
+    calls: list[str] = []
+    layer = Layer()
+    layer.on_recv.add(record(calls, "user"))
+    layer.on_recv.wire(record(calls, "wired"))
+    layer.on_recv.wire(record(calls, "wired later"))
+    layer.on_recv("conn", b"")
+    assert calls == ["wired", "wired later", "user"]
+
+
 def test_what_is_wired_can_be_removed() -> None:
     layer = Layer()
     func = record([], "wired")

@@ -98,6 +98,17 @@ def test_zero_ttl_needs_a_connected_peer() -> None:
     assert take(queue) == [b"for ever"]
 
 
+def test_zero_ttl_pushed_while_the_peer_was_leaving_is_not_for_its_next_connection() -> None:
+    fixture = Fixture()
+    queue = fixture.queue()
+    queue.connect()
+    queue.disconnect()
+    queue._append(Message(b"late", uuid=b"1"))  # a thread that still saw it connected
+    queue.connect()
+    assert take(queue) == []
+    assert fixture.dropped == [b"1"]
+
+
 def test_zero_ttl_in_flight_is_dropped_with_the_connection() -> None:
     fixture = Fixture()
     queue = fixture.queue()
