@@ -198,6 +198,7 @@ def test_a_second_connector_with_a_living_identifier_is_refused(
     assert not second.all("message")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("twins", ["old", "new"])
 def test_a_second_listener_with_a_living_identifier_is_refused(
     peers: PeerProcesses, twins: str
@@ -226,6 +227,7 @@ def test_a_second_listener_with_a_living_identifier_is_refused(
     assert not ours.all("disconnected")
 
 
+@pytest.mark.slow
 @needs_sigstop
 @pytest.mark.parametrize("twins", ["old", "new"])
 def test_a_newcomer_takes_the_place_of_a_peer_that_does_not_answer(

@@ -133,3 +133,17 @@ def test_sent_is_reported_with_the_uuid_of_the_message(pair: Pair) -> None:
             "peer": receiver.ident,
             "uuid": uuid,
         }
+
+
+@pytest.mark.parametrize("receiver_kind", ["old", "new"])
+def test_messages_through_a_throttle(peers: PeerProcesses, receiver_kind: str) -> None:
+    """1.6 can't throttle messages; it gets them from a peer that does."""
+    sender = peers.listener("new", PROGRAM, "sender", throttle=500_000)
+    receiver = peers.connector(receiver_kind, PROGRAM, "receiver", sender.port)
+    sender.wait_one("connected")
+    sender.tell("send", to="receiver", size=100_000)
+    sender.tell("send_numbers", to="receiver", start=0, stop=100)
+    messages = receiver.wait("message", count=101)
+    assert messages[0]["size"] == 100_000
+    assert [m["data"] for m in messages[1:]] == [str(n) for n in range(100)]
+    sender.wait("sent", count=101)

@@ -17,6 +17,7 @@ import snakemq
 import snakemq.link
 import snakemq.messaging
 import snakemq.packeter
+import snakemq.throttle
 import snakemq.version
 from snakemq.storage.sqlite import SqliteQueuesStorage
 
@@ -43,7 +44,8 @@ class Console(object):
     Options (one JSON object, the first argument): ``ident``; optional
     ``listen`` (address), ``connect`` (list of addresses),
     ``reconnect_interval``, ``storage`` (SQLite file), ``keepalive`` (interval
-    and wait), ``tls`` (arguments of ``SSLConfig``), ``debug``.
+    and wait), ``tls`` (arguments of ``SSLConfig``), ``throttle`` (bytes per
+    second), ``debug``.
     """
 
     def __init__(self, options):
@@ -53,7 +55,10 @@ class Console(object):
             snakemq.init_logging(sys.stderr)
             logging.getLogger("snakemq").setLevel(logging.DEBUG)
         self.link = snakemq.link.Link()
-        self.packeter = snakemq.packeter.Packeter(self.link)
+        below = self.link
+        if options.get("throttle"):
+            below = snakemq.throttle.Throttle(self.link, options["throttle"])
+        self.packeter = snakemq.packeter.Packeter(below)
         # SQLite storage of 1.6 belongs to the thread that opened it: that is
         # the one which runs the loop, and every command.
         storage = SqliteQueuesStorage(options["storage"]) if options.get("storage") else None
