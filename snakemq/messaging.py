@@ -99,6 +99,7 @@ class Messaging(CallbackOwner):
         self._by_ident: dict[str, PeerConnection] = {}
         self._takeover = Takeover(packeter, self.identifier, self._ping, self.log)
         self._expiry = ExpiryTimers(packeter, self._expire)
+        self._queues = self.queues_manager.queues
         self._recv_callback = self.on_message_recv
 
         packeter.on_connect.wire(self._handle_connect)
@@ -136,7 +137,7 @@ class Messaging(CallbackOwner):
         size = len(message.data) + MESSAGE_OVERHEAD
         if size > self.packeter.max_packet_size:
             raise PacketTooLarge(size, self.packeter.max_packet_size)
-        queue = self.queues_manager.queues.get(ident)
+        queue = self._queues.get(ident)
         if queue is None:
             if not isinstance(ident, str):
                 raise TypeError(f"ident must be a str, not {type(ident).__name__}")
@@ -310,11 +311,9 @@ class Messaging(CallbackOwner):
         conn_id = connection.conn_id
         ident = connection.ident
         callback = self._recv_callback
-        position = 0
+        rest = iter(bounds)
         try:
-            for position in range(0, len(bounds), 2):
-                start = bounds[position]
-                end = bounds[position + 1]
+            for start, end in zip(rest, rest, strict=True):
                 if ident is not None and start < end and buffer[start] == _MESSAGE:
                     message = decode_message(buffer, start, end)
                     # What calling the callback does, without its cost, which
@@ -336,14 +335,15 @@ class Messaging(CallbackOwner):
                     return
                 ident = connection.ident
                 if connection.is_waiting:
-                    self._hold_rest(connection, buffer, bounds[position + 2 :])
+                    self._hold_rest(connection, buffer, list(rest))
                     return
         except SnakeMQException as exc:
             self._fail(connection, exc)
         except BaseException:
             # KeyboardInterrupt out of a callback: the loop may be called again.
-            if bounds[position + 2 :]:
-                self._hold_rest(connection, buffer, bounds[position + 2 :])
+            unhandled = list(rest)
+            if unhandled:
+                self._hold_rest(connection, buffer, unhandled)
                 self.packeter.call_soon(self._handle_held, connection)
             raise
 

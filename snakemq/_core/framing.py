@@ -75,18 +75,19 @@ class PacketDecoder:
             self._pieces.clear()
 
         bounds: list[int] = []
-        size = len(data)
-        position = 0
+        add = bounds.append
         decode = _decode_header
         max_size = self.max_size
-        add = bounds.append
-        while position + HEADER_SIZE <= size:
-            start = position + HEADER_SIZE
+        size = len(data)
+        last = size - HEADER_SIZE
+        position = 0
+        while position <= last:
             (length,) = decode(data, position)
+            start = position + HEADER_SIZE
+            end = start + length
             if length > max_size:
                 self.error = PacketTooLarge(length, max_size)
                 return data, bounds
-            end = start + length
             if end > size:
                 self._missing = end - size
                 break
@@ -94,7 +95,7 @@ class PacketDecoder:
             add(end)
             position = end
         else:
-            self._missing = position + HEADER_SIZE - size
+            self._missing = position - last
         if position < size:
             self._pieces.append(data[position:] if position else data)
         return data, bounds
