@@ -25,6 +25,9 @@ _RECONNECT_INTERVAL: Final = 3.0
 #: How long an attempt to connect waits for an answer, in seconds.
 _CONNECT_TIMEOUT: Final = 10.0
 
+#: How long a pass takes at least, in seconds, when the next one follows from it.
+_PASS_TIME: Final = 1e-6
+
 _NEVER: Final = float("inf")
 
 
@@ -158,6 +161,7 @@ class SimLink(CallbackOwner):
         self._timer_serial = 0
         self._woken = False
         self._pass_at = _NEVER
+        self._last_pass = -_NEVER
         self._in_pass = False
         self._over = False
         self._cleaned_up = False
@@ -436,7 +440,13 @@ class SimLink(CallbackOwner):
     def woken(self) -> None:
         """The network noticed :meth:`wakeup_poll`."""
         self._woken = False
-        self._pass_by(self.network.now + self.network.loop_delay())
+        self._pass_soon()
+
+    def _pass_soon(self) -> None:
+        now = self.network.now
+        delay = self.network.loop_delay()
+        # A loop that keeps itself busy must not stop the time of all.
+        self._pass_by(max(now + delay, self._last_pass + _PASS_TIME))
 
     @property
     def busy(self) -> bool:
@@ -449,6 +459,7 @@ class SimLink(CallbackOwner):
         if when != self._pass_at or self._over:
             return  # an earlier pass took its place
         self._pass_at = _NEVER
+        self._last_pass = self.network.now
         self._in_pass = True
         try:
             # A callback may call cleanup(), which empties both queues.
@@ -476,8 +487,10 @@ class SimLink(CallbackOwner):
         while self._timers and self._timers[0][2].func is None:
             heappop(self._timers)
             self._cancelled_timers = max(self._cancelled_timers - 1, 0)
-        if self._ready or self._soon:
+        if self._ready:
             self._pass_by(self.network.now + self.network.loop_delay())
+        if self._soon:
+            self._pass_soon()
         if self._timers:
             self._pass_by(max(self._timers[0][0], self.network.now))
 

@@ -236,11 +236,12 @@ class Flow:
             random = self._network.random
             if random.random() < conditions.partial_send:
                 size = int(random.random() * (size + 1))
-        if size > 0 and not self._aborted:
-            taken = data if size == view.nbytes and type(data) is bytes else bytes(view[:size])
-            self._unsent.append(taken)
+        if size > 0:
             self._unsent_size += size
-            self._pump()
+            if not self._aborted:
+                whole = size == view.nbytes and type(data) is bytes
+                self._unsent.append(data if whole else bytes(view[:size]))  # type: ignore[arg-type]
+                self._pump()
         return size
 
     def finish(self) -> None:

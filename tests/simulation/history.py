@@ -344,9 +344,9 @@ class History:
         # A connection to a machine that vanished stays until something is sent
         # on it, if there is no keepalive.
         for sender, receiver in self.ways:
-            if self.peers[sender].stack.messaging.is_connected(receiver):
-                if not self.peers[receiver].stack.messaging.is_connected(sender):
-                    self.send(sender, receiver)
+            one, other = self.peers[sender].stack, self.peers[receiver].stack
+            if one.messaging.is_connected(receiver) and not other.messaging.is_connected(sender):
+                self.send(sender, receiver)
 
     def _quiet(self) -> bool:
         for peer in self.peers.values():
