@@ -112,7 +112,7 @@ def snakemq16_env(
 def this_env() -> PythonEnv:
     """This Python with the package under test."""
     root = Path(next(iter(snakemq.__path__))).parent
-    return PythonEnv("this package", sys.executable, environ_with(root))
+    return PythonEnv("this package", sys.executable, environ_with(root, PYTHONWARNINGS="default"))
 
 
 @pytest.fixture(scope="session")

@@ -205,10 +205,15 @@ class PeerProcess(EventLog):
         self._reap()
 
     def stop(self) -> int:
-        """Let it end by itself; its exit status."""
+        """Let it end by itself; its exit status.
+
+        What runs on this package has nothing to say on stderr: no warning, no
+        traceback of a thread, nothing that was left open.
+        """
         with contextlib.suppress(OSError):
             self.tell("stop")
         self._reap()
+        assert self.version == "1.6" or not self._stderr, self._stderr_tail()
         return self._process.returncode
 
     def _reap(self) -> None:

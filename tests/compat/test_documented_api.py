@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
+import json
 import os
 import pickle
 import signal
@@ -33,9 +33,10 @@ import snakemq.version
 from snakemq.callbacks import Callback
 from snakemq.link import Link, LinkSocket, SSLConfig
 from snakemq.message import FLAG_PERSISTENT, Message
-from snakemq.messaging import Messaging, ReceiveHook
+from snakemq.messaging import ReceiveHook
 from snakemq.packeter import Packeter
 from snakemq.rpc import RpcClient, RpcServer
+from tests.compat.harness import PEERS, PythonEnv, run_python
 from tests.compat.inprocess import (
     LOCALHOST,
     RawPeer,
@@ -45,80 +46,81 @@ from tests.compat.inprocess import (
     message_packet,
     stacks,
 )
+from tests.compat.peers.signatures import REQUIRED, arguments
 from tests.helpers import DEADLINE, wait_until
 
-
-def parameters(func: Callable[..., Any]) -> dict[str, Any]:
-    """Names and defaults of what can be given by position, without ``self``."""
-    return {
-        name: None if p.default is p.empty else p.default
-        for name, p in inspect.signature(func).parameters.items()
-        if p.kind is p.POSITIONAL_OR_KEYWORD and name != "self"
-    }
-
-
-REQUIRED = None
-
-#: Class or function, and the names and defaults that 1.6 documents. More may
-#: follow at the end.
-SIGNATURES: list[tuple[Callable[..., Any], dict[str, Any]]] = [
-    (
-        SSLConfig.__init__,
-        {
-            "keyfile": None,
-            "certfile": None,
-            "cert_reqs": 0,
-            "ssl_version": 2,
-            "ca_certs": None,
-        },
-    ),
-    (LinkSocket.__init__, {"sock": None, "ssl_config": None, "remote_peer": None}),
-    (LinkSocket.getpeercert, {"binary_form": False}),
-    (Link.__init__, {}),
-    (
-        Link.add_connector,
-        {"address": REQUIRED, "reconnect_interval": None, "ssl_config": None},
-    ),
-    (Link.add_listener, {"address": REQUIRED, "ssl_config": None}),
-    (Link.cleanup, {}),
-    (Link.del_connector, {"address": REQUIRED}),
-    (Link.del_listener, {"address": REQUIRED}),
-    (Link.loop, {"poll_timeout": 0.2, "count": None, "runtime": None}),
-    (Link.send, {"conn_id": REQUIRED, "data": REQUIRED}),
-    (Link.close, {"conn_id": REQUIRED}),
-    (Link.stop, {}),
-    (Link.wakeup_poll, {}),
-    (Link.get_socket_by_conn, {}),
-    (Packeter.__init__, {"link": REQUIRED}),
-    (Packeter.send_packet, {"conn_id": REQUIRED, "buf": REQUIRED}),
-    (snakemq.throttle.Throttle.__init__, {"link": REQUIRED, "speed": REQUIRED}),
-    (
-        Messaging.__init__,
-        {"identifier": REQUIRED, "domain": REQUIRED, "packeter": REQUIRED, "queues_storage": None},
-    ),
-    (Messaging.send_message, {"ident": REQUIRED, "message": REQUIRED}),
-    (ReceiveHook.__init__, {"messaging": REQUIRED}),
-    (ReceiveHook.register, {"regexp": REQUIRED, "callback": REQUIRED}),
-    (ReceiveHook.unregister, {"regexp": REQUIRED}),
-    (ReceiveHook.clear, {}),
-    (Message.__init__, {"data": REQUIRED, "ttl": 0, "flags": 0, "uuid": None}),
-    (snakemq.queues.QueuesManager.__init__, {"storage": REQUIRED}),
-    (snakemq.queues.QueuesManager.get_queue, {"queue_name": REQUIRED}),
-    (snakemq.queues.QueuesManager.cleanup, {}),
-    (snakemq.queues.QueuesManager.collect_garbage, {}),
-    (snakemq.queues.QueuesManager.close, {}),
-    (snakemq.queues.Queue.push, {"item": REQUIRED}),
-    (snakemq.queues.Queue.get, {}),
-    (snakemq.queues.Queue.pop, {}),
-    (snakemq.storage.sqlite.SqliteQueuesStorage.__init__, {"filename": REQUIRED}),
-    (snakemq.storage.MemoryQueuesStorage.__init__, {}),
-    (RpcServer.register_object, {"instance": REQUIRED, "name": REQUIRED}),
-    (RpcServer.unregister_object, {"name": REQUIRED}),
-    (RpcServer.get_registered_objects, {}),
-    (RpcClient.get_proxy, {"remote_ident": REQUIRED, "name": REQUIRED}),
-    (snakemq.rpc.as_signal, {"method": REQUIRED}),
-    (snakemq.init_logging, {"stream": None}),
-]
+#: The names and defaults that 1.6 has, by place. More may follow at the end.
+SIGNATURES: dict[str, dict[str, Any]] = {
+    "snakemq:init_logging": {"stream": None},
+    "snakemq.link:SSLConfig": {
+        "keyfile": None,
+        "certfile": None,
+        "cert_reqs": 0,
+        "ssl_version": 2,
+        "ca_certs": None,
+    },
+    "snakemq.link:LinkSocket": {"sock": None, "ssl_config": None, "remote_peer": None},
+    "snakemq.link:LinkSocket.getpeercert": {"binary_form": False},
+    "snakemq.link:Link": {},
+    "snakemq.link:Link.add_connector": {
+        "address": REQUIRED,
+        "reconnect_interval": None,
+        "ssl_config": None,
+    },
+    "snakemq.link:Link.add_listener": {"address": REQUIRED, "ssl_config": None},
+    "snakemq.link:Link.cleanup": {},
+    "snakemq.link:Link.close": {"conn_id": REQUIRED},
+    "snakemq.link:Link.del_connector": {"address": REQUIRED},
+    "snakemq.link:Link.del_listener": {"address": REQUIRED},
+    "snakemq.link:Link.loop": {"poll_timeout": 0.2, "count": None, "runtime": None},
+    "snakemq.link:Link.send": {"conn_id": REQUIRED, "data": REQUIRED},
+    "snakemq.link:Link.stop": {},
+    "snakemq.link:Link.wakeup_poll": {},
+    "snakemq.packeter:Packeter": {"link": REQUIRED},
+    "snakemq.packeter:Packeter.send_packet": {"conn_id": REQUIRED, "buf": REQUIRED},
+    "snakemq.throttle:Throttle": {"link": REQUIRED, "speed": REQUIRED},
+    "snakemq.messaging:Messaging": {
+        "identifier": REQUIRED,
+        "domain": REQUIRED,
+        "packeter": REQUIRED,
+        "queues_storage": None,
+    },
+    "snakemq.messaging:Messaging.send_message": {"ident": REQUIRED, "message": REQUIRED},
+    "snakemq.messaging:ReceiveHook": {"messaging": REQUIRED},
+    "snakemq.messaging:ReceiveHook.register": {"regexp": REQUIRED, "callback": REQUIRED},
+    "snakemq.messaging:ReceiveHook.unregister": {"regexp": REQUIRED},
+    "snakemq.messaging:ReceiveHook.clear": {},
+    "snakemq.message:Message": {"data": REQUIRED, "ttl": 0, "flags": 0, "uuid": None},
+    "snakemq.queues:QueuesManager": {"storage": REQUIRED},
+    "snakemq.queues:QueuesManager.get_queue": {"queue_name": REQUIRED},
+    "snakemq.queues:QueuesManager.cleanup": {},
+    "snakemq.queues:QueuesManager.close": {},
+    "snakemq.queues:QueuesManager.collect_garbage": {},
+    "snakemq.queues:Queue.push": {"item": REQUIRED},
+    "snakemq.queues:Queue.get": {},
+    "snakemq.queues:Queue.pop": {},
+    "snakemq.queues:Queue.connect": {},
+    "snakemq.queues:Queue.disconnect": {},
+    "snakemq.storage:MemoryQueuesStorage": {},
+    "snakemq.storage:QueuesStorageBase.close": {},
+    "snakemq.storage:QueuesStorageBase.get_queues": {},
+    "snakemq.storage:QueuesStorageBase.get_items": {"queue_name": REQUIRED},
+    "snakemq.storage:QueuesStorageBase.push": {"queue_name": REQUIRED, "item": REQUIRED},
+    "snakemq.storage:QueuesStorageBase.delete_items": {"items": REQUIRED},
+    "snakemq.storage:QueuesStorageBase.delete_all": {},
+    "snakemq.storage:QueuesStorageBase.update_items_ttl": {"items": REQUIRED},
+    "snakemq.storage.sqlite:SqliteQueuesStorage": {"filename": REQUIRED},
+    "snakemq.rpc:as_signal": {"method": REQUIRED},
+    "snakemq.rpc:RpcServer": {"receive_hook": REQUIRED, "pickler": "pickle"},
+    "snakemq.rpc:RpcServer.register_object": {"instance": REQUIRED, "name": REQUIRED},
+    "snakemq.rpc:RpcServer.unregister_object": {"name": REQUIRED},
+    "snakemq.rpc:RpcServer.get_registered_objects": {},
+    "snakemq.rpc:RpcClient": {"receive_hook": REQUIRED, "pickler": "pickle"},
+    "snakemq.rpc:RpcClient.get_proxy": {"remote_ident": REQUIRED, "name": REQUIRED},
+    "snakemq.rpc:RemoteMethod.as_signal": {"timeout": 0},
+    "snakemq.rpc:RemoteMethod.set_timeout": {"timeout": REQUIRED},
+    "snakemq.rpc:RemoteMethod.clone": {},
+}
 
 #: Everything that a 1.6 program could import by its documentation, or could
 #: catch, subclass or compare with.
@@ -165,25 +167,28 @@ class TestNames:
     def test_it_is_where_it_was(self, module: str, name: str) -> None:
         assert hasattr(importlib.import_module(module), name)
 
-    @pytest.mark.parametrize(
-        ("func", "documented"), SIGNATURES, ids=[f.__qualname__ for f, _ in SIGNATURES]
-    )
-    def test_arguments_have_their_names_places_and_defaults(
-        self, func: Callable[..., Any], documented: dict[str, Any]
-    ) -> None:
-        have = parameters(func)
-        assert list(have)[: len(documented)] == list(documented)
-        for name, default in documented.items():
-            assert have[name] == default
-        optional = inspect.signature(func).parameters.values()
-        # What is new may be left out.
-        for p in optional:
-            if (
-                p.name != "self"
-                and p.name not in documented
-                and func is not Link.get_socket_by_conn
-            ):
-                assert p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    @pytest.mark.parametrize("name", SIGNATURES)
+    def test_arguments_have_their_names_places_and_defaults(self, name: str) -> None:
+        have = arguments(name)
+        expected = list(SIGNATURES[name].items())
+        assert [by_name for _, _, by_name in have[: len(expected)]] == [False] * len(expected)
+        for (argument, default, _), (its_name, its_default) in zip(have, expected, strict=False):
+            assert argument == its_name
+            # What had to be given may have become optional.
+            assert default == its_default or its_default == REQUIRED
+        new = have[len(expected) :]
+        assert not [argument for argument, default, _ in new if default == REQUIRED]
+
+    def test_these_are_the_arguments_of_1_6(self, snakemq16_env: PythonEnv) -> None:
+        """Asked of the real one, so that the list above is no hearsay."""
+        program = str(PEERS / "signatures.py")
+        done = run_python(snakemq16_env, [program, json.dumps(list(SIGNATURES))])
+        assert done.returncode == 0, done.stderr
+        found = {
+            name: [(argument, default) for argument, default, _ in its_arguments]
+            for name, its_arguments in json.loads(done.stdout).items()
+        }
+        assert found == {name: list(expected.items()) for name, expected in SIGNATURES.items()}
 
     def test_exceptions_are_related_as_they_were(self) -> None:
         e = snakemq.exceptions
