@@ -146,7 +146,7 @@ class TestHangs:
             raw.send(message_packet(b"1") * 3)
             assert raw.is_closed()
         assert len(stack.log.all("message")) == 1
-        stack.messaging.on_message_recv = None  # type: ignore[assignment]
+        stack.messaging.on_message_recv = None
 
     BAD_RECORDS = (
         b"",

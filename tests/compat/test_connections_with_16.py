@@ -249,6 +249,7 @@ def test_a_newcomer_takes_the_place_of_a_peer_that_does_not_answer(
 def test_another_protocol_version_is_told_so_and_closed(peers: PeerProcesses, kind: str) -> None:
     """The same bytes from 1.6 and from this package: greeting, frame 1, end."""
     peer = peers.listener(kind, PROGRAM, "x")
+    assert peer.port is not None
     with closing(socket.create_connection(("127.0.0.1", peer.port), DEADLINE)) as sock:
         sock.sendall(bytes.fromhex("00000005 00 00000002"))
         received = b""

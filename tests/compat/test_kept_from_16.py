@@ -74,7 +74,7 @@ class TestSlots:
         stack = Stack()
         calls: list[str] = []
         stack.messaging.on_message_drop.add(lambda *_: calls.append("added"))
-        stack.messaging.on_message_drop = lambda *_: calls.append("assigned")  # type: ignore[assignment]
+        stack.messaging.on_message_drop = lambda *_: calls.append("assigned")
         stack.messaging.on_message_drop("ident", b"uuid")
         assert calls == ["assigned"]
         stack.close()
@@ -109,7 +109,7 @@ class TestReceiveHook:
         self.receive(messaging, b"x")
         assert sorted(calls) == ["after", "before", "hook"]
         assert calls.index("before") < calls.index("after")
-        messaging.on_message_recv = lambda *_: calls.append("assigned")  # type: ignore[assignment]
+        messaging.on_message_recv = lambda *_: calls.append("assigned")
         calls.clear()
         self.receive(messaging, b"x")
         assert sorted(calls) == ["assigned", "hook"]
