@@ -7,12 +7,12 @@ Prints::
     remote ZeroDivisionError: division by zero
     the traceback names divide: True
     a signal returns None
-    bob notes: tea is ready
+    bob has noted: tea is ready
 """
 
 from __future__ import annotations
 
-import threading
+import queue
 
 from snakemq import Peer, as_signal
 
@@ -21,7 +21,8 @@ class Service:
     """Its public methods can be called by other peers."""
 
     def __init__(self) -> None:
-        self.noted = threading.Event()
+        # Methods run in threads of their own, several at the same time.
+        self.notes: queue.Queue[str] = queue.Queue()
 
     def add(self, a: int, b: int) -> int:
         return a + b
@@ -34,8 +35,7 @@ class Service:
 
     @as_signal
     def note(self, text: str) -> None:
-        print("bob notes:", text)
-        self.noted.set()
+        self.notes.put(text)
 
 
 service = Service()
@@ -60,4 +60,4 @@ with (
     # Nobody waits for a signal. It may wait 10 seconds for bob to be there.
     proxy.note.as_signal(10)
     print("a signal returns", proxy.note("tea is ready"))
-    service.noted.wait()
+    print("bob has noted:", service.notes.get())

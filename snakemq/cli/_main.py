@@ -16,7 +16,7 @@ from snakemq.cli._exit import EXIT_CODES_HELP, CommandError, ExitCode
 from snakemq.cli._options import IntermixedParser
 from snakemq.exceptions import SnakeMQException
 
-__all__ = ["main"]
+__all__ = ["run_command"]
 
 _VERBS = (demo, listen, send, call, ping, version)
 
@@ -33,10 +33,10 @@ examples:
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+def run_command(argv: Sequence[str] | None) -> int:
+    """Run one command. Ctrl-C comes out of here.
 
-    :param argv: its arguments; those of this process if they are not given
+    :param argv: its arguments; ``None``: those of this process
     :return: exit status, see :class:`snakemq.cli._exit.ExitCode`
     """
     try:
@@ -58,8 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return ExitCode.BROKEN_PIPE
         _complain(args.verb, exc)
         return ExitCode.FAILED
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
     except _TerminatedError:
         return ExitCode.TERMINATED
 

@@ -84,13 +84,13 @@ class Calls:
         """Whether there is a server, which may be at work."""
         return self._server is not None
 
-    def finish(self, seconds: float) -> None:
+    def finish(self, seconds: float) -> bool:
         """Take no more requests, and wait until those that run are done.
 
         :param seconds: how long to wait at most
+        :return: whether they are
         """
-        if self._server is not None:
-            self._server.close(seconds)
+        return self._server is None or self._server.close(seconds)
 
     def close(self) -> None:
         """Release everybody who waits for a reply; there will be none."""

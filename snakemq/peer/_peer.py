@@ -11,14 +11,9 @@ from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.exceptions import NoConnection, PeerClosed
 from snakemq.link import SSLConfig
 from snakemq.message import FLAG_PERSISTENT, Message
-from snakemq.peer._address import (
-    Address,
-    Addresses,
-    AddressLike,
-    format_address,
-    parse,
-    parse_many,
-)
+from snakemq.peer._address import Address, Addresses, AddressLike, format_address
+from snakemq.peer._address import parse as parse_address
+from snakemq.peer._address import parse_many as parse_addresses
 from snakemq.peer._arguments import Data, check_ident, check_positive, to_bytes
 from snakemq.peer._inbox import DEFAULT_INBOX_LIMIT, Inbox, ReceivedMessage
 from snakemq.peer._runner import Runner
@@ -37,7 +32,6 @@ DEFAULT_DRAIN: Final = 5.0
 
 #: After how much silence a connection is probed, in seconds.
 DEFAULT_KEEPALIVE: Final = 30.0
-
 
 #: By how many seconds the end may be late before it is logged what keeps it.
 STUCK: Final = 5.0
@@ -139,8 +133,8 @@ class Peer(CallbackOwner):
     ) -> None:
         # First all that can be wrong, while there is nothing to close.
         check_ident(identifier, "identifier")
-        listeners = parse_many(listen, listen=True)
-        connectors = parse_many(connect, listen=False)
+        listeners = parse_addresses(listen, listen=True)
+        connectors = parse_addresses(connect, listen=False)
         check_positive(throttle, "throttle", "bytes per second")
         check_positive(keepalive, "keepalive", "seconds")
         check_positive(reconnect_interval, "reconnect_interval", "seconds")
@@ -248,7 +242,7 @@ class Peer(CallbackOwner):
         try:
             return self.start()
         except BaseException:
-            self._runner.abandon()
+            self.stop(drain=0)
             raise
 
     def __exit__(
@@ -289,14 +283,14 @@ class Peer(CallbackOwner):
         :raises OSError: it can't be listened on; the message names it
         :raises ValueError: it is not an address, or is there already
         """
-        return self._runner.call(self._listen, parse(address, listen=True))
+        return self._runner.call(self._listen, parse_address(address, listen=True))
 
     def del_listener(self, address: AddressLike) -> None:
         """Listen there no more. The connections that came that way stay.
 
         :raises KeyError: no such listener
         """
-        self._runner.call(self._unlisten, parse(address, listen=True))
+        self._runner.call(self._unlisten, parse_address(address, listen=True))
 
     def add_connector(self, address: AddressLike) -> Address:
         """Dial one more address, again and again.
@@ -304,14 +298,14 @@ class Peer(CallbackOwner):
         :return: the address; use it to delete the connector
         :raises ValueError: it is not an address, or is there already
         """
-        return self._runner.call(self._connect, parse(address, listen=False))
+        return self._runner.call(self._connect, parse_address(address, listen=False))
 
     def del_connector(self, address: AddressLike) -> None:
         """Dial this address no more, and close the connection to it.
 
         :raises KeyError: no such connector
         """
-        self._runner.call(self.link.del_connector, parse(address, listen=False))
+        self._runner.call(self.link.del_connector, parse_address(address, listen=False))
 
     def _listen(self, address: Address) -> Address:
         bound = self.link.add_listener(address, ssl_config=self._tls)

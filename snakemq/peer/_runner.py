@@ -39,8 +39,8 @@ class Runner:
         # holder of this lock in the same thread.
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None  # where the loop runs
-        self._own_thread: threading.Thread | None = None  # the same, if it was made here
         self._started = False
+        self._begun = False  # the thread that was made here has taken over
         self._ended = threading.Event()
         self._calls: set[Future[Any]] = set()
         self._told = False
@@ -69,15 +69,17 @@ class Runner:
         :raises PeerClosed: it has ended
         """
         thread = threading.Thread(target=self._run_in_thread, name=self._name, daemon=True)
-        if not self._begin(thread):
-            return False
-        self._own_thread = thread
         try:
+            if not self._begin(thread):
+                return False
             thread.start()
         except BaseException:
-            # No thread to be had. Whoever tries again may have more luck.
-            self._started = False
-            self._thread = self._own_thread = None
+            # No thread to be had, or Ctrl-C while it was waited for. Either the
+            # thread has begun, or it finds that it must not any more.
+            with self._lock:
+                if self._thread is thread and not self._begun:
+                    self._started = False
+                    self._thread = None
             raise
         return True
 
@@ -105,6 +107,10 @@ class Runner:
             return True
 
     def _run_in_thread(self) -> None:
+        with self._lock:
+            if self._thread is not threading.current_thread():
+                return
+            self._begun = True
         try:
             self._run()
         except BaseException as exc:
@@ -158,8 +164,8 @@ class Runner:
                 self._stack(),
             )
             wait_for_event(self._ended, None)
-        thread = self._own_thread
-        if thread is not None and thread is not threading.current_thread():
+        thread = self._thread
+        if self._begun and thread is not None and thread is not threading.current_thread():
             thread.join()
 
     def _stack(self) -> str:

@@ -15,6 +15,10 @@ __all__ = ["Shutdown"]
 #: How often to look whether the closed connections have delivered, in seconds.
 _LOOK_INTERVAL: Final = 0.01
 
+#: How long to wait for calls before looking whether there is still reason to,
+#: in seconds.
+_CALLS_WAIT: Final = 0.1
+
 
 class Shutdown:
     """Ends the loop of a stack without losing what can be delivered.
@@ -40,6 +44,7 @@ class Shutdown:
         #: waits for the calls, which run in threads
         self._waiter: threading.Thread | None = None
         self._conn_ids: set[str] = set()
+        self._over = False
         self._begun = False
         self._draining = False
         self._closing: list[LinkSocket] = []
@@ -67,7 +72,11 @@ class Shutdown:
             self._drain()
 
     def _finish_calls(self, seconds: float) -> None:
-        self._calls.finish(seconds)
+        end = self._link.time() + seconds
+        # In short waits, because somebody in a hurry may end the loop before.
+        while not self._over and self._link.time() < end:
+            if self._calls.finish(_CALLS_WAIT):
+                break
         self._link.call_soon(self._drain)
 
     def _drain(self) -> None:
@@ -76,6 +85,7 @@ class Shutdown:
 
     def join(self) -> None:
         """The loop has ended: leave no thread behind."""
+        self._over = True
         if self._waiter is not None:
             self._waiter.join()
 

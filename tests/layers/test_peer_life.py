@@ -19,7 +19,7 @@ import pytest
 
 import snakemq
 from snakemq import Peer, PeerClosed
-from snakemq.peer import _peer
+from snakemq.peer import _peer, _runner
 from snakemq.rpc import CallError
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from tests.helpers import DEADLINE, wait_until
@@ -313,6 +313,25 @@ def test_stop_lets_calls_come_to_their_end_and_answers_them() -> None:
         stopping.result(DEADLINE)
 
 
+def test_a_call_that_does_not_come_to_its_end_holds_up_only_those_who_have_time() -> None:
+    gate = Gate()
+    with (
+        connected_pair(bob={"serve": {"gate": gate}}) as (bob, alice),
+        ThreadPoolExecutor(2) as pool,
+    ):
+        calling = pool.submit(alice.proxy("bob", "gate").pass_through)
+        assert gate.entered.wait(DEADLINE)
+        patient = pool.submit(bob.stop, 1000)
+        wait_until(lambda: bob._shutdown._waiter is not None)
+        assert bob.running
+        bob.stop(drain=0)
+        patient.result(DEADLINE)
+        gate.open.set()
+        alice.stop()
+        with pytest.raises(CallError):
+            calling.result(DEADLINE)
+
+
 # Threads that wait when it stops.
 
 
@@ -442,3 +461,53 @@ def test_it_is_said_when_a_callback_keeps_the_peer_from_stopping(
             assert "get_stuck_here" in caplog.text
             release.set()
             stopping.result(DEADLINE)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_ctrl_c_while_the_thread_is_started_leaves_nothing_behind(
+    begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal may come while start() waits for the thread to come up."""
+    peer = Peer("bob", listen=0)
+    let_go = threading.Event()
+    late: list[threading.Thread] = []
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            late.append(self)
+            super().start()
+            if begun:
+                wait_until(lambda: peer._runner._begun)
+            raise KeyboardInterrupt
+
+        def run(self) -> None:
+            assert begun or let_go.wait(DEADLINE)
+            super().run()
+
+    monkeypatch.setattr(_runner.threading, "Thread", Interrupted)  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        peer.__enter__()
+    assert not peer.running
+    let_go.set()
+    monkeypatch.undo()
+    late[0].join(DEADLINE)
+    assert not late[0].is_alive()
+    with pytest.raises(PeerClosed):
+        peer.start()
+
+
+def test_a_system_without_threads_to_spare_is_an_error_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Refused(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    with Peer("bob", listen=0) as bob:
+        peer = Peer("alice", connect=bob.addresses)
+        monkeypatch.setattr(_runner.threading, "Thread", Refused)  # type: ignore[attr-defined]
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            peer.start()
+        monkeypatch.undo()
+        with peer:  # there is one to be had now
+            assert peer.wait_connected("bob", DEADLINE)
