@@ -122,5 +122,12 @@ class LinkInterface(Protocol):
         Loop thread only (or before the loop runs).
         """
 
+    def is_inside_loop(self) -> bool:
+        """Whether the calling thread is inside a callback, timer or call of this link.
+
+        The loop then waits for it, so it must not wait for the loop. From any
+        thread.
+        """
+
     def time(self) -> float:
         """Seconds on a clock that only goes forward; its zero means nothing."""

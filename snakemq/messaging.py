@@ -183,6 +183,10 @@ class Messaging(CallbackOwner):
             return 0 if queue is None else len(queue)
         return sum(len(queue) for queue in list(queues.values()))
 
+    def is_inside_loop(self) -> bool:
+        """See :meth:`snakemq.contracts.LinkInterface.is_inside_loop`."""
+        return self.packeter.is_inside_loop()
+
     def time(self) -> float:
         """See :meth:`snakemq.contracts.LinkInterface.time`."""
         return self.packeter.time()

@@ -120,6 +120,10 @@ class Packeter(CallbackOwner):
         """See :meth:`snakemq.contracts.LinkInterface.resume_recv`."""
         self.link.resume_recv(conn_id)
 
+    def is_inside_loop(self) -> bool:
+        """See :meth:`snakemq.contracts.LinkInterface.is_inside_loop`."""
+        return self.link.is_inside_loop()
+
     def time(self) -> float:
         """See :meth:`snakemq.contracts.LinkInterface.time`."""
         return self.link.time()

@@ -126,6 +126,10 @@ class Throttle(CallbackOwner):
         """See :meth:`snakemq.contracts.LinkInterface.call_later`."""
         return self.link.call_later(delay, func, *args)
 
+    def is_inside_loop(self) -> bool:
+        """See :meth:`snakemq.contracts.LinkInterface.is_inside_loop`."""
+        return self.link.is_inside_loop()
+
     def time(self) -> float:
         """See :meth:`snakemq.contracts.LinkInterface.time`."""
         return self.link.time()

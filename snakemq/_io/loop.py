@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -43,6 +44,7 @@ class Loop(CallbackOwner):
         # last time, read after the work was added: one of the two sees it.
         self._sleeping = False
         self._wakeup_requested = False
+        self._thread: int | None = None  # that is in a pass
 
     # What the class that runs on the loop says.
 
@@ -91,6 +93,10 @@ class Loop(CallbackOwner):
         if self._sleeping:
             self._sleeping = False
             self._bell.ring()
+
+    def is_inside_loop(self) -> bool:
+        """Whether the calling thread is inside a callback, timer or call. Thread-safe."""
+        return self._thread == threading.get_ident()
 
     def loop(
         self,
@@ -152,6 +158,13 @@ class Loop(CallbackOwner):
             events = self.selector.select(timeout)
         finally:
             self._sleeping = False
+        self._thread = threading.get_ident()
+        try:
+            return self._handle_pass(events)
+        finally:
+            self._thread = None
+
+    def _handle_pass(self, events: list[tuple[selectors.SelectorKey, int]]) -> int:
         count = len(events)
         for key, mask in events:
             if key.data is self._bell:
@@ -163,14 +176,15 @@ class Loop(CallbackOwner):
         if self._wakeup_requested:
             self._wakeup_requested = False
             count += 1
-        if deadline is not None:
-            self._run_timers()
+        self._run_timers()
         for _ in range(len(self._soon)):
             func, args = self._soon.popleft()
             self._run(func, args)
         return count + self._end_pass()
 
     def _run_timers(self) -> None:
+        if self._timers.deadline() is None:
+            return
         now = monotonic()
         # One at a time: KeyboardInterrupt may leave, a timer may cancel another.
         while (deadline := self._timers.deadline()) is not None and deadline <= now:

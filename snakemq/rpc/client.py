@@ -28,7 +28,6 @@ from snakemq.rpc.errors import (
     UnreadableReply,
     WouldDeadlock,
 )
-from snakemq.rpc.inside_loop import is_inside_loop
 from snakemq.rpc.proxy import RpcInstProxy
 from snakemq.rpc.remote_traceback import attach, describe
 from snakemq.rpc.request_ids import new_request_id
@@ -130,8 +129,6 @@ class RpcClient:
         self._lock = threading.RLock()
         self._remotes: dict[str, _Remote] = {}
         self._closed = False
-        # Which thread ran the loop last; it may have left it since.
-        self._loop_thread = threading.get_ident() if is_inside_loop() else None
 
         messaging = receive_hook.messaging
         receive_hook.register(REPLY_PREFIX, self.on_recv)
@@ -190,7 +187,7 @@ class RpcClient:
         """
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"a timeout is None or at least 0 seconds, not {timeout!r}")
-        if self._loop_thread == threading.get_ident() and is_inside_loop():
+        if self.receive_hook.messaging.is_inside_loop():
             raise WouldDeadlock(
                 f"{object_name}.{method_name} of {remote_ident!r} was called in a callback: "
                 "the loop can't receive the reply before the callback returns; call it in "
@@ -310,7 +307,6 @@ class RpcClient:
             self._connected(ident, None)
 
     def _connected(self, ident: str, conn_id: str | None) -> None:
-        self._loop_thread = threading.get_ident()
         with self._lock:
             if self._closed:
                 return
@@ -331,7 +327,6 @@ class RpcClient:
 
     def on_disconnect(self, conn_id: str, ident: str) -> None:
         """A peer is gone. Called by messaging."""
-        self._loop_thread = threading.get_ident()
         with self._lock:
             remote = self._remotes.get(ident)
             # A newer connection may have taken the place of this one.
@@ -342,7 +337,6 @@ class RpcClient:
 
     def on_recv(self, conn_id: str, ident: str, message: Message) -> None:
         """A reply. Called by the receive hook."""
-        self._loop_thread = threading.get_ident()
         data = message.data[len(REPLY_PREFIX) :]
         try:
             reply = parse_reply(self.pickler.loads(data))

@@ -19,7 +19,7 @@ class Sent(NamedTuple):
 
 
 class FakeMessaging:
-    """Keeps what is sent. The thread of the test is the thread of the loop."""
+    """Keeps what is sent. The test says when the loop is in a callback."""
 
     identifier = "me"
 
@@ -29,6 +29,7 @@ class FakeMessaging:
         self.sent: list[Sent] = []
         #: raised by :meth:`send_message`
         self.failure: Exception | None = None
+        self.inside_loop = False
         self._connected = list(connected)
         self._soon: list[Callable[[], object]] = []
 
@@ -36,6 +37,9 @@ class FakeMessaging:
         if self.failure is not None:
             raise self.failure
         self.sent.append(Sent(ident, message))
+
+    def is_inside_loop(self) -> bool:
+        return self.inside_loop
 
     def connected_peers(self) -> list[str]:
         return self._connected

@@ -513,6 +513,39 @@ def test_leaving_by_an_exception_loses_nothing(
     assert sorted(called) == ["after", "before", "timer"]
 
 
+def test_a_callback_knows_that_it_is_inside_the_loop(make_link: Callable[..., Link]) -> None:
+    link = make_link()
+    seen: list[tuple[str, bool]] = []
+
+    def look(where: str) -> None:
+        seen.append((where, link.is_inside_loop()))
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    link.on_loop_pass.add(lambda: look("pass"))
+    link.call_soon(look, "soon")
+    link.call_later(0, look, "timer")
+    link.step(0)
+    thread = threading.Thread(target=look, args=("another thread",))
+    link.call_soon(thread.start)
+    link.call_soon(thread.join)
+    link.step(0)
+    look("outside")
+    link.call_soon(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        link.step(0)
+    look("after an interrupt")
+    assert dict(seen) == {
+        "soon": True,
+        "timer": True,
+        "pass": True,
+        "another thread": False,
+        "outside": False,
+        "after an interrupt": False,
+    }
+
+
 def test_runtime_and_count(make_link: Callable[..., Link]) -> None:
     link = make_link()
     start = time.monotonic()
