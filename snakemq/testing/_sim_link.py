@@ -502,6 +502,10 @@ class SimLink(CallbackOwner):
 
     # The end
 
+    def is_inside_loop(self) -> bool:
+        """Whether one of its callbacks, timers or calls is running."""
+        return self._in_pass
+
     @property
     def in_pass(self) -> bool:
         """Whether one of its callbacks is running."""
