@@ -50,7 +50,8 @@ def test_get_leaves_and_pop_removes() -> None:
     assert len(queue) == 2
     for expected in (b"a", b"b"):
         first, second = queue.get(), queue.get()
-        assert first is not None and second is not None
+        assert first is not None
+        assert second is not None
         assert first.data == second.data == expected
         queue.pop()
     assert queue.get() is None
@@ -133,7 +134,8 @@ def test_ttl_runs_only_while_the_peer_is_away() -> None:
     queue.connect()
     fixture.clock.now += 100
     message = queue.get()
-    assert message is not None and message.ttl == 6
+    assert message is not None
+    assert message.ttl == 6
     queue.disconnect()
     fixture.clock.now += 5
     queue.expire()
@@ -239,7 +241,8 @@ def test_what_was_stored_is_there_after_a_restart_and_downtime_does_not_count() 
     fixture.open()
     assert sorted(fixture.manager.queues) == ["q", "r"]
     message = fixture.queue().get()
-    assert message is not None and (message.data, message.ttl) == (b"a", 6)
+    assert message is not None
+    assert (message.data, message.ttl) == (b"a", 6)
     fixture.clock.now += 7
     fixture.queue().expire()
     assert len(fixture.queue()) == 0
