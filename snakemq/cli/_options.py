@@ -191,10 +191,11 @@ def _tls(args: argparse.Namespace) -> SSLConfig | None:
     )
 
 
-def not_connected(peer: Peer, ident: str, timeout: float) -> CommandError:
-    """What to raise when a peer did not come in time."""
-    others = ", ".join(peer.peers)
-    hint = f"; who is connected: {others}" if others else "; try -v to see why"
-    return CommandError(
-        f"{ident} was not connected within {timeout:g} seconds{hint}", ExitCode.NOT_IN_TIME
-    )
+def not_connected(peer: Peer, args: argparse.Namespace) -> CommandError:
+    """What to raise when the receiver did not come in time."""
+    text = f"{args.receiver} was not connected within {args.timeout:g} seconds"
+    if peer.peers:
+        text += f"; who is connected: {', '.join(peer.peers)}"
+    elif not args.verbose:
+        text += "; try -v to see why"
+    return CommandError(text, ExitCode.NOT_IN_TIME)

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         try:
             result = method(*positional, **named)
         except NotConnected:
-            raise not_connected(peer, args.receiver, args.timeout) from None
+            raise not_connected(peer, args) from None
         except PartialCall:
             raise CommandError(
                 f"{args.receiver} did not answer within {args.timeout:g} seconds",
@@ -100,7 +100,7 @@ def _signal(
     named: dict[str, Any],
 ) -> None:
     if not peer.wait_connected(args.receiver, args.timeout):
-        raise not_connected(peer, args.receiver, args.timeout)
+        raise not_connected(peer, args)
     method.as_signal(args.timeout)
     method(*positional, **named)
     if not peer.flush(args.receiver, args.timeout):

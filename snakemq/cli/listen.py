@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> ExitCode:
     require_way(args)
     if not args.ident:
         raise UsageError("say who this is, so that others can send: --ident NAME")
+    if args.exec is None and sys.stdout is None:
+        raise CommandError("there is no standard output to write to")
     handle = _handler(args)
     left = args.count
     all_well = True

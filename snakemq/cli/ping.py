@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         print(f"PING {args.receiver} from {peer.identifier}", flush=True)
         try:
             if not peer.wait_connected(args.receiver, args.timeout):
-                raise not_connected(peer, args.receiver, args.timeout)
+                raise not_connected(peer, args)
             _ping_all(peer, args, times)
         finally:
             # With Ctrl-C, too: that is how most measurements end.

@@ -153,10 +153,10 @@ def _late(peer: Peer, args: argparse.Namespace) -> CommandError:
             ExitCode.NOT_IN_TIME,
         )
     else:
-        problem = not_connected(peer, args.receiver, args.timeout)
+        problem = not_connected(peer, args)
     if args.storage:
         problem = CommandError(
-            f"{problem}; {peer.queued(args.receiver)} messages for it wait in {args.storage}",
+            f"{problem}; messages that wait for it in {args.storage}: {peer.queued(args.receiver)}",
             problem.code,
         )
     return problem

@@ -67,8 +67,8 @@ class Peer(CallbackOwner):
     when the first callback is added is handed to it with the next message.)
     The inbox holds ``inbox_limit`` bytes. When that is full, a program that has read from it
     before is taken for a slow reader: the connections that bring more are
-    paused and their senders keep the rest (a pause that outlives the
-    keepalive ends the connection). A program that has never read is taken for
+    paused and their senders keep the rest. (A pause that outlives the
+    keepalive ends the connection, and what was on its way is lost.) A program that has never read is taken for
     one that does not want messages: the oldest are dropped, counted in
     :attr:`inbox_dropped` and logged as a warning. Calls and their replies are
     no messages in this sense.
@@ -556,9 +556,9 @@ class Peer(CallbackOwner):
         """The loop is over. In its thread, or wherever a peer that never ran is stopped."""
         left = self.messaging.queued_messages()
         if left and self._stack.storage is None:
-            self.log.warning("stopped; %d messages were still queued and are lost", left)
+            self.log.warning("stopped; messages that were still queued and are lost: %d", left)
         elif left:
-            self.log.info("stopped; %d messages are still queued", left)
+            self.log.info("stopped; messages that are still queued: %d", left)
         try:
             self._stack.close()
         finally:

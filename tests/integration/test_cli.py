@@ -195,3 +195,21 @@ def test_output_that_can_not_be_written_at_the_end_is_noticed() -> None:
     assert done.returncode == 1
     assert b"No space left" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+@posix_only
+@pytest.mark.parametrize(
+    ("args", "status"),
+    [(["version"], 0), (["listen", "--ident", "bob", "--listen", "0"], 1)],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_closed_standard_output_is_no_traceback(args: list[str], status: int) -> None:
+    done = subprocess.run(
+        [*("sh", "-c", 'exec "$@" >&-', "sh"), sys.executable, "-m", "snakemq", *args],
+        stderr=subprocess.PIPE,
+        env=environment(),
+        timeout=2 * DEADLINE,
+        check=False,
+    )
+    assert done.returncode == status
+    assert b"Traceback" not in done.stderr

@@ -122,7 +122,7 @@ def test_what_is_not_delivered_waits_in_the_storage_and_goes_out_in_order(
         address = where(gone)
     late = run("send", "bob", "two", "--storage", storage, *address, "--timeout", "0.2")
     assert late.returncode == 3
-    assert f"2 messages for it wait in {storage}" in late.stderr
+    assert f"messages that wait for it in {storage}: 2" in late.stderr
     with SqliteQueuesStorage(os.fspath(storage)) as file:
         assert [(m.data, m.flags) for m in file.get_items("bob")] == [
             (b"one", FLAG_PERSISTENT),
