@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import gc
+import logging
 import os
 import threading
 from collections.abc import Generator
@@ -92,3 +93,14 @@ def no_leaks(request: pytest.FixtureRequest) -> Generator[None]:
     if not leaks.none():
         gc.collect()
         wait_until(leaks.none, LEAK_GRACE, what=leaks.__str__)
+
+
+@pytest.fixture(autouse=True)
+def log_settings() -> Generator[None]:
+    """What a test sets about the log, such as init_logging() does, ends with it."""
+    logger = logging.getLogger("snakemq")
+    level, handlers, propagate = logger.level, logger.handlers[:], logger.propagate
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+    logger.propagate = propagate
