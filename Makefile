@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install test fast lint fmt types docs wheel demo check clean
+.PHONY: help install test fast lint fmt types docs wheel demo bench check clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/'
@@ -35,6 +35,9 @@ wheel: install ## build it, and try it where nothing else is installed
 
 demo: ## two peers talk
 	$(PYTHON) -m snakemq demo
+
+bench: ## a quick look at the speed, side by side with snakeMQ 1.6
+	$(PYTHON) -m benchmarks --quick
 
 check: ## everything, as CI does it
 	bash .ci/run
