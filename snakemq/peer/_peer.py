@@ -68,10 +68,10 @@ class Peer(CallbackOwner):
     The inbox holds ``inbox_limit`` bytes. When that is full, a program that has read from it
     before is taken for a slow reader: the connections that bring more are
     paused and their senders keep the rest. (A pause that outlives the
-    keepalive ends the connection, and what was on its way is lost.) A program that has never read is taken for
-    one that does not want messages: the oldest are dropped, counted in
-    :attr:`inbox_dropped` and logged as a warning. Calls and their replies are
-    no messages in this sense.
+    keepalive ends the connection, and what was on its way is lost.) A program
+    that has never read is taken for one that does not want messages: the
+    oldest are dropped, counted in :attr:`inbox_dropped` and logged as a
+    warning. Calls and their replies are no messages in this sense.
 
     The layers are there for those who want them: :attr:`link`,
     :attr:`throttle` (or ``None``), :attr:`packeter`, :attr:`messaging`,
