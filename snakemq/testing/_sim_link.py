@@ -256,10 +256,7 @@ class SimLink(CallbackOwner):
         self._disconnect(self._end(conn_id))
 
     def unreported(self, conn_id: str) -> int:
-        """How much of the last send was taken that ``on_ready_to_send`` did not tell yet.
-
-        :raises KeyError: no such connection
-        """
+        """See :meth:`snakemq.contracts.LinkInterface.unreported`."""
         return self._end(conn_id).taken or 0
 
     def pause_recv(self, conn_id: str) -> None:
@@ -311,6 +308,16 @@ class SimLink(CallbackOwner):
     def connections(self) -> list[str]:
         """The identifiers of the connections, oldest first."""
         return list(self._ends)
+
+    @property
+    def connectors(self) -> list[Hashable]:
+        """The addresses of the connectors."""
+        return list(self._connectors)
+
+    @property
+    def listeners(self) -> list[Hashable]:
+        """The addresses of the listeners."""
+        return list(self._listeners)
 
     @property
     def pending_timers(self) -> int:

@@ -257,7 +257,7 @@ class SimNetwork:
             self._blocked.discard((_name(source), _name(target)))
         self._ways_open()
 
-    def crash(self, link: _Host, silent: bool = False) -> None:
+    def crash(self, link: _Host, silent: bool = False, flush: bool = False) -> None:
         """Kill the process of a link.
 
         Nothing of it runs again: no callback, no timer. If it is called from
@@ -266,9 +266,15 @@ class SimNetwork:
 
         :param silent: the whole machine is gone: nobody is told until it is
             back; otherwise the other sides get a reset
+        :param flush: the system still delivers what it had taken, then the end
+            of the stream, as it often does for a killed process; otherwise an
+            arbitrary part of what is in flight is lost
         :raises LinkCrashed: it is called from one of the link's own callbacks
         :raises KeyError: no such link is running
+        :raises ValueError: both ``silent`` and ``flush``
         """
+        if silent and flush:
+            raise ValueError("a machine that is gone does not flush anything")
         link = self.links[_name(link)]
         suicide = link.in_pass
         ends = link.die()
@@ -278,6 +284,9 @@ class SimNetwork:
             for end in list(self._connections):
                 ends += [side for side in (end, end.remote) if side.link.name == link.name]
         for end in ends:
+            if flush and end.alive:
+                end.finish()
+                continue
             if not silent and not self.is_blocked(link.name, end.remote.link.name):
                 self._push_break(end.remote)
             end.vanish()

@@ -130,14 +130,15 @@ class SimStack:
         self.messaging.send_message(ident, message)
         return message
 
-    def crash(self, silent: bool = False) -> None:
+    def crash(self, silent: bool = False, flush: bool = False) -> None:
         """Kill it. Its storage survives, and so does :attr:`received`.
 
         :param silent: see :meth:`SimNetwork.crash`
+        :param flush: see :meth:`SimNetwork.crash`
         :raises snakemq.testing.LinkCrashed: it is called from one of its own
             callbacks
         """
-        self.network.crash(self.link, silent)
+        self.network.crash(self.link, silent, flush)
 
     def restart(self) -> None:
         """Start it again after a crash: new layers, on the same storage.

@@ -18,7 +18,7 @@ from snakemq.testing import Conditions, FaultPlan, LinkCrashed, SimNetwork, SimS
 from snakemq.testing.faults import KINDS
 
 #: How long messages are sent and faults happen, in virtual seconds.
-ACTIVE = 30.0
+ACTIVE = 20.0
 
 #: How long it may take until everything is quiet after that. Connecting again
 #: takes up to 30 s, and several attempts may fail at first.
@@ -49,7 +49,7 @@ class FragileStorage(MemoryQueuesStorage):
                 self.fuse = (count, when)
             if count <= 0:
                 self.fuse = None
-                peer.world.crash(peer.name, silent=False)
+                peer.world.crash(peer.name)
                 raise LinkCrashed(peer.name)
 
     def push_many(self, entries: object) -> None:
@@ -88,6 +88,8 @@ class Way:
 
     sent: list[Sent] = field(default_factory=list)
     by_uuid: dict[bytes, Sent] = field(default_factory=dict)
+    #: when the sender was told that the receiver is not connected any more
+    broke: list[float] = field(default_factory=list)
     #: numbers in the order of their delivery
     delivered: list[int] = field(default_factory=list)
 
@@ -100,13 +102,19 @@ class Peer:
         self.world = world
         self.name = name
         self.crashes = 0
-        self.restart_after = rng.uniform(0.1, 3.0)
+        # After a kill: when what was on its way has arrived.
+        self.restart_after = rng.uniform(0.1 if world.kind == "faulty" else 2.0, 3.0)
+        #: who is connected, and on which connection
         self.connected: dict[str, str] = {}
+        #: since when connections exist
+        self.since: dict[str, float] = {}
         self.storage = FragileStorage(self) if rng.random() < 0.6 else None
         self.throttle = rng.choice((3000, 30_000, 300_000)) if rng.random() < 0.25 else None
         self.keepalive = rng.uniform(1.0, 5.0) if rng.random() < 0.5 else None
+        # How likely its callbacks do such a thing.
         self.raises = 0.05 if rng.random() < 0.2 else 0.0
-        self.closes = 0.02 if world.faulty and rng.random() < 0.2 else 0.0
+        self.closes = 0.02 if world.kind == "faulty" and rng.random() < 0.2 else 0.0
+        self.dies = 0.01 if world.kind == "faulty" and rng.random() < 0.2 else 0.0
         self.replies = 0.2 if rng.random() < 0.3 else 0.0
         self.stack = SimStack(
             world.network,
@@ -130,53 +138,72 @@ class Peer:
         stack.packeter.on_error.add(self._failed)
         stack.packeter.link.on_error.add(self._failed)  # type: ignore[attr-defined]
         stack.link.on_error.add(self._failed)
+        stack.link.on_connect.add(self._link_connected)
+
+    def _check_alive(self) -> None:
+        if not self.stack.running:
+            raise LinkCrashed(self.name)  # a `finally` of a callback that has crashed
 
     def _failed(self, conn_id: str | None, exc: Exception) -> None:
         if not isinstance(exc, Injected):
             self.world.wrong(f"{self.name}: on_error {exc!r}")
 
-    def misbehave(self, conn_id: str) -> None:
+    def _link_connected(self, conn_id: str) -> None:
+        self.since[conn_id] = self.world.network.now
+
+    def act(self, conn_id: str, ident: str) -> None:
+        """What a user's callback may do."""
+        if self.world.over:
+            return
         rng = self.world.rng
+        if self.replies and rng.random() < self.replies:
+            self.world.send(self.name, ident)
         if self.closes and rng.random() < self.closes and conn_id in self.stack.link.connections:
-            self.world.closes += 1
             self.stack.packeter.close(conn_id)
+        if self.dies and rng.random() < self.dies:
+            self.world.crash(self.name)
         if self.raises and rng.random() < self.raises:
             raise Injected
 
     def _connected(self, conn_id: str, ident: str) -> None:
+        self._check_alive()
         self.world.note("connected", self.name, ident)
         if ident in self.connected:
             self.world.wrong(f"{self.name}: {ident} is connected twice")
         self.connected[ident] = conn_id
-        self.misbehave(conn_id)
+        self.act(conn_id, ident)
 
     def _disconnected(self, conn_id: str, ident: str) -> None:
+        self._check_alive()
         self.world.note("disconnected", self.name, ident)
         self.world.breaks += 1
+        self.world.ways[self.name, ident].broke.append(self.world.network.now)
         if self.connected.pop(ident, None) != conn_id:
             self.world.wrong(f"{self.name}: {ident} leaves {conn_id}, where it was not")
-        self.misbehave(conn_id)
+        self.act(conn_id, ident)
 
     def _received(self, conn_id: str, ident: str, message: Message) -> None:
+        self._check_alive()
         if self.connected.get(ident) != conn_id:
             self.world.wrong(f"{self.name}: a message from {ident}, who is not connected")
         number = int(message.data.split(b":")[0])
         self.world.note("received", self.name, ident, number)
-        self.world.delivered(ident, self.name, number)
-        if self.replies and self.world.rng.random() < self.replies:
-            self.world.send(self.name, ident)
-        self.misbehave(conn_id)
+        self.world.delivered(ident, self.name, number, self.since[conn_id])
+        self.act(conn_id, ident)
 
     def _reported_sent(self, conn_id: str, ident: str, uuid: bytes) -> None:
+        self._check_alive()
         self.world.ways[self.name, ident].by_uuid[uuid].reported_sent += 1
-        self.misbehave(conn_id)
+        self.act(conn_id, ident)
 
     def _reported_dropped(self, ident: str, uuid: bytes) -> None:
-        self.world.ways[self.name, ident].by_uuid[uuid].reported_dropped += 1
-        if self.replies and self.world.rng.random() < self.replies:
-            self.world.send(self.name, ident)
-        if self.raises and self.world.rng.random() < self.raises:
-            raise Injected
+        self._check_alive()
+        sent = self.world.ways[self.name, ident].by_uuid[uuid]
+        sent.reported_dropped += 1
+        ttl = sent.message.ttl
+        if ttl is not None and self.world.network.now < sent.when + ttl - 1e-3:
+            self.world.wrong(f"{self.name}: {sent} to {ident} was dropped too early")
+        self.act("", ident)
 
 
 class History:
@@ -184,33 +211,42 @@ class History:
 
     def __init__(self, seed: int) -> None:
         rng = self.rng = random.Random(seed)
-        self.faulty = rng.random() < 0.85
+        #: what can go wrong: nothing; one peer is killed now and then, and its
+        #: system delivers what it had taken; anything
+        self.kind = rng.choices(("calm", "kills", "faulty"), (15, 10, 75))[0]
         self.network = SimNetwork(
             rng.getrandbits(32),
             conditions=self._conditions(),
-            loop_delay=rng.choice((0.0, 0.001, 0.05)),
+            loop_delay=rng.choice((0.0, 0.001, 0.05, 0.2)),
         )
         self.problems: list[str] = []
+        #: all is quiet, users do nothing any more
+        self.over = False
         self.trace: list[tuple[object, ...]] = []
-        #: disconnections that messaging told, and those that user callbacks caused
+        #: disconnections that messaging told
         self.breaks = 0
-        self.closes = 0
         names = "abcd"[: rng.choice((2, 2, 2, 3, 3, 4))]
         self.ways: dict[tuple[str, str], Way] = {}
         self.peers = {name: Peer(self, name) for name in names}
         self._dial(names)
-        self._plan_messages()
-        if self.faulty:
-            self._plan_faults()
+        if self.kind == "faulty":
+            times = self._plan_faults()
+        elif self.kind == "kills":
+            times = self._plan_kills("a")
+        else:
+            times = []
+        self._plan_messages(times)
 
     def _conditions(self) -> Conditions:
         rng = self.rng
-        bad = rng.random()
+        bad = rng.random() if self.kind == "faulty" else 0.2
+        # What a killed process has sent must arrive before its successor does.
+        buffers = (65536, 3000, 500) if self.kind != "kills" else (65536,)
         return Conditions(
             delay=rng.uniform(0.0005, 0.1) * bad,
             jitter=rng.uniform(0.0, 0.2) * bad,
-            send_buffer=rng.choice((65536, 3000, 500)),
-            recv_buffer=rng.choice((65536, 3000, 500)),
+            send_buffer=rng.choice(buffers),
+            recv_buffer=rng.choice(buffers),
             split=rng.choice((0.0, 0.3, 1.0)),
             partial_send=rng.choice((0.0, 0.3, 0.7)),
         )
@@ -221,24 +257,31 @@ class History:
                 way = self.rng.random()
                 if len(names) > 2 and way < 0.2 and index > 0:
                     continue  # these two do not know each other
+                # When both dial, one of the two connections is closed, with
+                # what the other side may have sent on it.
+                both = 0.55 if self.kind == "faulty" else 0.75
                 if way < 0.75:
                     self.peers[one].stack.connect(self.peers[other].stack, 1.0)
-                if way >= 0.55:
+                if way >= both:
                     self.peers[other].stack.connect(self.peers[one].stack, 1.0)
                 self.ways[one, other] = Way()
                 self.ways[other, one] = Way()
 
     # What happens
 
-    def _plan_messages(self) -> None:
+    def _plan_messages(self, faults: list[float]) -> None:
         rng = self.rng
-        count = rng.choice((5, 30, 100))
+        count = rng.choice((10, 40, 100, 200))
         while count > 0:
             # In bursts: what is sent together travels together.
             burst = min(count, rng.choice((1, 3, 20)))
             count -= burst
             way = rng.choice(list(self.ways))
-            self.network.call_later(rng.random() * ACTIVE, self._send_burst, way, burst)
+            when = rng.random() * ACTIVE
+            if faults and rng.random() < 0.7:
+                # On its way when something goes wrong, or just after.
+                when = max(0.0, rng.choice(faults) + rng.choice((-0.3, -0.05, 0.5)) * rng.random())
+            self.network.call_later(when, self._send_burst, way, burst)
 
     def _send_burst(self, way: tuple[str, str], burst: int) -> None:
         for _ in range(burst):
@@ -255,7 +298,8 @@ class History:
         size = rng.choice((0, 10, 10, 10, 300, 3000))
         ttl = rng.choice((None, None, None, 0.0, 2.0, 20.0))
         flags = FLAG_PERSISTENT if rng.random() < 0.5 else 0
-        message = Message(b"%d:" % number + bytes(size), ttl, flags)
+        uuid = f"{sender}{receiver}{number}".encode()
+        message = Message(b"%d:" % number + bytes(size), ttl, flags, uuid)
         offline = ttl == 0 and not peer.stack.messaging.is_connected(receiver)
         sent = Sent(number, message, self.network.now, peer.crashes, offline)
         way.sent.append(sent)
@@ -269,12 +313,19 @@ class History:
             if inside:
                 raise
 
-    def delivered(self, sender: str, receiver: str, number: int) -> None:
+    def delivered(self, sender: str, receiver: str, number: int, since: float) -> None:
+        """A message arrived on a connection that exists ``since`` then."""
         way = self.ways[sender, receiver]
+        sent = way.sent[number]
         way.delivered.append(number)
-        way.sent[number].delivered += 1
+        sent.delivered += 1
+        if sent.message.ttl == 0:
+            if sent.offline:
+                self.wrong(f"message {number} from {sender} to {receiver} should not have waited")
+            if any(sent.when <= broke < since for broke in way.broke):
+                self.wrong(f"message {number} from {sender} to {receiver} outlived its connection")
 
-    def _plan_faults(self) -> None:
+    def _plan_faults(self) -> list[float]:
         rng = self.rng
         kinds = rng.sample(KINDS, rng.randint(1, len(KINDS)))
         plan = FaultPlan.random(
@@ -284,8 +335,18 @@ class History:
         for peer in self.peers.values():
             if peer.storage is not None and rng.random() < 0.3:
                 peer.storage.fuse = (rng.randint(1, 20), rng.randint(0, 1))
+        return [fault.at for fault in plan.faults]
 
-    def crash(self, name: str, silent: bool) -> None:
+    def _plan_kills(self, name: str) -> list[float]:
+        peer = self.peers[name]
+        times = [self.rng.random() * ACTIVE for _ in range(self.rng.randint(1, 5))]
+        for when in times:
+            self.network.call_later(when, self.crash, name)
+        if peer.storage is not None and self.rng.random() < 0.5:
+            peer.storage.fuse = (self.rng.randint(1, 20), self.rng.randint(0, 1))
+        return times
+
+    def crash(self, name: str, silent: bool = False) -> None:
         """Kill a peer; a later restart is certain."""
         peer = self.peers[name]
         if not peer.stack.running:
@@ -294,7 +355,7 @@ class History:
         peer.crashes += 1
         peer.connected.clear()
         self.network.call_later(peer.restart_after, self.restart, name)
-        peer.stack.crash(silent)
+        peer.stack.crash(silent, flush=self.kind == "kills")
 
     def restart(self, name: str) -> None:
         peer = self.peers[name]
@@ -318,6 +379,7 @@ class History:
         self.network.run(ACTIVE)
         self.network.heal()
         if self._calm_down():
+            self.over = True
             self._check_messages()
             self._check_idle()
             self._check_end()
@@ -369,12 +431,16 @@ class History:
                     self.wrong(f"{what} was reported as sent more than once")
                 if sent.reported_dropped > 1:
                     self.wrong(f"{what} was reported as dropped more than once")
-                if sent.reported_dropped and sent.delivered:
+                # Handed over, then a crash before that was noted on the disk.
+                again = sent.persistent and crashes > sent.crashes
+                if sent.reported_dropped and sent.delivered and not again:
                     self.wrong(f"{what} was delivered and dropped")
                 if sent.reported_dropped and sent.message.ttl is None:
                     self.wrong(f"{what} was dropped, though it may wait for ever")
                 if not sent.delivered:
-                    self._check_loss(what, sent, crashes, harmless)
+                    stored = sent.persistent and self.peers[sender].storage is not None
+                    must_survive = stored and self.kind == "kills" and sender == "a"
+                    self._check_loss(what, sent, crashes, harmless or must_survive)
 
     def _check_order(self, what: str, way: Way, crashes: int) -> None:
         # After a crash persistent messages may come again: the process died
@@ -391,29 +457,27 @@ class History:
             if number <= repeating or repeating < 0:
                 repeats += 1
             repeating = number
-            if not sent.persistent or repeats > crashes - sent.crashes:
+            if not sent.persistent or sent.crashes == crashes or repeats > crashes:
                 self.wrong(f"{what}: {number} came after {highest}: {way.delivered}")
                 return
 
-    def _check_loss(self, what: str, sent: Sent, crashes: int, harmless: bool) -> None:
+    def _check_loss(self, what: str, sent: Sent, crashes: int, must_arrive: bool) -> None:
         if sent.offline or sent.crashed_in_send or sent.reported_dropped:
             return
-        if sent.reported_sent:
-            if harmless:
-                self.wrong(f"{what} was lost though no connection broke")
-            return
-        if crashes > sent.crashes:
-            if sent.persistent and self.peers[what.split()[3]].storage is not None:
-                # Handed over, removed from the storage, crashed before the report.
-                return
-            return
-        self.wrong(f"{what} vanished without a trace")
+        if must_arrive:
+            self.wrong(f"{what} was lost though no connection broke under it")
+        elif not sent.reported_sent and crashes == sent.crashes:
+            self.wrong(f"{what} vanished without a trace")
 
     def _check_idle(self) -> None:
         for peer in self.peers.values():
             stack = peer.stack
             timers = stack.link.pending_timers
-            expected = len(stack.link.connections) if peer.keepalive else 0
+            connections = len(stack.link.connections)
+            # Those that have not said who they are do not wait for ever.
+            expected = connections - len(stack.messaging.connected_peers())
+            if peer.keepalive:
+                expected += connections
             if timers != expected:
                 self.wrong(f"{peer.name}: {timers} timers are left, not {expected}")
             calls: list[int] = []

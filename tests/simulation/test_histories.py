@@ -29,9 +29,12 @@ CHUNK = 100
 
 #: Seeds of histories that once went wrong, and what it was.
 REGRESSION_SEEDS = {
-    60: "a rounding error made the timer for expired messages call itself for ever",
-    61: "what the system had taken of a broken send was sent and reported again",
-    219: "a queue was forgotten twice, the second time in place of its successor",
+    6: "a rounding error made the timer for expired messages call itself for ever",
+    12: "what the system had taken of a broken send was sent again",
+    53: "a queue was forgotten twice, the second time in place of its successor",
+    2046: "a slow packet was no sign of life, so it was cut off and begun again for ever",
+    10035: "a message sent when another was reported as dropped got lost",
+    11488: "likewise",
 }
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -99,14 +102,14 @@ def test_the_histories_are_worth_it() -> None:
         sent = [sent for way in history.ways.values() for sent in way.sent]
         seen["dropped"] += sum(one.reported_dropped for one in sent)
         seen["lost"] += sum(not one.delivered and one.reported_sent > 0 for one in sent)
-        seen["faultless"] += not history.faulty
+        seen["faultless"] += history.kind == "calm"
     assert min(seen.values()) > 0
     assert seen["received"] > 60 * 10
     assert seen["faultless"] < 20
 
 
 class TestTheSame:
-    SEEDS = (3, 7, 60, 219)
+    SEEDS = (3, 7, 53, 11488)
 
     @pytest.mark.parametrize("seed", SEEDS)
     def test_one_seed_is_one_history(self, seed: int) -> None:
@@ -168,7 +171,7 @@ class TestTheHistoriesFindFaults:
 
     def test_messages_that_come_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(SimLink, "unreported", lambda self, conn_id: 0)
-        assert self.found(range(60, 62))
+        assert self.found()
 
     def test_messages_that_get_lost_on_disconnect(self, monkeypatch: pytest.MonkeyPatch) -> None:
         disconnect = Queue.disconnect

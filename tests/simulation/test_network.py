@@ -312,7 +312,9 @@ class TestNames:
         bob = network.link("bob")
         first, second = bob.add_listener(("bob", 0)), bob.add_listener(("bob", 0))
         assert first != second
+        assert bob.listeners == [first, second]
         bob.del_listener(first)
+        assert bob.listeners == [second]
         with pytest.raises(KeyError):
             bob.del_listener(first)
 
@@ -364,7 +366,9 @@ class TestConnecting:
         alice, bob = connected_pair(network)
         gone: list[str] = []
         alice.on_disconnect.add(gone.append)
+        assert alice.connectors == [("bob", 4000)]
         alice.del_connector(("bob", 4000))
+        assert alice.connectors == []
         assert len(gone) == 1
         network.run(100)
         assert network.connections == []
