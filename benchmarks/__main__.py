@@ -49,10 +49,12 @@ def main() -> int:
             progress,
         )
     except RunFailed as exc:
-        progress("")
         print(exc, file=sys.stderr)
         return 1
-    progress("")
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        progress("")
     report = Report(measured, where)
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=1) + "\n", "utf-8")
