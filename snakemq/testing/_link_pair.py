@@ -263,6 +263,9 @@ class Contract:
 
     def still_works(self) -> None:
         """The links can still make a connection and use it."""
+        # A connector that is just dialling again would mix up the two ends.
+        self.pair.hang_up()
+        self.until_gone()
         conn_a, conn_b = self.connect()
         self.at_a.received[conn_a].clear()
         self.at_b.received[conn_b].clear()
