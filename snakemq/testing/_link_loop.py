@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from snakemq.contracts import LinkInterface
@@ -71,6 +72,30 @@ class LoopContract(Contract):
         for number in range(4):
             assert [count for who, count in calls if who == number] == list(range(500))
         assert callers == {threading.get_ident()}
+
+    def test_it_is_known_who_is_inside_of_the_loop(self) -> None:
+        inside: dict[str, bool] = {}
+
+        def note(name: str, *_: object) -> None:
+            inside[name] = self.a.is_inside_loop()
+
+        def ask_elsewhere() -> None:
+            thread = threading.Thread(target=note, args=("another thread",))
+            thread.start()
+            thread.join()
+
+        callbacks = ("on_connect", "on_recv", "on_ready_to_send", "on_loop_pass")
+        for name in callbacks:
+            getattr(self.a, name).add(partial(note, name))
+        self.a.call_soon(note, "call_soon")
+        self.a.call_soon(ask_elsewhere)
+        self.a.call_later(0, note, "call_later")
+        conn_a, conn_b = self.connect()
+        self.transfer(self.at_a, conn_a, b"there", self.at_b)
+        self.transfer(self.at_b, conn_b, b"back", self.at_a)
+        assert not self.a.is_inside_loop()
+        assert not inside.pop("another thread")
+        assert inside == dict.fromkeys((*callbacks, "call_soon", "call_later"), True)
 
     def test_timers_come_in_the_order_of_their_times(self) -> None:
         calls: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Hashable
 from heapq import heapify, heappop, heappush
@@ -162,7 +163,8 @@ class SimLink(CallbackOwner):
         self._woken = False
         self._pass_at = _NEVER
         self._last_pass = -_NEVER
-        self._in_pass = False
+        #: the thread that runs a pass of this link, 0 when there is none
+        self._in_pass = 0
         self._over = False
         self._cleaned_up = False
         self._connectors: dict[Hashable, Connector] = {}
@@ -297,6 +299,10 @@ class SimLink(CallbackOwner):
     def call_later(self, delay: float, func: Callable[..., object], *args: object) -> _Timer:
         """See :meth:`snakemq.contracts.LinkInterface.call_later`."""
         return self._add_timer(delay, func, args, internal=False)
+
+    def is_inside_loop(self) -> bool:
+        """See :meth:`snakemq.contracts.LinkInterface.is_inside_loop`."""
+        return self._in_pass == threading.get_ident()
 
     def time(self) -> float:
         """The network's virtual time, in seconds."""
@@ -467,7 +473,7 @@ class SimLink(CallbackOwner):
             return  # an earlier pass took its place
         self._pass_at = _NEVER
         self._last_pass = self.network.now
-        self._in_pass = True
+        self._in_pass = threading.get_ident()
         try:
             # A callback may call cleanup(), which empties both queues.
             for _ in range(len(self._ready)):
@@ -487,7 +493,7 @@ class SimLink(CallbackOwner):
             if self.running:
                 raise
         finally:
-            self._in_pass = False
+            self._in_pass = 0
             self._plan_pass()
 
     def _plan_pass(self) -> None:
@@ -508,15 +514,6 @@ class SimLink(CallbackOwner):
             self.callback_failed("timer or call_soon", func, (), exc)
 
     # The end
-
-    def is_inside_loop(self) -> bool:
-        """Whether one of its callbacks, timers or calls is running."""
-        return self._in_pass
-
-    @property
-    def in_pass(self) -> bool:
-        """Whether one of its callbacks is running."""
-        return self._in_pass
 
     def die(self) -> list[End]:
         """The process is gone. Nothing of it will ever run.

@@ -8,6 +8,7 @@ are bounded, so a receiver that does not read stops the sender.
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -59,20 +60,11 @@ class Conditions:
 BENIGN: Final = Conditions()
 
 
-class _Mark:
+class _Mark(enum.Enum):
     """Something that travels in a flow in order with the bytes."""
 
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return f"<{self.name}>"
-
-
-_ACCEPTED: Final = _Mark("accepted")
-_END: Final = _Mark("end of stream")
+    ACCEPTED = enum.auto()
+    END = enum.auto()
 
 
 class End:
@@ -248,12 +240,12 @@ class Flow:
         """No more bytes will come."""
         if not self._aborted:
             self.finished = True
-            self._unsent.append(_END)
+            self._unsent.append(_Mark.END)
             self._pump()
 
     def accept(self) -> None:
         """Tell the target, which dialled, that it is connected."""
-        self._transmit(_ACCEPTED)
+        self._transmit(_Mark.ACCEPTED)
 
     def abort(self) -> None:
         """Lose what was not sent, and what is in flight from some byte on."""
@@ -327,13 +319,13 @@ class Flow:
     def _land(self, segment: bytes | _Mark) -> None:
         target = self.target
         if isinstance(segment, _Mark):
-            if segment is _ACCEPTED and target.opening:
+            if segment is _Mark.ACCEPTED and target.opening:
                 assert target.connector is not None
                 target.connector.accepted(target)
-            elif segment is _END and target.alive:
+            elif segment is _Mark.END and target.alive:
                 self.ended = True
                 target.wake()
-            elif segment is _ACCEPTED:
+            elif segment is _Mark.ACCEPTED:
                 self._answer_with_reset()
             return
         self._in_flight -= len(segment)

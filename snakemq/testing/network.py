@@ -276,7 +276,7 @@ class SimNetwork:
         if silent and flush:
             raise ValueError("a machine that is gone does not flush anything")
         link = self.links[_name(link)]
-        suicide = link.in_pass
+        suicide = link.is_inside_loop()
         ends = link.die()
         self.forget(link)
         if silent:

@@ -305,7 +305,7 @@ class History:
         way.sent.append(sent)
         way.by_uuid[message.uuid] = sent
         self.note("send", sender, receiver, number)
-        inside = peer.stack.link.in_pass
+        inside = peer.stack.link.is_inside_loop()
         try:
             peer.stack.messaging.send_message(receiver, message)
         except LinkCrashed:

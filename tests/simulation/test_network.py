@@ -164,6 +164,17 @@ class TestTime:
         network.run(1)
         assert network.now == 2
 
+    def test_time_that_stands_still_is_an_error_and_no_endless_loop(self) -> None:
+        network = SimNetwork()
+        link = network.link("alice")
+
+        def again() -> None:
+            link.call_later(0, again)
+
+        again()
+        with pytest.raises(RuntimeError, match=r"time stands still at 0\.0"):
+            network.run(1)
+
     def test_cancelled_timers_do_not_pile_up(self) -> None:
         network = SimNetwork()
         link = network.link("alice")
@@ -391,6 +402,23 @@ class TestConnecting:
             mine = [event for who, event in events if who == name]
             assert mine in ([], ["connect", "disconnect"])
 
+    def test_a_cut_before_the_dialler_knows_is_a_refusal(self) -> None:
+        network = SimNetwork(conditions=Conditions(delay=1.0))
+        alice, bob = network.link("alice"), network.link("bob")
+        alice.add_connector(bob.add_listener(("bob", 1)), reconnect_interval=1.0)
+        assert network.run_until(lambda: bob.connections)
+        assert network.cut("alice", "bob") == 1
+        network.run(1.5)
+        assert not alice.connections
+        assert not bob.connections
+        assert network.run_until(lambda: alice.connections, timeout=10)
+
+    def test_a_connector_is_added_once(self) -> None:
+        alice = SimNetwork().link("alice")
+        alice.add_connector(("bob", 1))
+        with pytest.raises(ValueError, match="already"):
+            alice.add_connector(("bob", 1))
+
     def test_an_unanswered_attempt_times_out(self) -> None:
         network = SimNetwork()
         alice, bob = network.link("alice"), network.link("bob")
@@ -548,6 +576,24 @@ class TestCrash:
         assert calls == []
         assert alice.pending_timers == 0
 
+    @pytest.mark.parametrize("silent", [False, True])
+    @pytest.mark.parametrize("steps", range(1, 8))
+    def test_a_dialler_may_crash_at_any_moment(self, steps: int, silent: bool) -> None:
+        network = SimNetwork(conditions=Conditions(delay=1.0))
+        alice, bob = network.link("alice"), network.link("bob")
+        events: list[str] = []
+        bob.on_connect.add(lambda conn_id: events.append("connect"))
+        bob.on_disconnect.add(lambda conn_id: events.append("disconnect"))
+        alice.add_connector(bob.add_listener(("bob", 1)))
+        network.run(steps * 0.5 - 0.25)
+        network.crash(alice, silent=silent)
+        network.link("alice")
+        network.run(100)
+        network.probe()
+        network.run(100)
+        assert network.connections == []
+        assert events in ([], ["connect", "disconnect"])
+
     def test_its_listeners_refuse_and_its_name_is_free(self) -> None:
         network = SimNetwork()
         alice, bob = connected_pair(network)
@@ -576,6 +622,35 @@ class TestCrash:
         network.run(0.5)
         assert calls == ["first"]
         assert not alice.connections
+
+    def test_a_finally_in_the_callback_does_not_get_far(self) -> None:
+        network = SimNetwork()
+        alice, bob = connected_pair(network)
+        calls: list[str] = []
+
+        def receive(conn_id: str, data: bytes) -> None:
+            try:
+                network.crash(bob)
+            finally:
+                calls.append("finally")
+                bob.send(conn_id, b"from beyond")
+                calls.append("after the send")
+
+        bob.on_recv.add(receive)
+        alice.send(alice.connections[0], b"boom")
+        network.run(0.5)
+        assert calls == ["finally"]
+
+    def test_a_crash_that_was_none_comes_out(self) -> None:
+        network = SimNetwork()
+        link = network.link("alice")
+
+        def pretend() -> None:
+            raise LinkCrashed("alice")
+
+        link.call_soon(pretend)
+        with pytest.raises(LinkCrashed):
+            network.run(1)
 
     def test_a_crash_in_on_disconnect(self) -> None:
         network = SimNetwork()
@@ -664,6 +739,7 @@ class TestCrash:
         bob.on_recv.add(lambda conn_id, data: bob.cleanup())
         bob.on_ready_to_send.add(lambda conn_id, size: calls.append("ready"))
         bob.call_later(0, calls.append, "timer")
+        bob.on_loop_pass.add(lambda: calls.append("pass") if not bob.running else None)
         alice.send(alice.connections[0], b"x")
         network.run_until(lambda: not bob.running)
         bob.call_soon(calls.append, "soon")
