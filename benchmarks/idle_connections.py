@@ -214,7 +214,7 @@ def measure(options: argparse.Namespace) -> None:
             f" ({before['resident'] / 2**20:.1f} MiB before, {ready['resident'] / 2**20:.1f} after)"
         )
 
-        others.answer_pings(1.0)  # the greetings that have not been read
+        others.answer_pings(min(1.0, options.seconds))  # the greetings that have not been read
         others.pings = 0
         start = peer.ask()
         others.answer_pings(options.seconds)
