@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
+from itertools import accumulate, chain
 from typing import Final
 
 from snakemq._core.framing import HEADER_SIZE, MAX_LENGTH, PacketDecoder, encode_header
@@ -24,22 +26,55 @@ DEFAULT_MAX_PACKET_SIZE: Final = 1 << 30
 FINISH_TIMEOUT: Final = 2.0
 
 
+class _Batch:
+    """Packets that were queued together and are not all with the system yet.
+
+    :param first_id: identifier of the first
+    :param bounds: where in the stream of bytes the first begins and each of
+        them ends
+    """
+
+    __slots__ = ("bounds", "first_id", "sent")
+
+    def __init__(self, first_id: int, bounds: list[int]) -> None:
+        self.first_id = first_id
+        self.bounds = bounds
+        #: how many of them are known to be with the system
+        self.sent = 0
+
+
 class _Connection:
     """What is on its way on one connection."""
 
-    __slots__ = ("buffers", "decoder", "finishing", "sending", "sizes", "unsent")
+    __slots__ = (
+        "batches",
+        "buffers",
+        "decoder",
+        "finishing",
+        "last_recv",
+        "queued",
+        "sending",
+        "taken",
+    )
 
-    def __init__(self, max_packet_size: int) -> None:
+    def __init__(self, max_packet_size: int, now: float) -> None:
         self.decoder = PacketDecoder(max_packet_size)
+        self.last_recv = now
         self.buffers: deque[Buffer] = deque()
         #: what the link has been given and has not reported yet
         self.sending: Buffer | None = None
-        # Packets that are not with the system yet: identifier and how many
-        # bytes, the header included, are still to go; and their sum.
-        self.sizes: deque[tuple[int, int]] = deque()
-        self.unsent = 0
+        self.batches: deque[_Batch] = deque()
+        # The stream, in bytes since its beginning: how much was queued, and
+        # how much of that is with the system.
+        self.queued = 0
+        self.taken = 0
         #: runs while the connection waits to be closed
         self.finishing: TimerHandle | None = None
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes are still to go."""
+        return self.queued - self.taken
 
 
 class Packeter(CallbackOwner):
@@ -173,10 +208,10 @@ class Packeter(CallbackOwner):
         if connection is None:
             raise NoConnection(conn_id)
         connection.buffers.extend(buffers)
-        first_id = self._last_packet_id + 1
+        bounds = list(accumulate(sizes, initial=connection.queued))
+        connection.batches.append(_Batch(self._last_packet_id + 1, bounds))
+        connection.queued = bounds[-1]
         self._last_packet_id += len(sizes)
-        connection.sizes.extend(enumerate(sizes, first_id))
-        connection.unsent += sum(sizes)
         self._pump(conn_id, connection)
         return self._last_packet_id
 
@@ -189,6 +224,26 @@ class Packeter(CallbackOwner):
         if connection is None:
             raise NoConnection(conn_id)
         return connection.unsent
+
+    def sent_bytes(self, conn_id: str) -> int:
+        """How many bytes the system has taken over since the connection was made.
+
+        :raises NoConnection: no such connection
+        """
+        connection = self._connections.get(conn_id)
+        if connection is None:
+            raise NoConnection(conn_id)
+        return connection.taken
+
+    def last_recv(self, conn_id: str) -> float:
+        """When something was received last, be it a part of a packet, on the link's clock.
+
+        :raises NoConnection: no such connection
+        """
+        connection = self._connections.get(conn_id)
+        if connection is None:
+            raise NoConnection(conn_id)
+        return connection.last_recv
 
     def _pump(self, conn_id: str, connection: _Connection) -> None:
         """Give the link the next block, if it has none."""
@@ -220,10 +275,9 @@ class Packeter(CallbackOwner):
         connection.sending = None
         if sent < len(block):
             connection.buffers.appendleft(memoryview(block)[sent:])
-        connection.unsent -= sent
+        connection.taken += sent
         try:
-            if sent:
-                self._report_sent(conn_id, connection, sent)
+            self._report_sent(conn_id, connection)
         finally:
             # Also when a callback raised KeyboardInterrupt. It may have sent
             # something, or closed the connection.
@@ -233,29 +287,31 @@ class Packeter(CallbackOwner):
                 else:
                     self._pump(conn_id, connection)
 
-    def _report_sent(self, conn_id: str, connection: _Connection, sent: int) -> None:
-        sizes = connection.sizes
-        if connection.unsent == 0:
-            done = list(sizes)
-            sizes.clear()
-        else:
-            done = []
-            while sizes[0][1] <= sent:
-                done.append(sizes.popleft())
-                sent -= done[-1][1]
-            packet_id, size = sizes[0]
-            sizes[0] = (packet_id, size - sent)
+    def _report_sent(self, conn_id: str, connection: _Connection) -> None:
+        # First all the accounting: a callback may close the connection, and
+        # what is not reported then counts as not sent.
+        done: list[range] = []
+        batches = connection.batches
+        while batches:
+            batch = batches[0]
+            sent = bisect_right(batch.bounds, connection.taken) - 1
+            if sent > batch.sent:
+                done.append(range(batch.first_id + batch.sent, batch.first_id + sent))
+                batch.sent = sent
+            if sent < len(batch.bounds) - 1:
+                break
+            batches.popleft()
         if not done:
             return
-        self.on_packets_sent(conn_id, done[-1][0], len(done))
+        self.on_packets_sent(conn_id, done[-1][-1], sum(map(len, done)))
         if self.on_packet_sent:
-            for packet_id, _ in done:
+            for packet_id in chain.from_iterable(done):
                 self.on_packet_sent(conn_id, packet_id)
 
     # Receiving.
 
     def _handle_connect(self, conn_id: str) -> None:
-        self._connections[conn_id] = _Connection(self.max_packet_size)
+        self._connections[conn_id] = _Connection(self.max_packet_size, self.link.time())
         self.on_connect(conn_id)
 
     def _handle_disconnect(self, conn_id: str) -> None:
@@ -266,16 +322,16 @@ class Packeter(CallbackOwner):
             connection.finishing.cancel()
         # A packet that is with the system must not count as unsent: whoever
         # sends it again would send it twice.
-        taken = self.link.unreported(conn_id) if connection.sending is not None else 0
-        if taken:
-            connection.unsent -= taken
-            self._report_sent(conn_id, connection, taken)
+        if connection.sending is not None:
+            connection.taken += self.link.unreported(conn_id)
+            self._report_sent(conn_id, connection)
         self.on_disconnect(conn_id)
 
     def _handle_recv(self, conn_id: str, data: bytes) -> None:
         connection = self._connections.get(conn_id)
         if connection is None or connection.finishing is not None:
             return
+        connection.last_recv = self.link.time()
         buffer, bounds = connection.decoder.feed(data)
         if bounds:
             self.on_packets_recv(conn_id, buffer, bounds)

@@ -131,12 +131,13 @@ def encode_message_packets(
 ) -> None:
     """Append the packets of ``messages``, headers included, and the size of each.
 
-    Small messages become one buffer each. The data of a large one follows its
-    header as a buffer of its own and is not copied.
+    Small messages that follow each other become one buffer. The data of a large
+    one follows its header as a buffer of its own and is not copied.
     """
     pack = _PACKET_AND_MESSAGE.pack
     overhead = MESSAGE_OVERHEAD
-    add_buffer = buffers.append
+    pieces: list[bytes] = []
+    add_piece = pieces.append
     add_size = sizes.append
     for message in messages:
         data = message.data
@@ -149,12 +150,16 @@ def encode_message_packets(
             INFINITE_TTL if ttl is None else _wire_ttl(ttl) if ttl else 0,
             message.flags,
         )
-        if length < _LARGE:
-            add_buffer(head + data)
-        else:
-            add_buffer(head)
-            add_buffer(data)
         add_size(length + HEADER_SIZE)
+        add_piece(head)
+        if length < _LARGE:
+            add_piece(data)
+        else:
+            buffers.append(b"".join(pieces))
+            buffers.append(data)
+            pieces.clear()
+    if pieces:
+        buffers.append(b"".join(pieces))
 
 
 def decode_message(buffer: bytes, start: int, end: int) -> Message:

@@ -180,7 +180,7 @@ class Peer(CallbackOwner):
     def _wire(self) -> None:
         messaging = self.messaging
         messaging.on_message_recv.wire(self._handle_message)
-        messaging.on_message_sent.wire(self._handle_sent)
+        messaging.on_messages_sent.wire(self._handle_sent)
         messaging.on_message_drop.wire(self._handle_drop)
         messaging.on_connect.wire(self._handle_connect)
         messaging.on_disconnect.wire(self._handle_disconnect)
@@ -530,8 +530,10 @@ class Peer(CallbackOwner):
                 on_message(earlier)
         on_message(received)
 
-    def _handle_sent(self, conn_id: str, ident: str, uuid: bytes) -> None:
-        self._sent_slot(ident, uuid)
+    def _handle_sent(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+        if self._sent_slot:
+            for message in messages:
+                self._sent_slot(ident, message.uuid)
         self._less_queued(ident)
 
     def _handle_drop(self, ident: str, uuid: bytes) -> None:

@@ -55,5 +55,8 @@ class FakeLink(CallbackOwner):
     def unreported(self, conn_id: str) -> int:
         return self.unreported_bytes
 
+    def time(self) -> float:
+        return self.now
+
     def call_later(self, delay: float, func: Callable[..., object], *args: object) -> Timer:
         return self.timers.call_at(self.now + delay, func, args)

@@ -18,9 +18,6 @@ from tests.layers.fake_link import FakeLink
 class Clocked(FakeLink):
     """A link on a virtual clock that takes everything at once."""
 
-    def time(self) -> float:
-        return self.now
-
     def run(self, until: float) -> None:
         while (deadline := self.timers.deadline()) is not None and deadline <= until:
             self.now = max(self.now, deadline)
