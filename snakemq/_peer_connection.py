@@ -30,6 +30,7 @@ class PeerConnection:
         "queue",
         "rival",
         "rival_timer",
+        "sent_at_check",
         "session",
     )
 
@@ -42,6 +43,7 @@ class PeerConnection:
         self.queue: Queue | None = None
         self.keepalive = Keepalive(now)
         self.keepalive_timer: TimerHandle | None = None
+        self.sent_at_check = 0
         self.identification_timer: TimerHandle | None = None
         # The pings that wait for their pongs: when sent, whom to tell.
         self.pings: deque[tuple[float, Callable[[float], object] | None]] = deque()

@@ -96,7 +96,7 @@ class Takeover:
 
     def _judge(self, old: PeerConnection, new: PeerConnection, challenged: float) -> None:
         new.rival_timer = None
-        if old.keepalive.last_recv > challenged:
+        if self._packeter.last_recv(old.conn_id) > challenged:
             self._refuse(new, "it is connected already, and alive")
         else:
             self._log.warning(

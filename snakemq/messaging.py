@@ -71,6 +71,9 @@ class Messaging(CallbackOwner):
     on_message_recv = CallbackSlot[[str, str, Message]]()
     #: ``func(conn_id, ident, message_uuid)``; the message was handed to the system
     on_message_sent = CallbackSlot[[str, str, bytes]]()
+    #: ``func(conn_id, ident, messages)``; likewise, for layers: one call for
+    #: all that were handed over together
+    on_messages_sent = CallbackSlot[[str, str, list[Message]]]()
     #: ``func(ident, message_uuid)``; its TTL ran out
     on_message_drop = CallbackSlot[[str, bytes]]()
     #: ``func(conn_id, ident)``
@@ -302,7 +305,7 @@ class Messaging(CallbackOwner):
         connection = self._connections.get(conn_id)
         if connection is None:
             return
-        if connection.keepalive.received(self.packeter.time()):
+        if connection.keepalive.received(self.packeter.last_recv(conn_id)):
             self._arm_keepalive(connection)
         if connection.held:
             self._hold(connection, buffer, bounds)
@@ -452,9 +455,10 @@ class Messaging(CallbackOwner):
         if not sent or queue is None:
             return
         messages = queue.sent(sent)
+        ident = queue.name
         try:
+            self.on_messages_sent(conn_id, ident, messages)
             if self.on_message_sent:
-                ident = queue.name
                 for message in messages:
                     self.on_message_sent(conn_id, ident, message.uuid)
         finally:
@@ -494,9 +498,19 @@ class Messaging(CallbackOwner):
         interval = self._keepalive_interval
         if interval is None:
             return
-        action = connection.keepalive.handle_deadline(
-            self.packeter.time(), interval, self.keepalive_wait
-        )
+        now = self.packeter.time()
+        keepalive = connection.keepalive
+        # A part of a packet is a sign of life too: a large one takes its time.
+        last_recv = self.packeter.last_recv(connection.conn_id)
+        if last_recv > keepalive.last_recv:
+            keepalive.received(last_recv)
+        # And a ping that waits behind a large packet, which gets on, can't be
+        # answered yet.
+        sent = self.packeter.sent_bytes(connection.conn_id)
+        if sent > connection.sent_at_check and self.packeter.unsent_bytes(connection.conn_id):
+            keepalive.postpone(now)
+        connection.sent_at_check = sent
+        action = keepalive.handle_deadline(now, interval, self.keepalive_wait)
         if action is Action.DEAD:
             self.log.warning(
                 "conn=%s ident=%r does not answer, closing", connection.conn_id, connection.ident

@@ -80,6 +80,11 @@ class Queue:
             not queued
         """
         ttl = item.ttl
+        if ttl is None and not item.flags & FLAG_PERSISTENT:
+            self._waiting.append(item)
+            if self._forgotten:
+                self._reclaim(item, item)
+            return
         if item.flags & FLAG_PERSISTENT and ttl != 0:
             storage = self.manager.storage
             if storage is not None:
@@ -154,7 +159,7 @@ class Queue:
         waiting = self._waiting
         next_entry = waiting.popleft
         reading = self._offline.reading(self.manager.clock())
-        while waiting and max_count and max_bytes > 0:
+        for _ in range(min(max_count, len(waiting))):
             entry = next_entry()
             if isinstance(entry, Timed):
                 message = entry.fresh(reading)
@@ -166,7 +171,8 @@ class Queue:
             keep(entry)
             add(message)
             max_bytes -= len(message.data)
-            max_count -= 1
+            if max_bytes <= 0:
+                break
         return taken
 
     @property
@@ -209,11 +215,12 @@ class Queue:
 
     def connect(self) -> None:
         """The peer is connected: TTL stands still from now on."""
-        now = self.manager.clock()
-        self._expire()
-        self._offline.stop(now)
+        dropped = self._take_expired()
+        self._offline.stop(self.manager.clock())
         self.connected = True
         self.store_ttls()
+        # Last: a callback may send something, and finds the peer connected.
+        self._report_drops(dropped)
 
     def disconnect(self) -> None:
         """The peer is gone: what is in flight waits again, TTL runs from now on.
@@ -231,7 +238,7 @@ class Queue:
         """When :meth:`expire` has something to do next, on the manager's clock."""
         if self.connected:
             return None
-        self._see_to_untimed()
+        self._report_drops(self._see_to_untimed())
         self._take_in_new_timed()
         expires = self._heap.next_expiry()
         if expires is None:
@@ -247,14 +254,16 @@ class Queue:
         while new:
             self._heap.push(new.popleft())
 
-    def _see_to_untimed(self) -> None:
+    def _see_to_untimed(self) -> list[Message]:
         """Set the time for messages that were pushed while the peer was connected.
 
         Those with TTL 0 are dropped. Also for what a thread pushes that still
         saw the peer connected.
+
+        :return: those that were dropped
         """
         if not self._has_untimed:
-            return
+            return []
         self._has_untimed = False
         reading = self._offline.reading(self.manager.clock())
         kept: list[_Entry] = []
@@ -269,15 +278,18 @@ class Queue:
                 self._heap.push(timed)
                 kept.append(timed)
         self._put_back(kept)
-        self._report_drops(dropped)
+        return dropped
 
     def _expire(self) -> None:
-        if self.connected:
-            return
-        self._see_to_untimed()
+        if not self.connected:
+            self._report_drops(self._take_expired())
+
+    def _take_expired(self) -> list[Message]:
+        """Take out what has expired, from the storage too."""
+        at_once = self._see_to_untimed()
         self._take_in_new_timed()
         if not self._heap:
-            return
+            return at_once
         dropped: list[Message] = []
         reading = self._offline.reading(self.manager.clock()) + _ROUNDING
         for entry in self._heap.pop_expired(reading):
@@ -296,7 +308,7 @@ class Queue:
         self.manager.remove_stored(
             self.name, [message for message in dropped if message.flags & FLAG_PERSISTENT]
         )
-        self._report_drops(dropped)
+        return at_once + dropped
 
     def _all_waiting(self) -> list[_Entry]:
         """Take out all that waits now. Other threads go on appending."""

@@ -41,6 +41,11 @@ class Keepalive:
         self.pinged = None
         return waited
 
+    def postpone(self, now: float) -> None:
+        """The ping, if there is one, has not left yet: wait for its answer from now on."""
+        if self.pinged is not None:
+            self.pinged = now
+
     def deadline(self, interval: float, wait: float) -> float:
         """When :meth:`handle_deadline` has something to do, if all stays silent."""
         if self.pinged is not None:

@@ -38,6 +38,15 @@ def test_anything_received_is_a_sign_of_life() -> None:
     assert keepalive.handle_deadline(26, 10, 2) is Action.PING
 
 
+def test_a_ping_that_has_not_left_is_waited_for_longer() -> None:
+    keepalive = Keepalive(now=0.0)
+    keepalive.postpone(5.0)
+    assert keepalive.handle_deadline(10, 10, 2) is Action.PING
+    keepalive.postpone(11.5)
+    assert keepalive.handle_deadline(12, 10, 2) is Action.NOTHING
+    assert keepalive.handle_deadline(13.5, 10, 2) is Action.DEAD
+
+
 # Backoff.
 
 

@@ -20,7 +20,7 @@ from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.messaging import Messaging, ReceiveHook
 from snakemq.packeter import Packeter
 from snakemq.storage import MemoryQueuesStorage
-from snakemq.testing import SimNetwork, SimStack
+from snakemq.testing import SimNetwork, SimStack, pair
 
 
 @pytest.fixture
@@ -334,6 +334,38 @@ def test_keepalive_closes_dead_peers_and_only_them(network: SimNetwork) -> None:
     network.run(20)
     assert sorted(events) == ["-peer 0", "-peer 1", "-peer 2"]
     assert sorted(hub.messaging.connected_peers()) == ["peer 3", "peer 4"]
+
+
+def test_a_large_packet_that_takes_its_time_is_a_sign_of_life() -> None:
+    with pair(throttle=3000) as (alice, bob):
+        bob.messaging.keepalive_interval = 1.0
+        alice.messaging.keepalive_interval = 1.0
+        bob.messaging.takeover_wait = 1.0
+        alice.send("bob", bytes(60_000))
+        second = Raw(alice.network, "second", bob)
+        second.greet("alice")
+        assert alice.network.run_until(lambda: bob.received, 60)
+        assert second.closed == 1
+
+
+def test_a_callback_for_what_expired_can_send_to_the_peer_that_has_just_come(
+    network: SimNetwork,
+) -> None:
+    alice, bob = SimStack(network, "alice"), SimStack(network, "bob")
+    alice.messaging.on_message_drop.add(
+        lambda ident, uuid: (
+            alice.messaging.send_message("bob", Message(b"instead"))
+            if alice.messaging.is_connected("bob")
+            else None
+        )
+    )
+    alice.messaging.send_message("bob", Message(b"old", ttl=1))
+    # The timer for the expiry and the connection come at the same time.
+    queue = alice.messaging.queues_manager.get_queue("bob")
+    queue.manager.clock = lambda: network.time() + 5
+    alice.messaging._expiry.clear()
+    alice.connect(bob)
+    assert network.run_until(lambda: data(bob) == [b"instead"])
 
 
 def test_keepalive_can_be_switched_on_and_off_while_connected(network: SimNetwork) -> None:
