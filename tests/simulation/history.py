@@ -438,8 +438,13 @@ class History:
                 if sent.reported_dropped and sent.message.ttl is None:
                     self.wrong(f"{what} was dropped, though it may wait for ever")
                 if not sent.delivered:
-                    stored = sent.persistent and self.peers[sender].storage is not None
-                    must_survive = stored and self.kind == "kills" and sender == "a"
+                    must_survive = (
+                        self.kind == "kills"
+                        and sender == "a"
+                        and sent.persistent
+                        and sent.message.ttl is None
+                        and self.peers[sender].storage is not None
+                    )
                     self._check_loss(what, sent, crashes, harmless or must_survive)
 
     def _check_order(self, what: str, way: Way, crashes: int) -> None:
