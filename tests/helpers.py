@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-__all__ = ["DEADLINE", "wait_until"]
+import pytest
+
+__all__ = ["DEADLINE", "open_files", "wait_until"]
 
 T = TypeVar("T")
 
@@ -45,3 +48,21 @@ def wait_until(
             raise AssertionError(f"not within {timeout:g} seconds: {description}")
         time.sleep(pause)
         pause = min(pause * 2, 0.02)
+
+
+@contextlib.contextmanager
+def open_files(count: int) -> Iterator[None]:
+    """Let this process have ``count`` files open at a time, or skip the test.
+
+    Most systems start programs with 1,024 or less, and let them raise that.
+    """
+    resource = pytest.importorskip("resource", reason="the limit can't be told here")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        pytest.skip(f"needs {count} open files, and the limit here is {hard}: see ulimit -Hn")
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

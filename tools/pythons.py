@@ -9,6 +9,7 @@ not run, so each is asked for its version.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -26,13 +27,14 @@ def candidates() -> Iterator[str]:
     yield sys.executable
     for major, minor in SUPPORTED:
         for directory in os.get_exec_path():
-            found = shutil.which(f"python{major}.{minor}", path=directory)
-            if found:
-                yield found
+            on_path = shutil.which(f"python{major}.{minor}", path=directory)
+            if on_path:
+                yield on_path
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    # Of several patch releases the newest first.
-    for found in sorted(pyenv.glob("versions/3.*/bin/python"), key=_patch_release, reverse=True):
-        yield str(found)
+    with contextlib.suppress(OSError):  # it may be somebody else's
+        # Of several patch releases the newest first.
+        found = sorted(pyenv.glob("versions/3.*/bin/python"), key=_patch_release, reverse=True)
+        yield from map(str, found)
 
 
 def _patch_release(path: Path) -> list[int]:
