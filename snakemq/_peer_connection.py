@@ -32,6 +32,7 @@ class PeerConnection:
         "rival_timer",
         "sent_at_check",
         "session",
+        "settle_timer",
     )
 
     def __init__(self, conn_id: str, now: float) -> None:
@@ -45,6 +46,8 @@ class PeerConnection:
         self.keepalive_timer: TimerHandle | None = None
         self.sent_at_check = 0
         self.identification_timer: TimerHandle | None = None
+        #: runs while nothing is to be sent: see Takeover
+        self.settle_timer: TimerHandle | None = None
         # The pings that wait for their pongs: when sent, whom to tell.
         self.pings: deque[tuple[float, Callable[[float], object] | None]] = deque()
         # Messages with the packeter: first and last packet id of each batch.
@@ -58,7 +61,7 @@ class PeerConnection:
 
     def cancel_timers(self) -> None:
         """The connection is gone: nothing is to be looked at any more."""
-        for timer in (self.keepalive_timer, self.identification_timer):
+        for timer in (self.keepalive_timer, self.identification_timer, self.settle_timer):
             if timer is not None:
                 timer.cancel()
 

@@ -13,7 +13,12 @@ from typing import Final
 from snakemq._peer_connection import PeerConnection
 from snakemq.packeter import Packeter
 
-__all__ = ["TAKEOVER_WAIT", "Takeover"]
+__all__ = ["SETTLE_TIME", "TAKEOVER_WAIT", "Takeover"]
+
+#: How long nothing is sent on a connection that another one may replace at
+#: once, because both sides dial each other, in seconds. What had been sent on
+#: it would be lost.
+SETTLE_TIME: Final = 0.25
 
 #: How long a connected peer has to prove that it is alive when a second
 #: connection comes with its identifier, in seconds.
@@ -30,7 +35,8 @@ class Takeover:
 
     If both sides dial each other at the same time, none of the two connections
     is old, and each side could close the one that the other keeps. So then it
-    is the one dialled by the peer with the smaller identifier that stays.
+    is the one dialled by the peer with the smaller identifier that stays; and
+    on the other kind nothing is sent for a moment, if that may happen.
 
     Loop thread only.
 
@@ -54,6 +60,17 @@ class Takeover:
         self._ping = ping
         self._log = log
 
+    def settle_time(self, connection: PeerConnection) -> float:
+        """How long not to send anything on a connection that is new, in seconds."""
+        if not self._packeter.is_mesh() or self._stays(connection):
+            return 0.0
+        return SETTLE_TIME
+
+    def _stays(self, connection: PeerConnection) -> bool:
+        """Whether it was dialled by the peer with the smaller identifier."""
+        dialled = self._packeter.is_connector(connection.conn_id)
+        return dialled == (self._identifier < connection.session.ident)
+
     def challenge(self, old: PeerConnection, new: PeerConnection) -> None:
         """``new`` says that it is who ``old`` is.
 
@@ -67,7 +84,7 @@ class Takeover:
         dialled_old = self._packeter.is_connector(old.conn_id)
         dialled_new = self._packeter.is_connector(new.conn_id)
         at_the_same_time = dialled_old != dialled_new and now - old.arrived_at < self.wait
-        if at_the_same_time and dialled_new == (self._identifier < new.session.ident):
+        if at_the_same_time and self._stays(new):
             self._log.info("conn=%s takes the place of %s", new.conn_id, old.conn_id)
             self._packeter.close(old.conn_id)
             return

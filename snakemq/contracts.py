@@ -110,6 +110,13 @@ class LinkInterface(Protocol):
         :raises KeyError: no such connection
         """
 
+    def is_mesh(self) -> bool:
+        """Whether this side both dials and listens.
+
+        Then it and another one that does may dial each other at the same time.
+        Loop thread only.
+        """
+
     def wakeup_poll(self) -> None:
         """Make the loop do a pass now. From any thread and from signal handlers."""
 

@@ -217,6 +217,10 @@ class Link(Loop):
         else:
             self._set_interest(sock, sock.interest | _WRITE)
 
+    def is_mesh(self) -> bool:
+        """Whether there are both connectors and listeners."""
+        return bool(self._connectors and self._listeners)
+
     def unreported(self, conn_id: str) -> int:
         """How much of the last send was taken and not reported yet, in bytes.
 

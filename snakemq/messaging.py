@@ -282,10 +282,19 @@ class Messaging(CallbackOwner):
         self.log.debug("conn=%s is %r", connection.conn_id, ident)
         if connection.held:
             self.packeter.call_soon(self._handle_held, connection)
+        settle_time = self._takeover.settle_time(connection)
+        if settle_time:
+            connection.settle_timer = self.packeter.call_later(
+                settle_time, self._settled, connection
+            )
         try:
             self.on_connect(connection.conn_id, ident)
         finally:  # also when a callback raised KeyboardInterrupt
             self._pump(connection)
+
+    def _settled(self, connection: PeerConnection) -> None:
+        connection.settle_timer = None
+        self._pump(connection)
 
     def _depart(self, connection: PeerConnection, ident: str) -> None:
         connection.ident = None
@@ -422,7 +431,7 @@ class Messaging(CallbackOwner):
     def _pump(self, connection: PeerConnection) -> None:
         """Hand over to the packeter what is waiting and fits into the window."""
         queue = connection.queue
-        if queue is None or not queue.waiting:
+        if queue is None or not queue.waiting or connection.settle_timer is not None:
             return
         try:
             room = SEND_WINDOW_BYTES - self.packeter.unsent_bytes(connection.conn_id)

@@ -147,6 +147,10 @@ class Packeter(CallbackOwner):
         """Whether this side dialled."""
         return self.link.is_connector(conn_id)
 
+    def is_mesh(self) -> bool:
+        """See :meth:`snakemq.contracts.LinkInterface.is_mesh`."""
+        return self.link.is_mesh()
+
     def pause_recv(self, conn_id: str) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.pause_recv`."""
         self.link.pause_recv(conn_id)

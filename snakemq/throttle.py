@@ -94,6 +94,10 @@ class Throttle(CallbackOwner):
         connection.timer = None
         self.link.send(conn_id, memoryview(data)[: max(room, 1)])
 
+    def is_mesh(self) -> bool:
+        """See :meth:`snakemq.contracts.LinkInterface.is_mesh`."""
+        return self.link.is_mesh()
+
     def unreported(self, conn_id: str) -> int:
         """See :meth:`snakemq.contracts.LinkInterface.unreported`."""
         return self.link.unreported(conn_id)

@@ -257,6 +257,10 @@ class SimLink(CallbackOwner):
         """See :meth:`snakemq.contracts.LinkInterface.close`."""
         self._disconnect(self._end(conn_id))
 
+    def is_mesh(self) -> bool:
+        """See :meth:`snakemq.contracts.LinkInterface.is_mesh`."""
+        return bool(self._connectors and self._listeners)
+
     def unreported(self, conn_id: str) -> int:
         """See :meth:`snakemq.contracts.LinkInterface.unreported`."""
         return self._end(conn_id).taken or 0

@@ -515,6 +515,35 @@ def test_two_connections_at_the_same_time_settle_on_one(seed: int, dialling: str
     assert network.run_until(lambda: data(bob) == [b"x"])
 
 
+@pytest.mark.parametrize("seed", range(100))
+def test_two_peers_that_dial_each_other_lose_nothing(seed: int) -> None:
+    network = SimNetwork(seed=seed)
+    for way in (("alice", "bob"), ("bob", "alice")):
+        network.set_conditions(*way, delay=0.02, jitter=0.05)
+    alice, bob = SimStack(network, "alice"), SimStack(network, "bob")
+    for number in range(20):
+        alice.send("bob", b"%d" % number)
+        bob.send("alice", b"%d" % number)
+    alice.connect(bob)
+    bob.connect(alice)
+    assert network.run_until(lambda: len(data(alice)) >= 20 and len(data(bob)) >= 20)
+    network.run(5)
+    assert data(alice) == data(bob) == [b"%d" % number for number in range(20)]
+
+
+def test_only_those_who_may_dial_each_other_wait_a_moment(network: SimNetwork) -> None:
+    # Zoe dials, and would lose against alice's own attempt; but alice dials nobody.
+    alice = SimStack(network, "alice")
+    link = network.link("zoe")
+    zoe = Messaging("zoe", "", Packeter(link))
+    link.add_connector(alice.address)
+    assert network.run_until(lambda: zoe.is_connected("alice"))
+    zoe.send_message("alice", Message(b"at once"))
+    start = network.time()
+    assert network.run_until(lambda: alice.received)
+    assert network.time() - start < 0.01
+
+
 # The hook.
 
 

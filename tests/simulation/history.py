@@ -483,6 +483,11 @@ class History:
             expected = connections - len(stack.messaging.connected_peers())
             if peer.keepalive:
                 expected += connections
+            # One that has just come may wait a moment before it is used.
+            expected += sum(
+                connection.settle_timer is not None
+                for connection in stack.messaging._connections.values()
+            )
             if timers != expected:
                 self.wrong(f"{peer.name}: {timers} timers are left, not {expected}")
             calls: list[int] = []
