@@ -17,6 +17,7 @@ Two laws:
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, ParamSpec, overload
 
@@ -25,6 +26,9 @@ __all__ = ["Callback", "CallbackOwner", "CallbackSlot"]
 P = ParamSpec("P")
 
 _log = logging.getLogger("snakemq.callbacks")
+
+# One for all slots: they change when a program starts, and are called without it.
+_changing = threading.Lock()
 
 
 class Callback(Generic[P]):
@@ -55,23 +59,30 @@ class Callback(Generic[P]):
 
     @property
     def has_user_callbacks(self) -> bool:
-        """Whether anything is called that the stack did not wire itself."""
-        return len(self.funcs) > len(self._wired)
+        """Whether anything is called that the stack did not wire itself.
+
+        Also by way of another slot that is wired here.
+        """
+        return len(self.funcs) > len(self._wired) or any(
+            isinstance(func, Callback) and func.has_user_callbacks for func in self._wired
+        )
 
     def add(self, func: Callable[P, object]) -> None:
-        """Call ``func`` after the callables that are already there."""
-        self.funcs = (*self.funcs, func)
+        """Call ``func`` after the callables that are already there. Thread-safe."""
+        with _changing:
+            self.funcs = (*self.funcs, func)
 
     def remove(self, func: Callable[P, object]) -> None:
         """Take ``func`` out once.
 
         :raises ValueError: it is not there
         """
-        wired = list(self._wired)
-        users = list(self.funcs[len(wired) :])
-        (users if func in users else wired).remove(func)
-        self._wired = tuple(wired)
-        self.funcs = (*wired, *users)
+        with _changing:
+            wired = list(self._wired)
+            users = list(self.funcs[len(wired) :])
+            (users if func in users else wired).remove(func)
+            self._wired = tuple(wired)
+            self.funcs = (*wired, *users)
 
     def wire(self, func: Callable[P, object]) -> None:
         """Like :meth:`add`, for the stack itself.
@@ -79,13 +90,15 @@ class Callback(Generic[P]):
         It comes before all that users added, also earlier: a layer must know
         of a connection before a user closes it. :meth:`assign` keeps it.
         """
-        users = self.funcs[len(self._wired) :]
-        self._wired = (*self._wired, func)
-        self.funcs = (*self._wired, *users)
+        with _changing:
+            users = self.funcs[len(self._wired) :]
+            self._wired = (*self._wired, func)
+            self.funcs = (*self._wired, *users)
 
     def assign(self, func: Callable[P, object] | None) -> None:
         """Replace everything that is not wired by ``func`` (``None``: by nothing)."""
-        self.funcs = (*self._wired, func) if func is not None else self._wired
+        with _changing:
+            self.funcs = (*self._wired, func) if func is not None else self._wired
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
         funcs = iter(self.funcs)

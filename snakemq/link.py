@@ -397,7 +397,7 @@ class Link(Loop):
 
     def _broken(self, sock: LinkSocket, exc: OSError) -> None:
         sock.failure = exc
-        if exc.errno not in _ORDINARY_ENDS:
+        if exc.errno not in _ORDINARY_ENDS and not isinstance(exc, ssl.SSLEOFError):
             self.log.error("%s: %s", sock.conn_id, exc)
         else:
             self.log.debug("%s: %s", sock.conn_id, exc)

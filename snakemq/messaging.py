@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from snakemq._core.frames import (
     FRAME_INCOMPATIBLE,
@@ -317,9 +317,9 @@ class Messaging(CallbackOwner):
         if connection.keepalive.received(self.packeter.last_recv(conn_id)):
             self._arm_keepalive(connection)
         if connection.held:
-            self._hold(connection, buffer, bounds)
             if connection.is_waiting:
-                self._answer_pings(connection, buffer, bounds)
+                bounds = self._answer_pings(connection, buffer, bounds)
+            self._hold(connection, buffer, bounds)
         else:
             self._receive(connection, buffer, bounds)
 
@@ -351,7 +351,8 @@ class Messaging(CallbackOwner):
                     return
                 ident = connection.ident
                 if connection.is_waiting:
-                    self._hold_rest(connection, buffer, list(rest))
+                    others = self._answer_pings(connection, buffer, list(rest))
+                    self._hold_rest(connection, buffer, others)
                     return
         except SnakeMQException as exc:
             self._fail(connection, exc)
@@ -411,11 +412,28 @@ class Messaging(CallbackOwner):
                 self.packeter.resume_recv(connection.conn_id)
             self._receive(connection, buffer, bounds)
 
-    def _answer_pings(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
-        for position in range(0, len(bounds), 2):
-            start = bounds[position]
-            if start < bounds[position + 1] and buffer[start] == FrameType.PING:
+    def _answer_pings(
+        self, connection: PeerConnection, buffer: bytes, bounds: list[int]
+    ) -> list[int]:
+        """Answer the pings among the packets at once: the connection is alive.
+
+        :return: the bounds of the other packets
+        """
+        others: list[int] = []
+        ends = iter(bounds)
+        for start, end in zip(ends, ends, strict=True):
+            if start < end and buffer[start] == FrameType.PING:
                 self.packeter.send_packet(connection.conn_id, FRAME_PONG)
+            else:
+                others += (start, end)
+        return others
+
+    def callback_failed(
+        self, name: str, func: Callable[..., object], args: tuple[Any, ...], exc: Exception
+    ) -> None:
+        """See :meth:`snakemq.callbacks.CallbackOwner.callback_failed`."""
+        # The one whose first argument is not a connection.
+        super().callback_failed(name, func, () if name == "on_message_drop" else args, exc)
 
     # Sending.
 
@@ -510,8 +528,11 @@ class Messaging(CallbackOwner):
         now = self.packeter.time()
         keepalive = connection.keepalive
         # A part of a packet is a sign of life too: a large one takes its time.
+        # While nothing is read nothing can be said.
         last_recv = self.packeter.last_recv(connection.conn_id)
-        if last_recv > keepalive.last_recv:
+        if self.packeter.is_paused(connection.conn_id):
+            keepalive.received(now)
+        elif last_recv > keepalive.last_recv:
             keepalive.received(last_recv)
         # And a ping that waits behind a large packet, which gets on, can't be
         # answered yet.

@@ -114,6 +114,7 @@ class Packeter(CallbackOwner):
         self.max_packet_size = max_packet_size
         self.log = logging.getLogger("snakemq.packeter")
         self._connections: dict[str, _Connection] = {}
+        self._paused: set[str] = set()
         self._last_packet_id = 0
 
         link.on_connect.wire(self._handle_connect)
@@ -154,10 +155,16 @@ class Packeter(CallbackOwner):
     def pause_recv(self, conn_id: str) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.pause_recv`."""
         self.link.pause_recv(conn_id)
+        self._paused.add(conn_id)
 
     def resume_recv(self, conn_id: str) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.resume_recv`."""
         self.link.resume_recv(conn_id)
+        self._paused.discard(conn_id)
+
+    def is_paused(self, conn_id: str) -> bool:
+        """Whether :meth:`pause_recv` was called for it."""
+        return conn_id in self._paused
 
     def is_inside_loop(self) -> bool:
         """See :meth:`snakemq.contracts.LinkInterface.is_inside_loop`."""
@@ -320,6 +327,7 @@ class Packeter(CallbackOwner):
 
     def _handle_disconnect(self, conn_id: str) -> None:
         connection = self._connections.pop(conn_id, None)
+        self._paused.discard(conn_id)
         if connection is None:
             return
         if connection.finishing is not None:

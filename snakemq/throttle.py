@@ -65,7 +65,7 @@ class Throttle(CallbackOwner):
         link.on_disconnect.wire(self._handle_disconnect)
         link.on_recv.wire(self._handle_recv)
         link.on_ready_to_send.wire(self._handle_ready_to_send)
-        link.on_loop_pass.wire(self._handle_loop_pass)
+        link.on_loop_pass.wire(self.on_loop_pass)
 
     def send(self, conn_id: str, data: Buffer) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.send`."""
@@ -166,6 +166,3 @@ class Throttle(CallbackOwner):
             connection.waiting = False
             connection.bucket.take(sent)
             self.on_ready_to_send(conn_id, sent)
-
-    def _handle_loop_pass(self) -> None:
-        self.on_loop_pass()

@@ -52,7 +52,10 @@ class Listener:
         self._ssl_config = ssl_config
         self._context = context
         self._timer: Timer | None = None
-        family, local = resolve_local(*address)
+        try:
+            family, local = resolve_local(*address)
+        except OSError as exc:
+            raise _can_not_listen(address, exc) from exc
         if address[1] and (str(local[0]), address[1]) in taken:
             raise ValueError(f"listener {address!r} already set")
         self._sock = _listen(family, local)
@@ -120,6 +123,11 @@ def _listen(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.so
         sock.setblocking(False)
     except OSError as exc:
         sock.close()
-        reason = exc.strerror or str(exc)
-        raise type(exc)(exc.errno, f"can't listen on {address[0]}:{address[1]}: {reason}") from exc
+        raise _can_not_listen(address, exc) from exc
     return sock
+
+
+def _can_not_listen(address: tuple[Any, ...], exc: OSError) -> OSError:
+    host, port = address[:2]
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return type(exc)(exc.errno, f"can't listen on {where}: {exc.strerror or exc}")

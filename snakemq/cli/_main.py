@@ -46,8 +46,7 @@ def run_command(argv: Sequence[str] | None) -> int:
     try:
         with _terminated_by_sigterm():
             code = int(args.run(args))
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        _flush_stdout()
         return code
     except CommandError as exc:
         _complain(args.verb, exc)
@@ -83,6 +82,17 @@ def _complain(verb: str, exc: Exception) -> None:
         # Without the number that only programmers know.
         text = f"{exc.filename}: {exc.strerror}" if exc.filename else exc.strerror
     print(f"snakemq {verb}: {text}", file=sys.stderr)
+
+
+def _flush_stdout() -> None:
+    """Notice here and not at exit that something can't be written."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _forget_stdout()
+        raise
 
 
 def _forget_stdout() -> None:

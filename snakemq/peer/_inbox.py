@@ -7,8 +7,8 @@ import logging
 from collections import deque
 from typing import Final
 
-from snakemq.contracts import LinkInterface
 from snakemq.message import Message
+from snakemq.packeter import Packeter
 from snakemq.peer._waiting import Changes
 
 __all__ = ["DEFAULT_INBOX_LIMIT", "Inbox", "ReceivedMessage"]
@@ -82,15 +82,15 @@ class Inbox:
       of that. The oldest messages are dropped, counted in :attr:`dropped` and
       logged.
 
-    :param link: its connections are paused
+    :param packeter: its connections are paused
     :param limit: in bytes; a message counts its data and :data:`MESSAGE_COST`
     """
 
-    def __init__(self, link: LinkInterface, limit: int, log: logging.Logger) -> None:
-        self._link = link
+    def __init__(self, packeter: Packeter, limit: int, log: logging.Logger) -> None:
+        self._packeter = packeter
         self._limit = limit
         self._log = log
-        self._changes = Changes(link)
+        self._changes = Changes(packeter)
         self._items: deque[ReceivedMessage] = deque()
         self._size = 0
         self._read = False
@@ -158,7 +158,7 @@ class Inbox:
         if item.conn_id in self._paused:
             return
         try:
-            self._link.pause_recv(item.conn_id)
+            self._packeter.pause_recv(item.conn_id)
         except KeyError:
             return  # it brought this message and was closed since
         self._paused.add(item.conn_id)
@@ -180,7 +180,7 @@ class Inbox:
         for conn_id in paused:
             self._log.info("conn=%s resumed", conn_id)
             with contextlib.suppress(KeyError):  # closed since
-                self._link.resume_recv(conn_id)
+                self._packeter.resume_recv(conn_id)
 
     # Any thread.
 
@@ -201,7 +201,7 @@ class Inbox:
             if self._paused and not self._resuming and self._size <= self._limit // 2:
                 self._resuming = resume = True
         if resume:
-            self._link.call_soon(self._resume)
+            self._packeter.call_soon(self._resume)
         return item
 
     def _take(self) -> ReceivedMessage:

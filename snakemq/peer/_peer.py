@@ -67,8 +67,7 @@ class Peer(CallbackOwner):
     when the first callback is added is handed to it with the next message.)
     The inbox holds ``inbox_limit`` bytes. When that is full, a program that has read from it
     before is taken for a slow reader: the connections that bring more are
-    paused and their senders keep the rest. (A pause that outlives the
-    keepalive ends the connection, and what was on its way is lost.) A program
+    paused and their senders keep the rest. A program
     that has never read is taken for one that does not want messages: the
     oldest are dropped, counted in :attr:`inbox_dropped` and logged as a
     warning. Calls and their replies are no messages in this sense.
@@ -163,7 +162,7 @@ class Peer(CallbackOwner):
 
         self._changes = Changes(stack.link)
         self._shutdown = Shutdown(stack.link, stack.lowest, stack.messaging, stack.calls)
-        self._inbox = Inbox(stack.lowest, inbox_limit, self.log)
+        self._inbox = Inbox(stack.packeter, inbox_limit, self.log)
         self._runner = Runner(stack.link, f"snakemq peer {identifier}", self.log, self._close)
         try:
             self._wire()

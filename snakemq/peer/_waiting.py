@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from snakemq.contracts import LinkInterface
+from snakemq.packeter import Packeter
 
 __all__ = ["Changes", "wait_for_event"]
 
@@ -40,11 +41,11 @@ class Changes:
     nothing while nobody waits. The lock is :attr:`lock`; a condition is looked
     at with the lock held.
 
-    :param link: its clock measures the timeouts
+    :param clock: its time measures the timeouts
     """
 
-    def __init__(self, link: LinkInterface) -> None:
-        self._time = link.time
+    def __init__(self, clock: LinkInterface | Packeter) -> None:
+        self._time = clock.time
         self.lock = threading.RLock()
         self._condition = threading.Condition(self.lock)
         self._waiting = 0

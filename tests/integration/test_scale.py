@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import resource
 import socket
 import threading
 import time
@@ -16,7 +15,7 @@ from snakemq.link import Link
 from snakemq.message import Message
 from snakemq.messaging import Messaging
 from snakemq.packeter import Packeter
-from tests.helpers import wait_until
+from tests.helpers import open_files, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -84,9 +83,11 @@ def test_a_hundred_thousand_messages_before_the_loop_runs() -> None:
 
 
 def test_a_thousand_idle_connections_take_no_cpu() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < 4096:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    with open_files(2500):
+        _idle_connections()
+
+
+def _idle_connections() -> None:
     server = Link()
     messaging = Messaging("server", "", Packeter(server))
     address = server.add_listener(("127.0.0.1", 0))

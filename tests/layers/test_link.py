@@ -21,7 +21,8 @@ import trustme
 
 from snakemq._io import connector, listener, resolver
 from snakemq.link import Link, SSLConfig, TcpOptions
-from tests.helpers import DEADLINE, wait_until
+from snakemq.throttle import Throttle
+from tests.helpers import DEADLINE, open_files, wait_until
 
 
 @pytest.fixture
@@ -117,6 +118,15 @@ def test_a_port_in_use_is_named_and_leaves_nothing(make_link: Callable[..., Link
         other.add_listener(address)
     assert caught.value.errno == errno.EADDRINUSE
     assert other.listeners == []
+
+
+def test_a_host_that_is_unknown_or_not_this_one_is_named(
+    make_link: Callable[..., Link],
+) -> None:
+    with pytest.raises(OSError, match=r"can't listen on a\.\.b:1"):
+        make_link().add_listener(("a..b", 1))
+    with pytest.raises(OSError, match=r"can't listen on \[2001:db8::1\]:1"):
+        make_link().add_listener(("2001:db8::1", 1))
 
 
 @pytest.mark.parametrize(
@@ -330,10 +340,11 @@ def test_an_address_that_does_not_answer_gives_way_to_the_next(
 
 @pytest.mark.slow
 def test_a_burst_of_a_thousand_connects(make_link: Callable[..., Link]) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < 2500:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
-    server = make_link()
+    with open_files(2500):
+        _burst_of_connects(make_link())
+
+
+def _burst_of_connects(server: Link) -> None:
     log = Log(server)
     address = server.add_listener(("127.0.0.1", 0))
     thread = threading.Thread(target=server.loop)
@@ -420,6 +431,18 @@ def test_the_loop_ticks_for_those_who_listen_to_its_passes(
     link = make_link()
     passes: list[int] = []
     link.on_loop_pass.add(lambda: passes.append(1))
+    link.loop(poll_timeout=0.01, runtime=0.2)
+    assert 5 <= len(passes) <= 25
+
+
+def test_the_loop_ticks_for_those_who_listen_through_a_throttle(
+    make_link: Callable[..., Link],
+) -> None:
+    link = make_link()
+    throttle = Throttle(link, 1000)
+    link.loop(poll_timeout=0.01, runtime=0.05)
+    passes: list[int] = []
+    throttle.on_loop_pass.add(lambda: passes.append(1))
     link.loop(poll_timeout=0.01, runtime=0.2)
     assert 5 <= len(passes) <= 25
 

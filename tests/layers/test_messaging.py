@@ -368,6 +368,30 @@ def test_a_callback_for_what_expired_can_send_to_the_peer_that_has_just_come(
     assert network.run_until(lambda: data(bob) == [b"instead"])
 
 
+def test_a_paused_connection_is_not_dead(network: SimNetwork) -> None:
+    alice, bob = connected(network)
+    alice.messaging.keepalive_interval = 1
+    (conn,) = alice.link.connections
+    alice.packeter.pause_recv(conn)
+    network.run(20)
+    assert alice.messaging.is_connected("bob")
+    alice.packeter.resume_recv(conn)
+    network.drop_silently("bob", "alice")
+    network.run(5)
+    assert not alice.messaging.is_connected("bob")
+    del bob
+
+
+def test_an_error_about_a_dropped_message_names_no_connection(network: SimNetwork) -> None:
+    alice = SimStack(network, "alice")
+    errors: list[str | None] = []
+    alice.messaging.on_error.add(lambda conn, exc: errors.append(conn))
+    alice.messaging.on_message_drop.add(lambda ident, uuid: 1 / 0)
+    alice.send("bob", b"", ttl=1)
+    network.run(2)
+    assert errors == [None]
+
+
 def test_keepalive_can_be_switched_on_and_off_while_connected(network: SimNetwork) -> None:
     alice, bob = connected(network)
     bob.messaging.keepalive_interval = 2
@@ -435,10 +459,13 @@ def test_what_the_second_one_sends_meanwhile_is_kept_for_when_it_is_accepted(
     network.run(alice.messaging.takeover_wait - 1.5)
     assert alice.messaging.is_connected("bob")
     new.say(encode_message(Message(b"one")), FRAME_PING, encode_message(Message(b"two")))
-    assert new.received.endswith(b"\0\0\0\1\5"), "a waiting connection is alive too"
+    pong = b"\0\0\0\1\5"
+    assert new.received.endswith(pong), "a waiting connection is alive too"
     assert data(alice) == []
     assert network.run_until(lambda: len(alice.received) == 2, 5)
     assert data(alice) == [b"one", b"two"]
+    network.run(1)
+    assert new.received.count(pong) == 1
 
 
 def test_what_the_second_one_sends_meanwhile_is_bounded(network: SimNetwork) -> None:
