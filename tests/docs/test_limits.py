@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from snakemq import link, message, messaging, packeter, peer, rpc, throttle
+from snakemq import _takeover, link, message, messaging, packeter, peer, rpc, throttle
 from snakemq._core import backoff, frames
 from snakemq._io import connector, link_socket, listener, resolver, workers
 from snakemq.cli import _main
@@ -102,6 +102,9 @@ EXPECTED = {
     "Unanswered probes of the system": str(OPTIONS.keepalive_count),
     "Waiting for a connected peer whose identifier comes again": seconds(
         new_messaging().takeover_wait
+    ),
+    "Nothing is sent on a new connection that may lose its place at once": seconds(
+        _takeover.SETTLE_TIME
     ),
     "What such a second connection may send meanwhile": size(messaging._HELD_LIMIT),
     "Closed connection: time to deliver what was sent": seconds(link.LINGER_TIMEOUT),
