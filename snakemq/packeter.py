@@ -136,9 +136,7 @@ class Packeter(CallbackOwner):
 
         :raises NoConnection: no such connection
         """
-        connection = self._connections.get(conn_id)
-        if connection is None:
-            raise NoConnection(conn_id)
+        connection = self._connection(conn_id)
         if not connection.unsent:
             self.link.close(conn_id)
         elif connection.finishing is None:
@@ -215,9 +213,7 @@ class Packeter(CallbackOwner):
             numbers before it
         :raises NoConnection: no such connection
         """
-        connection = self._connections.get(conn_id)
-        if connection is None:
-            raise NoConnection(conn_id)
+        connection = self._connection(conn_id)
         connection.buffers.extend(buffers)
         bounds = list(accumulate(sizes, initial=connection.queued))
         connection.batches.append(_Batch(self._last_packet_id + 1, bounds))
@@ -231,30 +227,27 @@ class Packeter(CallbackOwner):
 
         :raises NoConnection: no such connection
         """
-        connection = self._connections.get(conn_id)
-        if connection is None:
-            raise NoConnection(conn_id)
-        return connection.unsent
+        return self._connection(conn_id).unsent
 
     def sent_bytes(self, conn_id: str) -> int:
         """How many bytes the system has taken over since the connection was made.
 
         :raises NoConnection: no such connection
         """
-        connection = self._connections.get(conn_id)
-        if connection is None:
-            raise NoConnection(conn_id)
-        return connection.taken
+        return self._connection(conn_id).taken
 
     def last_recv(self, conn_id: str) -> float:
         """When something was received last, be it a part of a packet, on the link's clock.
 
         :raises NoConnection: no such connection
         """
-        connection = self._connections.get(conn_id)
-        if connection is None:
-            raise NoConnection(conn_id)
-        return connection.last_recv
+        return self._connection(conn_id).last_recv
+
+    def _connection(self, conn_id: str) -> _Connection:
+        try:
+            return self._connections[conn_id]
+        except KeyError:
+            raise NoConnection(conn_id) from None
 
     def _pump(self, conn_id: str, connection: _Connection) -> None:
         """Give the link the next block, if it has none."""
