@@ -153,7 +153,7 @@ class TestTheHistoriesFindFaults:
     """Invariants that a broken stack satisfies would be none."""
 
     @staticmethod
-    def found(seeds: range = range(80)) -> str:
+    def found(seeds: range = range(600)) -> str:
         for seed in seeds:
             problems = problems_of(seed)
             if problems:
