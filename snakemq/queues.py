@@ -129,7 +129,7 @@ class Queue:
 
     def get(self) -> Message | None:
         """The first waiting message, with what remains of its TTL; it stays."""
-        self._expire()
+        self.expire()
         while self._waiting:
             entry = self._waiting[0]
             if not isinstance(entry, Timed):
@@ -232,7 +232,7 @@ class Queue:
         if self._in_flight:
             self._waiting.extendleft(reversed(self._in_flight))
             self._in_flight.clear()
-        self._expire()
+        self.expire()
 
     def next_expiry(self) -> float | None:
         """When :meth:`expire` has something to do next, on the manager's clock."""
@@ -244,10 +244,6 @@ class Queue:
         if expires is None:
             return None
         return self._offline.time_of(expires, self.manager.clock())
-
-    def expire(self) -> None:
-        """Drop what has expired, and report it."""
-        self._expire()
 
     def _take_in_new_timed(self) -> None:
         new = self._new_timed
@@ -280,7 +276,8 @@ class Queue:
         self._put_back(kept)
         return dropped
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Drop what has expired, and report it."""
         if not self.connected:
             self._report_drops(self._take_expired())
 
