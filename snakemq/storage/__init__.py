@@ -8,7 +8,7 @@ those who write a storage of their own.
 
 from __future__ import annotations
 
-from snakemq.storage.base import QueuesStorageBase
+from snakemq.storage.base import DeadLetter, InboxItem, QueuesStorageBase
 from snakemq.storage.memory import MemoryQueuesStorage
 
-__all__ = ["MemoryQueuesStorage", "QueuesStorageBase"]
+__all__ = ["DeadLetter", "InboxItem", "MemoryQueuesStorage", "QueuesStorageBase"]

@@ -3,15 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from snakemq.exceptions import StorageError
 from snakemq.message import Message
+from snakemq.storage._common import check_seconds, remaining
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from typing_extensions import Self
 
-__all__ = ["QueuesStorageBase"]
+__all__ = ["MAX_RECEIVED_PEERS", "DeadLetter", "InboxItem", "QueuesStorageBase"]
+
+#: Of how many peers :meth:`QueuesStorageBase.load_received` remembers what came.
+MAX_RECEIVED_PEERS: Final = 1000
+
+
+class InboxItem(NamedTuple):
+    """A received message that waits for its callback to return.
+
+    :ivar id: number of the item; those that came later have higher ones
+    :ivar ident: who sent it
+    :ivar message: the message
+    :ivar attempts: how often its callback was started
+    """
+
+    id: int
+    ident: str
+    message: Message
+    attempts: int
+
+
+class DeadLetter(NamedTuple):
+    """A received message that was given up.
+
+    :ivar id: the number that it had in the inbox
+    :ivar ident: who sent it
+    :ivar message: the message
+    :ivar attempts: how often its callback was started
+    :ivar reason: why it was given up
+    :ivar died_at: when, in seconds since 1970 (UTC)
+    """
+
+    id: int
+    ident: str
+    message: Message
+    attempts: int
+    reason: str
+    died_at: float
 
 
 class QueuesStorageBase:
@@ -21,14 +63,31 @@ class QueuesStorageBase:
     queue has a name, which is the identifier of the peer that the items are
     for: text, at most 50 characters. A queue exists as long as it holds items.
 
-    The methods that raise :exc:`NotImplementedError` here are those of
-    snakeMQ 1.6, and a storage has to have all of them; one that was written
-    for 1.6 works as it is. The others do their work by means of these, and a
-    storage overrides them to do it better.
+    :meth:`close`, :meth:`get_queues`, :meth:`get_items`, :meth:`push`,
+    :meth:`delete_items`, :meth:`delete_all` and :meth:`update_items_ttl` are
+    the methods of snakeMQ 1.6, and a storage has to have all of them; one that
+    was written for 1.6 works as it is. :meth:`push_many`, :meth:`remove_items`
+    and :meth:`advance_ttl` do their work here by means of these, and a storage
+    overrides them to do it better.
+
+    A storage may also serve the *receiving side*; it then says so with
+    :attr:`keeps_received` and has all of the methods from :meth:`load_received`
+    to :meth:`drop_dead`. There are three things in it:
+
+    * The *memory* of what was received: for each peer, the ``uuid`` of each of
+      its last messages. By this a message that is sent again is recognised
+      after a restart.
+    * The *inbox*: received messages whose callback has not returned yet
+      (``Messaging(..., durable_receive=True)``).
+    * The *dead letters*: messages out of the inbox that were given up.
+
+    These have nothing to do with the queues: no method for items, not even
+    :meth:`delete_all`, touches them.
 
     What every method has to keep to:
 
-    * When it returns, what it did has reached the disk.
+    * When it returns, what it did has reached the disk. (Two methods say that
+      they are allowed to be late.)
     * When it raises, nothing has changed. Something that the user has to know
       or can do something about (disk full, file locked) is raised as
       :exc:`~snakemq.exceptions.StorageError`.
@@ -46,6 +105,10 @@ class QueuesStorageBase:
     :class:`snakemq.testing.storage_contract.StorageContract` is a test suite
     that checks all this.
     """
+
+    #: Whether the methods of the receiving side work. Where they do not, they
+    #: are never called.
+    keeps_received: bool = False
 
     def close(self) -> None:
         """Release files and connections. What is stored stays stored.
@@ -82,7 +145,10 @@ class QueuesStorageBase:
         raise NotImplementedError
 
     def delete_all(self) -> None:
-        """Delete all items, and with them all queues."""
+        """Delete all items, and with them all queues.
+
+        What is stored for the receiving side stays.
+        """
         raise NotImplementedError
 
     def update_items_ttl(self, items: Sequence[Message]) -> None:
@@ -121,6 +187,145 @@ class QueuesStorageBase:
         :param items: may hold some that are not stored; these are passed over
         """
         self.delete_items(list(items))
+
+    def advance_ttl(self, queue_name: str, seconds: float) -> None:
+        """Let the TTL of everything that a queue holds now run for so long.
+
+        From then on :meth:`get_items` gives what remains, 0 at the least.
+        Items that are pushed afterwards, and those that wait for ever, are not
+        affected.
+
+        Override it if it can be done at a cost that does not grow with the
+        number of items. The base class reads them all and writes their new
+        TTLs by :meth:`update_items_ttl`, as 1.6 did; it therefore also changes
+        the copies of these items in other queues.
+
+        :param queue_name: any name
+        :param seconds: how long it ran, at least 0
+        :raises ValueError: ``seconds`` is negative or not finite
+        """
+        check_seconds(seconds)
+        timed = [item for item in self.get_items(queue_name) if item.ttl is not None]
+        if timed:
+            self.update_items_ttl([item.with_ttl(remaining(item.ttl, seconds)) for item in timed])
+
+    def load_received(self, ident: str) -> list[bytes]:
+        """Of the messages that were received from a peer, the ``uuid`` of each remembered one.
+
+        The oldest is first. A ``uuid`` that was added twice may be there twice.
+
+        :param ident: any identifier; of an unknown one nothing is remembered
+        """
+        raise NotImplementedError
+
+    def add_received(self, ident: str, uuids: Iterable[bytes], *, keep: int, sync: bool) -> None:
+        """Remember messages as handed to the application.
+
+        :param ident: who sent them
+        :param uuids: the ``uuid`` of each, in the order of their arrival
+        :param keep: the last so many of this peer are remembered; older ones
+            may go. At most twice as many stay. Of
+            :data:`MAX_RECEIVED_PEERS` peers something is remembered: one more,
+            and the one of which nothing was added for the longest time is
+            forgotten.
+        :param sync: ``False``: the end of the process does not undo it once
+            this has returned, but a power failure may until the next
+            :meth:`sync`
+        :raises ValueError: ``keep`` is less than 1, or an ``uuid`` is not of 1
+            to 16 bytes
+        """
+        raise NotImplementedError
+
+    def sync(self) -> None:
+        """Have on disk, when this returns, what was allowed to be late.
+
+        Costs nothing if there is nothing.
+        """
+        raise NotImplementedError
+
+    def push_inbox(self, ident: str, messages: Iterable[Message], *, keep: int) -> list[int]:
+        """Put received messages into the inbox and remember them, as one change.
+
+        :param ident: who sent them
+        :param messages: in the order of their arrival; may have TTL 0. Their
+            attribute ``redelivered``, if they have one, is stored too.
+        :param keep: as for :meth:`add_received`
+        :returns: the number of each; they rise, and none was ever used before
+        """
+        raise NotImplementedError
+
+    def get_inbox(self) -> list[InboxItem]:
+        """All that is in the inbox, in the order of the numbers."""
+        raise NotImplementedError
+
+    def advance_inbox(self, done: int | None, starting: int | None) -> None:
+        """Go on from one message in the inbox to another, as one change.
+
+        Allowed to be late, as :meth:`add_received` with ``sync=False``.
+
+        :param done: number of the one that is finished; it is removed
+        :param starting: number of the one whose callback is started next; an
+            attempt is counted. Neither has to be there (any more).
+        """
+        raise NotImplementedError
+
+    def bury(self, item_id: int, reason: str) -> None:
+        """Move a message from the inbox to the dead letters.
+
+        :param item_id: number of the item; if it is not there, nothing happens
+        :param reason: why it is given up
+        """
+        raise NotImplementedError
+
+    def get_dead(self) -> list[DeadLetter]:
+        """All dead letters, in the order in which they were received."""
+        raise NotImplementedError
+
+    def retry_dead(self, ids: Sequence[int] | None) -> list[InboxItem]:
+        """Move dead letters to the end of the inbox, with no attempts yet.
+
+        They come in the order in which they were received, with new numbers.
+
+        :param ids: numbers of the letters; those that are not there are passed
+            over. ``None``: all
+        :returns: the new items of the inbox
+        """
+        raise NotImplementedError
+
+    def drop_dead(self, ids: Sequence[int] | None) -> int:
+        """Delete dead letters.
+
+        :param ids: numbers of the letters; those that are not there are passed
+            over. ``None``: all
+        :returns: how many were there
+        """
+        raise NotImplementedError
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """A transaction that the application shares with the storage.
+
+        :raises snakemq.exceptions.StorageError: this storage has none; only
+            :class:`~snakemq.storage.sqlite.SqliteQueuesStorage` does
+        """
+        raise StorageError(
+            f"{type(self).__name__} has no transactions to share with the application; use"
+            " SqliteQueuesStorage"
+        )
+
+    def push_with(
+        self, connection: sqlite3.Connection, entries: Iterable[tuple[str, Message]]
+    ) -> None:
+        """Append items to queues by way of the application's own connection.
+
+        :param connection: a connection to the file of the storage
+        :param entries: pairs of queue name and item
+        :raises snakemq.exceptions.StorageError: this storage is not in such a
+            file; only :class:`~snakemq.storage.sqlite.SqliteQueuesStorage` is
+        """
+        raise StorageError(
+            f"{type(self).__name__} has no file that an SQLite connection of the application could"
+            " write to; use SqliteQueuesStorage"
+        )
 
     def __enter__(self) -> Self:
         return self
