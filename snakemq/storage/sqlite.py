@@ -1,55 +1,69 @@
 """The storage in a file: an SQLite database, the same one as snakeMQ 1.6's.
 
-There is one table, with a row for each item; the order of a queue is the
-order of ``rowid``::
+Its table has a row for each item; the order of a queue is the order of
+``rowid``::
 
     items   queue_name VARCHAR(50)
             uuid       VARCHAR(32)   hexadecimal digits, as a BLOB
             data       BLOB
             ttl        REAL          NULL: for ever
             flags      INTEGER
+            offline    REAL          reading of the queue's clock when the TTL was set
 
-A file can be handed from 1.6 to here and back at any time.
+    snakemq_offline                  the clock of a queue: for how long TTLs ran
+            queue_name TEXT
+            seconds    REAL
+
+1.6 knows the first five columns and nothing else, so a file can be handed from
+there to here and back at any time. What remains of a TTL is ``ttl`` less what
+the clock has run since; so all TTLs of a queue are advanced by one row. (1.6,
+in its time, takes ``ttl`` as what remains, which makes it longer and never
+shorter.)
+
+``snakemq_inbox``, ``snakemq_dead`` and ``snakemq_received`` are the receiving
+side; ``snakemq_syncs`` is there to write something.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import threading
-import weakref
 from binascii import a2b_hex, b2a_hex
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from snakemq.exceptions import StorageError
 from snakemq.message import Message
-from snakemq.storage.base import QueuesStorageBase
+from snakemq.storage._common import check_seconds, remaining
+from snakemq.storage._sqlite_file import SqliteFile
+from snakemq.storage._sqlite_inbox import SqliteInbox
+from snakemq.storage._sqlite_outbox import push_with
+from snakemq.storage._sqlite_received import Addition, SqliteReceived
+from snakemq.storage.base import DeadLetter, InboxItem, QueuesStorageBase
 
 __all__ = ["SqliteQueuesStorage"]
 
-_COLUMNS: Final = {"queue_name", "uuid", "data", "ttl", "flags"}
+_GET: Final = """SELECT rowid, uuid, data, ttl, flags,
+    (SELECT seconds FROM snakemq_offline WHERE queue_name = ?1) - offline
+    FROM items WHERE queue_name = ?1 ORDER BY rowid"""
 
-_CREATE: Final = (
-    """CREATE TABLE IF NOT EXISTS items (queue_name VARCHAR(50), uuid VARCHAR(32),
-                                         data BLOB, ttl REAL, flags INTEGER)""",
-    # Without these, each removal and each load of a queue reads the whole
-    # table. Do not make one index (queue_name, uuid) of them: 1.6 asks for a
-    # queue without ORDER BY, and such an index would hand it the queue in the
-    # order of the identifiers. An index on the name alone keeps it by rowid.
-    "CREATE INDEX IF NOT EXISTS items_queue ON items (queue_name)",
-    "CREATE INDEX IF NOT EXISTS items_uuid ON items (uuid, queue_name)",
-    # 1.6 on Python 2 wrote identifiers as TEXT, which no comparison with a
-    # BLOB finds. TEXT sorts before every BLOB, so the index knows at once
-    # whether there are any.
-    "UPDATE items SET uuid = CAST(uuid AS BLOB) WHERE uuid < x''",
-)
-
-_PUSH: Final = "INSERT INTO items (queue_name, uuid, data, ttl, flags) VALUES (?, ?, ?, ?, ?)"
+_PUSH: Final = """INSERT INTO items (queue_name, uuid, data, ttl, flags, offline)
+    VALUES (?, ?, ?, ?, ?, ?)"""
 
 _REMOVE_FIRST: Final = """DELETE FROM items WHERE rowid =
     (SELECT min(rowid) FROM items WHERE uuid = ? AND queue_name = ?)"""
+
+_UPDATE_TTL: Final = """UPDATE items SET ttl = ?, offline = coalesce(
+        (SELECT seconds FROM snakemq_offline o WHERE o.queue_name = items.queue_name), 0.0)
+    WHERE uuid = ?"""
+
+_CLOCK: Final = "SELECT seconds FROM snakemq_offline WHERE queue_name = ?"
+
+_IN_USE: Final = """SELECT EXISTS (SELECT 1 FROM items WHERE queue_name = ?1),
+    EXISTS (SELECT 1 FROM snakemq_offline WHERE queue_name = ?1)"""
+
+_ADVANCE: Final = """INSERT INTO snakemq_offline (queue_name, seconds) VALUES (?, ?)
+    ON CONFLICT (queue_name) DO UPDATE SET seconds = seconds + excluded.seconds"""
 
 
 class SqliteQueuesStorage(QueuesStorageBase):
@@ -72,219 +86,188 @@ class SqliteQueuesStorage(QueuesStorageBase):
     :param filename: path of the file, or ``":memory:"``
     :param busy_timeout: how long to wait, in seconds, if another process has
         the file locked
+    :param create: ``False``: refuse a file that does not exist, or has no
+        queue storage in it, instead of making one
     :raises snakemq.exceptions.StorageError: by every method, if the file can't
         be used: not a database or damaged, somebody else's database, disk
         full, read-only, locked; also after :meth:`close`. The message says
         what to do; what was stored before is still there.
     """
 
-    def __init__(self, filename: str | os.PathLike[str], *, busy_timeout: float = 5.0) -> None:
+    keeps_received = True
+
+    def __init__(
+        self, filename: str | os.PathLike[str], *, busy_timeout: float = 5.0, create: bool = True
+    ) -> None:
         self.filename: Final = os.fspath(filename)
         if not self.filename:
             # SQLite would take a temporary file, gone at the end.
             raise ValueError("the name of a queue storage file can't be empty")
-        self._busy_timeout = busy_timeout
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._conn: sqlite3.Connection | None = None
-        with self._translated_errors():
-            conn = sqlite3.connect(
-                self.filename,
-                timeout=busy_timeout,
-                isolation_level=None,  # transactions are begun here, not by the module
-                check_same_thread=False,  # the lock sees to it
-            )
-            try:
-                self._check_schema(conn)
-                self._configure(conn)
-                with conn:
-                    conn.execute("BEGIN IMMEDIATE")
-                    for statement in _CREATE:
-                        conn.execute(statement)
-            except BaseException:
-                conn.close()
-                raise
-        self._conn = conn
-        _open_storages.add(self)
-
-    def _check_schema(self, conn: sqlite3.Connection) -> None:
-        """Refuse what is not ours; only reads."""
-        found = conn.execute("SELECT type FROM sqlite_master WHERE name = 'items'").fetchone()
-        if found is None:
-            return
-        columns = {row[1] for row in conn.execute("PRAGMA table_info(items)")}
-        if found[0] != "table" or columns != _COLUMNS:
-            raise StorageError(
-                f"queue storage {self.filename!r} has an 'items' {found[0]} of some other program"
-                " and was left as it is; choose another file name"
-            )
-
-    @staticmethod
-    def _configure(conn: sqlite3.Connection) -> None:
-        # A write-ahead log takes one sync for each transaction, a rollback
-        # journal three or four.
-        mode = conn.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        # In WAL mode anything below FULL syncs only now and then: a power
-        # failure would take messages that were accepted. Where there is no
-        # WAL (memory, some file systems), EXTRA is what promises the same.
-        conn.execute(f"PRAGMA synchronous = {'FULL' if mode == 'wal' else 'EXTRA'}")
-        # On macOS a plain fsync stops short of the disk; elsewhere no effect.
-        conn.execute("PRAGMA fullfsync = ON")
+        self._file = SqliteFile(self.filename, busy_timeout, create)
+        self._received = SqliteReceived(self._file)
+        self._inbox = SqliteInbox(self._file, self._received)
 
     def close(self) -> None:
         """Close the file. Harmless when repeated, and in a forked child."""
-        if os.getpid() != self._pid:
-            return
-        with self._lock, self._translated_errors():
-            conn, self._conn = self._conn, None
-            if conn is not None:
-                conn.close()
-        _open_storages.discard(self)
+        self._file.close()
 
     def get_queues(self) -> list[str]:
-        return [row[0] for row in self._read("SELECT DISTINCT queue_name FROM items")]
+        return [row[0] for row in self._file.read("SELECT DISTINCT queue_name FROM items")]
 
     def get_items(self, queue_name: str) -> list[Message]:
-        rows = self._read(
-            "SELECT rowid, uuid, data, ttl, flags FROM items WHERE queue_name = ? ORDER BY rowid",
-            queue_name,
-        )
-        return [self._item(*row) for row in rows]
+        return [self._item(*row) for row in self._file.read(_GET, queue_name)]
 
     def push(self, queue_name: str, item: Message) -> None:
         self.push_many(((queue_name, item),))
 
     def push_many(self, entries: Iterable[tuple[str, Message]]) -> None:
-        self._write(
-            _PUSH,
-            [
-                (queue_name, b2a_hex(item.uuid), item.data, item.ttl, item.flags)
-                for queue_name, item in entries
-            ],
-        )
+        pushed = list(entries)
+        if not pushed:
+            # The writer's lock may be somebody else's; nothing is worth waiting.
+            self._file.check_usable()
+            return
+        timed = {queue_name for queue_name, item in pushed if item.ttl is not None}
+        with self._file.change(joins=True) as conn:
+            clocks = {queue_name: _clock(conn, queue_name) for queue_name in timed}
+            conn.executemany(
+                _PUSH,
+                [
+                    (
+                        queue_name,
+                        b2a_hex(item.uuid),
+                        item.data,
+                        item.ttl,
+                        item.flags,
+                        None if item.ttl is None else clocks[queue_name],
+                    )
+                    for queue_name, item in pushed
+                ],
+            )
 
     def remove_items(self, queue_name: str, items: Iterable[Message]) -> None:
-        self._write(_REMOVE_FIRST, [(b2a_hex(item.uuid), queue_name) for item in items])
+        self._file.write(_REMOVE_FIRST, [(b2a_hex(item.uuid), queue_name) for item in items])
 
     def delete_items(self, items: Sequence[Message]) -> None:
-        self._write("DELETE FROM items WHERE uuid = ?", [(b2a_hex(item.uuid),) for item in items])
+        self._file.write(
+            "DELETE FROM items WHERE uuid = ?", [(b2a_hex(item.uuid),) for item in items]
+        )
 
     def delete_all(self) -> None:
-        self._write("DELETE FROM items", [()])
+        self._file.run([("DELETE FROM items", ()), ("DELETE FROM snakemq_offline", ())])
 
     def update_items_ttl(self, items: Sequence[Message]) -> None:
-        self._write(
-            "UPDATE items SET ttl = ? WHERE uuid = ?",
-            [(item.ttl, b2a_hex(item.uuid)) for item in items],
-        )
+        self._file.write(_UPDATE_TTL, [(item.ttl, b2a_hex(item.uuid)) for item in items])
+
+    def advance_ttl(self, queue_name: str, seconds: float) -> None:
+        check_seconds(seconds)
+        with self._file.exclusive():
+            ((has_items, has_clock),) = self._file.read(_IN_USE, queue_name)
+            if has_items and seconds:
+                self._file.run([(_ADVANCE, (queue_name, seconds))])
+            elif has_clock and not has_items:
+                self._file.run(
+                    [("DELETE FROM snakemq_offline WHERE queue_name = ?", (queue_name,))]
+                )
+
+    def load_received(self, ident: str) -> list[bytes]:
+        return self._received.load(ident)
+
+    def add_received(self, ident: str, uuids: Iterable[bytes], *, keep: int, sync: bool) -> None:
+        self._received.add(Addition(ident, uuids, keep), sync=sync)
+
+    def sync(self) -> None:
+        self._file.sync()
+
+    def push_inbox(self, ident: str, messages: Iterable[Message], *, keep: int) -> list[int]:
+        return self._inbox.push(ident, messages, keep=keep)
+
+    def get_inbox(self) -> list[InboxItem]:
+        return self._inbox.items()
+
+    def advance_inbox(self, done: int | None, starting: int | None) -> None:
+        self._inbox.advance(done, starting)
+
+    def bury(self, item_id: int, reason: str) -> None:
+        self._inbox.bury(item_id, reason)
+
+    def get_dead(self) -> list[DeadLetter]:
+        return self._inbox.dead()
+
+    def retry_dead(self, ids: Sequence[int] | None) -> list[InboxItem]:
+        return self._inbox.retry(ids)
+
+    def drop_dead(self, ids: Sequence[int] | None) -> int:
+        return self._inbox.drop(ids)
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """A transaction that the application shares with the storage.
+
+        ::
+
+            with storage.transaction() as connection:
+                connection.execute("INSERT INTO orders ...")
+                storage.push_many(...)
+                storage.advance_inbox(...)
+
+        It is committed, and is on disk, at the end of the block; an exception
+        undoes all of it. The connection is the storage's own, so the tables of
+        the application are in the storage's file. It is for the block only:
+        do not commit, roll back or close it.
+
+        Of the methods of the storage that change something, :meth:`push`,
+        :meth:`push_many` and :meth:`advance_inbox` become a part of the
+        transaction when they are called by the same thread; the others are
+        refused. Other threads that use the storage wait until it is over.
+
+        :raises snakemq.exceptions.StorageError: it can't be begun or
+            committed, or there is one already in this thread
+        """
+        return self._file.shared_transaction()
+
+    def push_with(
+        self, connection: sqlite3.Connection, entries: Iterable[tuple[str, Message]]
+    ) -> None:
+        """Append items to queues by way of the application's own connection.
+
+        They are a part of the application's transaction: they are stored if
+        and when it is committed. If none is open one is begun, as the
+        :mod:`sqlite3` module does for an ``INSERT``. From then on until the
+        end of the transaction, no other connection can write to the file, nor
+        can this storage: do not let it take long.
+
+        How well it survives a power failure is up to the connection's ``PRAGMA
+        synchronous``; FULL, which is SQLite's default, is as good as
+        :meth:`push_many`.
+
+        :param connection: a connection to the file of this storage
+        :param entries: pairs of queue name and item
+        :raises TypeError: ``connection`` is no :class:`sqlite3.Connection`
+        :raises ValueError: it is one to another file, or commits by itself
+            and is not in a transaction
+        :raises snakemq.exceptions.StorageError: nothing was appended: the
+            file is locked, the disk is full ...; the transaction is as it was
+        """
+        self._file.check_usable()
+        push_with(connection, self._file.path, entries)
 
     def __repr__(self) -> str:
-        state = "closed" if self._conn is None else "open"
+        state = "open" if self._file.is_open else "closed"
         return f"<{type(self).__name__} {self.filename!r} {state}>"
 
-    def _read(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        with self._connection() as conn:
-            return conn.execute(sql, parameters).fetchall()
-
-    def _write(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
-        """Run the statement for each row, for all of them or for none."""
-        if not rows:
-            # The writer's lock may be somebody else's; nothing is worth waiting.
-            self._check_usable()
-            return
-        with self._connection() as conn, conn:
-            # IMMEDIATE waits for the writer's lock here, where the busy
-            # timeout applies.
-            conn.execute("BEGIN IMMEDIATE")
-            conn.executemany(sql, rows)
-
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for one thread at a time."""
-        # Before the lock: in a forked child nobody may be there to release it.
-        self._check_usable()
-        with self._lock:
-            if self._conn is None:
-                raise self._closed()
-            with self._translated_errors():
-                yield self._conn
-
-    def _check_usable(self) -> None:
-        if os.getpid() != self._pid:
-            raise StorageError(
-                f"queue storage {self.filename!r} was opened by process {self._pid} and can't be"
-                f" used in process {os.getpid()}, which was forked off; open a storage in the"
-                " child, with a file of its own"
-            )
-        if self._conn is None:
-            raise self._closed()
-
-    def _closed(self) -> StorageError:
-        return StorageError(
-            f"queue storage {self.filename!r} is closed; open the file again with a new storage"
-        )
-
-    def _item(self, rowid: int, uuid: Any, data: Any, ttl: Any, flags: Any) -> Message:
+    def _item(
+        self, rowid: int, uuid: Any, data: Any, ttl: Any, flags: Any, elapsed: Any
+    ) -> Message:
         try:
             # 1.6 on Python 2 wrote plain ASCII data as TEXT.
             data = data.encode() if isinstance(data, str) else data
+            if elapsed is not None and elapsed > 0:
+                ttl = remaining(ttl, elapsed)
             return Message(data, ttl, flags, a2b_hex(uuid))
         except (TypeError, ValueError) as exc:
-            raise StorageError(
-                f"queue storage {self.filename!r} has a row in table 'items' that is not a message"
-                f" ({exc}); keep a copy of the file and delete the row with rowid {rowid}"
-            ) from exc
-
-    @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OverflowError) as exc:
-            advice = _advice(exc, self.filename, self._busy_timeout)
-            raise StorageError(f"queue storage {self.filename!r} {advice} ({exc})") from exc
+            raise self._file.damaged("items", rowid, exc) from exc
 
 
-def _advice(exc: Exception, filename: str, busy_timeout: float) -> str:
-    """What went wrong and what to do about it."""
-    # By text, because Python 3.10 does not tell SQLite's error codes. The
-    # texts have been the same for many years, and the tests cause each of them.
-    text = str(exc)
-    if "database or disk is full" in text:
-        return "can't grow because the disk is full; nothing was changed, make room and try again"
-    if "readonly" in text:
-        return "is read-only; make the file and its directory writable for this user"
-    if "locked" in text:
-        return (
-            f"has been locked by another process for {busy_timeout:g} s; stop that process, or"
-            " give each process a file of its own"
-        )
-    if "is not a database" in text:
-        return "is not an SQLite database and was left as it is; choose another file name"
-    if "malformed" in text:
-        return "is damaged; keep a copy, and save what 'sqlite3 FILE .recover' can read"
-    if "unable to open" in text:
-        return _why_not_opened(filename)
-    if "disk I/O error" in text:
-        return "can't be read or written; check the disk and the limits of this process"
-    if "too big" in text or isinstance(exc, OverflowError):
-        return "can't hold a value of this size, SQLite's limit is about 1 GB; send it in parts"
-    return "does not work"
-
-
-def _why_not_opened(filename: str) -> str:
-    directory = os.path.dirname(os.path.abspath(filename))
-    if os.path.isdir(filename):
-        return "is a directory; give the name of a file in it"
-    if not os.path.isdir(directory):
-        return f"can't be made because there is no directory {directory!r}; create it first"
-    return "can't be opened; check the permissions of the file and its directory"
-
-
-# SQLite's locks do not survive a fork, and even closing the parent's
-# connection in a child may harm the file. Whatever the child lets go of, its
-# copies of the parent's connections therefore stay referenced.
-_open_storages: weakref.WeakSet[SqliteQueuesStorage] = weakref.WeakSet()
-_inherited: list[SqliteQueuesStorage] = []
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _inherited.extend(_open_storages))
+def _clock(conn: sqlite3.Connection, queue_name: str) -> float:
+    """For how long TTLs of this queue have run."""
+    row = conn.execute(_CLOCK, (queue_name,)).fetchone()
+    return 0.0 if row is None else float(row[0])

@@ -65,7 +65,7 @@ def storage(path: Path) -> Iterator[SqliteQueuesStorage]:
 class TestFile:
     """It is 1.6's file, and stays it."""
 
-    def test_the_table_is_that_of_1_6(self, path: Path, storage: SqliteQueuesStorage) -> None:
+    def test_the_table_is_that_of_1_6_and_a_column(self, path: Path, storage: SqliteQueuesStorage) -> None:
         storage.push("peer", Message(b"\0data", 1.5, 0x80000001, b"\x01\xab"))
         storage.push("peer", Message(b"", None, 1, b"x" * 16))
         assert execute(path, "PRAGMA table_info(items)") == [
@@ -74,6 +74,7 @@ class TestFile:
             (2, "data", "BLOB", 0, None, 0),
             (3, "ttl", "REAL", 0, None, 0),
             (4, "flags", "INTEGER", 0, None, 0),
+            (5, "offline", "REAL", 0, None, 0),
         ]
         assert execute(path, "SELECT queue_name, uuid, data, ttl, flags FROM items") == [
             ("peer", b"01ab", b"\0data", 1.5, 0x80000001),
@@ -117,7 +118,8 @@ class TestFile:
             storage.push_many(("peer", item) for item in items)
             storage.remove_items("peer", items[:20] + items[30:40])
         before = execute(path, "SELECT max(rowid) FROM items")
-        execute(path, "DROP INDEX items_uuid", "DROP INDEX items_queue", "VACUUM")
+        indexes = ("items_uuid", "items_queue", "items_of_16")
+        execute(path, *(f"DROP INDEX {name}" for name in indexes), "VACUUM")
         assert execute(path, "SELECT max(rowid) FROM items") < before
         with SqliteQueuesStorage(path) as storage:
             storage.push("peer", message(b"last"))
@@ -326,7 +328,7 @@ class TestDamage:
                 "'00', x'00', -1.0, 1",
                 "'00', x'00', 1.0, 4294967296",
             ):
-                execute(path, f"INSERT INTO items VALUES ('bad', {row})")
+                execute(path, f"INSERT INTO items VALUES ('bad', {row}, NULL)")
                 with pytest.raises(StorageError, match="delete the row with rowid 2"):
                     storage.get_items("bad")
                 assert contents(storage, "good") == [b"fine"]
@@ -495,7 +497,7 @@ class TestOtherProcesses:
             assert process.stdin is not None
             assert process.stdout is not None
             assert process.stdout.readline() == "locked\n"
-            with pytest.raises(StorageError, match=r"locked by another process for 0\.05 s"):
+            with pytest.raises(StorageError, match=r"locked for 0\.05 s, by another process"):
                 storage.push("peer", message(b"refused"))
             # Readers are not in its way, in WAL mode; nor is what writes nothing.
             assert contents(storage) == [b"before"]
@@ -511,7 +513,7 @@ class TestOtherProcesses:
         with _process(self.HOLDER, path) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "locked\n"
-            with pytest.raises(StorageError, match="locked by another process"):
+            with pytest.raises(StorageError, match=r"locked for 0\.05 s, by another process"):
                 SqliteQueuesStorage(path, busy_timeout=0.05)
 
     def test_it_waits_for_a_lock_that_is_released(self, path: Path) -> None:
@@ -545,13 +547,13 @@ class TestOtherProcesses:
             def forget():
                 # Closing the parent's connection in the child may harm the file.
                 global storage
-                alive = weakref.ref(storage)
+                alive = weakref.ref(storage._file)
                 del storage
                 gc.collect()
                 assert alive()
 
             # Nobody in the child would ever release this.
-            held = storage._lock
+            held = storage._file._lock
             held.acquire()
             pid = os.fork()
             if not pid:
@@ -654,8 +656,8 @@ class TestUse:
 
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="needs Connection.setlimit")
     def test_too_much_data_is_reported(self, storage: SqliteQueuesStorage) -> None:
-        assert storage._conn is not None
-        storage._conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000)
+        assert storage._file._conn is not None
+        storage._file._conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000)
         with pytest.raises(StorageError, match="can't hold a value of this size"):
             storage.push("peer", message(bytes(20_000)))
         storage.push("peer", message(b"small"))
@@ -664,13 +666,13 @@ class TestUse:
 
 def _setting(storage: SqliteQueuesStorage, pragma: str) -> int:
     """A setting of this connection, which no other connection can see."""
-    assert storage._conn is not None
-    return int(storage._conn.execute(f"PRAGMA {pragma}").fetchone()[0])
+    assert storage._file._conn is not None
+    return int(storage._file._conn.execute(f"PRAGMA {pragma}").fetchone()[0])
 
 
 def _steps(storage: SqliteQueuesStorage, operation: Callable[[], object]) -> int:
     """How many instructions of SQLite's machine an operation takes."""
-    assert storage._conn is not None
+    assert storage._file._conn is not None
     count = 0
 
     def step() -> int:
@@ -678,23 +680,23 @@ def _steps(storage: SqliteQueuesStorage, operation: Callable[[], object]) -> int
         count += 1
         return 0
 
-    storage._conn.set_progress_handler(step, 1)
+    storage._file._conn.set_progress_handler(step, 1)
     try:
         operation()
     finally:
-        storage._conn.set_progress_handler(None, 1)
+        storage._file._conn.set_progress_handler(None, 1)
     assert count
     return count
 
 
 def _transactions(storage: SqliteQueuesStorage, operation: Callable[[], object]) -> int:
-    assert storage._conn is not None
+    assert storage._file._conn is not None
     statements: list[str] = []
-    storage._conn.set_trace_callback(statements.append)
+    storage._file._conn.set_trace_callback(statements.append)
     try:
         operation()
     finally:
-        storage._conn.set_trace_callback(None)
+        storage._file._conn.set_trace_callback(None)
     begun = sum(statement.startswith("BEGIN") for statement in statements)
     assert begun == statements.count("COMMIT")
     assert bool(begun) == bool(statements)

@@ -1,0 +1,158 @@
+"""The memory of what was received, in the SQLite file.
+
+A row holds the identifiers of one addition, so that a batch of messages costs
+hardly more than a single one::
+
+    snakemq_received   ident   TEXT      who sent them
+                       number  INTEGER   rises, within a peer and from peer to peer
+                       uuids   BLOB      17 bytes each: the identifier, padded
+                                         with NULs to 16, and its length
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from snakemq.message import MAX_UUID_LENGTH
+from snakemq.storage._common import check_keep, check_uuids
+from snakemq.storage._sqlite_file import SqliteFile, Statement
+from snakemq.storage.base import MAX_RECEIVED_PEERS
+
+__all__ = ["Addition", "SqliteReceived"]
+
+_SIZE: Final = MAX_UUID_LENGTH + 1
+_LENGTHS: Final = [bytes((length,)) for length in range(_SIZE)]
+
+# The number is that of this process; if another one has been here, which is a
+# mistake, it still is a new one.
+_ADD: Final = """INSERT INTO snakemq_received (ident, number, uuids) VALUES (?1,
+    max(?2, (SELECT coalesce(max(number), 0) + 1 FROM snakemq_received WHERE ident = ?1)), ?3)"""
+
+_LOAD: Final = "SELECT uuids FROM snakemq_received WHERE ident = ? ORDER BY number"
+
+_COUNT: Final = f"""SELECT coalesce(sum(length(uuids)) / {_SIZE}, 0)
+    FROM snakemq_received WHERE ident = ?"""
+
+_NEWEST_FIRST: Final = f"""SELECT number, length(uuids) / {_SIZE}
+    FROM snakemq_received WHERE ident = ? ORDER BY number DESC"""
+
+_SHORTEN: Final = """UPDATE snakemq_received SET uuids = substr(uuids, ?)
+    WHERE ident = ? AND number = ?"""
+
+_TRIM: Final = "DELETE FROM snakemq_received WHERE ident = ? AND number < ?"
+
+_FORGET: Final = "DELETE FROM snakemq_received WHERE ident = ?"
+
+# Goes from peer to peer by the key; DISTINCT would read all rows.
+_PEERS: Final = """WITH RECURSIVE peers (ident) AS (
+        SELECT min(ident) FROM snakemq_received
+        UNION ALL
+        SELECT (SELECT min(ident) FROM snakemq_received WHERE ident > peers.ident)
+        FROM peers WHERE ident IS NOT NULL)
+    SELECT ident, (SELECT max(number) FROM snakemq_received r WHERE r.ident = peers.ident) AS last
+    FROM peers WHERE ident IS NOT NULL ORDER BY last"""
+
+
+class Addition:
+    """Some identifiers of one peer that are to be added.
+
+    :param ident: the peer
+    :param uuids: the identifiers
+    :param keep: how many of this peer to remember
+    :raises ValueError: one of them, or ``keep``, is not valid
+    """
+
+    def __init__(self, ident: str, uuids: Iterable[bytes], keep: int) -> None:
+        check_keep(keep)
+        self.ident = ident
+        self.uuids = check_uuids(uuids)[-keep:]
+        self.keep = keep
+
+    def packed(self) -> bytes:
+        """As they are stored."""
+        return b"".join(
+            [uuid.ljust(MAX_UUID_LENGTH, b"\0") + _LENGTHS[len(uuid)] for uuid in self.uuids]
+        )
+
+
+class SqliteReceived:
+    """Remembers, for each peer, the identifiers of its last messages.
+
+    What it has to know of the content it learns at the first addition; from
+    then on it is alone with the file.
+
+    :param file: the file
+    """
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
+        # How many identifiers of a peer there are, None if that was not asked
+        # for yet; in the order of the last addition.
+        self._counts: dict[str, int | None] | None = None
+        self._next_number = 1
+
+    def load(self, ident: str) -> list[bytes]:
+        """The identifiers of a peer, the oldest first."""
+        found = []
+        for (packed,) in self._file.read(_LOAD, ident):
+            for start in range(0, len(packed), _SIZE):
+                length = packed[start + MAX_UUID_LENGTH]
+                found.append(packed[start : start + length])
+        return found
+
+    def add(self, addition: Addition, *, sync: bool) -> None:
+        """Add identifiers, as a change of its own.
+
+        :param sync: whether it is durable, or may be late
+        """
+        with self._file.exclusive():
+            if addition.uuids:
+                with self.adding(addition) as statements:
+                    self._file.run(statements, late=not sync)
+
+    @contextmanager
+    def adding(self, addition: Addition) -> Iterator[list[Statement]]:
+        """What to run to add identifiers. To be run inside of this, and of ``exclusive()``."""
+        ident, keep = addition.ident, addition.keep
+        if self._counts is None:
+            self._learn()
+        assert self._counts is not None
+        count = self._counts.get(ident, 0)
+        if count is None:
+            ((count,),) = self._file.read(_COUNT, ident)
+        statements: list[Statement] = []
+        oldest = None
+        if ident not in self._counts and len(self._counts) >= MAX_RECEIVED_PEERS:
+            oldest = next(iter(self._counts))
+            statements.append((_FORGET, (oldest,)))
+        if count + len(addition.uuids) > 2 * keep:
+            count = keep - len(addition.uuids)
+            statements += self._trim(ident, count)
+        statements.append((_ADD, (ident, self._next_number, addition.packed())))
+        yield statements
+        # Only now has it happened.
+        self._next_number += 1
+        if oldest is not None:
+            del self._counts[oldest]
+        self._counts.pop(ident, None)
+        self._counts[ident] = count + len(addition.uuids)
+
+    def _trim(self, ident: str, left: int) -> Iterator[Statement]:
+        """Leave only so many of the newest."""
+        if not left:
+            yield _FORGET, (ident,)
+            return
+        for number, size in self._file.read(_NEWEST_FIRST, ident):
+            if size >= left:
+                yield _TRIM, (ident, number)
+                yield _SHORTEN, (-left * _SIZE, ident, number)
+                return
+            left -= size
+
+    def _learn(self) -> None:
+        peers = self._file.read(_PEERS)
+        self._counts = {ident: None for ident, _ in peers}
+        if peers:
+            self._next_number = peers[-1][1] + 1
