@@ -76,8 +76,9 @@ class SqliteInbox:
         with self._file.exclusive():
             if not found:
                 return []
-            with self._received.adding(addition) as statements, self._file.change() as conn:
-                for statement, parameters in statements:
+            plan = self._received.plan(addition)
+            with self._file.change() as conn:
+                for statement, parameters in plan.statements:
                     conn.execute(statement, parameters)
                 first = _next_id(conn)
                 conn.executemany(
@@ -95,6 +96,7 @@ class SqliteInbox:
                         for number, message in enumerate(found, first)
                     ],
                 )
+            self._received.carried_out(plan)
         return list(range(first, first + len(found)))
 
     def items(self) -> list[InboxItem]:

@@ -12,15 +12,14 @@ hardly more than a single one::
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from snakemq.message import MAX_UUID_LENGTH
 from snakemq.storage._common import check_keep, check_uuids
 from snakemq.storage._sqlite_file import SqliteFile, Statement
 from snakemq.storage.base import MAX_RECEIVED_PEERS
 
-__all__ = ["Addition", "SqliteReceived"]
+__all__ = ["Addition", "Plan", "SqliteReceived"]
 
 _SIZE: Final = MAX_UUID_LENGTH + 1
 _LENGTHS: Final = [bytes((length,)) for length in range(_SIZE)]
@@ -77,6 +76,21 @@ class Addition:
         )
 
 
+class Plan(NamedTuple):
+    """How to add identifiers.
+
+    :ivar statements: to be run as one change
+    :ivar ident: the peer
+    :ivar total: how many of it there are afterwards
+    :ivar forgotten: a peer of which there is nothing then
+    """
+
+    statements: list[Statement]
+    ident: str
+    total: int
+    forgotten: str | None
+
+
 class SqliteReceived:
     """Remembers, for each peer, the identifiers of its last messages.
 
@@ -109,16 +123,18 @@ class SqliteReceived:
         """
         with self._file.exclusive():
             if addition.uuids:
-                with self.adding(addition) as statements:
-                    self._file.run(statements, late=not sync)
+                plan = self.plan(addition)
+                self._file.run(plan.statements, late=not sync)
+                self.carried_out(plan)
 
-    @contextmanager
-    def adding(self, addition: Addition) -> Iterator[list[Statement]]:
-        """What to run to add identifiers. To be run inside of this, and of ``exclusive()``."""
-        ident, keep = addition.ident, addition.keep
+    def plan(self, addition: Addition) -> Plan:
+        """What to run to add identifiers.
+
+        Other threads have to be kept out from here to :meth:`carried_out`.
+        """
+        ident, new = addition.ident, len(addition.uuids)
         if self._counts is None:
-            self._learn()
-        assert self._counts is not None
+            self._counts = self._learn()
         count = self._counts.get(ident, 0)
         if count is None:
             ((count,),) = self._file.read(_COUNT, ident)
@@ -127,17 +143,20 @@ class SqliteReceived:
         if ident not in self._counts and len(self._counts) >= MAX_RECEIVED_PEERS:
             oldest = next(iter(self._counts))
             statements.append((_FORGET, (oldest,)))
-        if count + len(addition.uuids) > 2 * keep:
-            count = keep - len(addition.uuids)
+        if count + new > 2 * addition.keep:
+            count = addition.keep - new
             statements += self._trim(ident, count)
         statements.append((_ADD, (ident, self._next_number, addition.packed())))
-        yield statements
-        # Only now has it happened.
+        return Plan(statements, ident, count + new, oldest)
+
+    def carried_out(self, plan: Plan) -> None:
+        """That was done, and can't be undone any more."""
+        assert self._counts is not None
         self._next_number += 1
-        if oldest is not None:
-            del self._counts[oldest]
-        self._counts.pop(ident, None)
-        self._counts[ident] = count + len(addition.uuids)
+        if plan.forgotten is not None:
+            del self._counts[plan.forgotten]
+        self._counts.pop(plan.ident, None)
+        self._counts[plan.ident] = plan.total
 
     def _trim(self, ident: str, left: int) -> Iterator[Statement]:
         """Leave only so many of the newest."""
@@ -151,8 +170,8 @@ class SqliteReceived:
                 return
             left -= size
 
-    def _learn(self) -> None:
+    def _learn(self) -> dict[str, int | None]:
         peers = self._file.read(_PEERS)
-        self._counts = {ident: None for ident, _ in peers}
         if peers:
             self._next_number = peers[-1][1] + 1
+        return {ident: None for ident, _ in peers}
