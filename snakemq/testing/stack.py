@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from snakemq.contracts import LinkInterface
 from snakemq.message import Message
@@ -38,6 +39,8 @@ class SimStack:
         second; ``None``: as fast as it can
     :param on_start: ``func(stack)``, called when the layers have been built,
         also after each :meth:`restart`: the place to add callbacks
+    :param options: more arguments of :class:`~snakemq.messaging.Messaging`
+    :ivar storage: what the next :meth:`restart` opens
     :ivar link: the link
     :ivar packeter: the packeter
     :ivar messaging: the messaging
@@ -59,6 +62,7 @@ class SimStack:
         storage: QueuesStorageBase | None = None,
         throttle: float | None = None,
         on_start: Callable[[SimStack], object] | None = None,
+        **options: Any,
     ) -> None:
         self.network = network
         self.name = name
@@ -66,6 +70,7 @@ class SimStack:
         self.received: list[tuple[str, Message]] = []
         self._throttle = throttle
         self._on_start = on_start
+        self._options = options
         self._connectors: dict[Hashable, float | None] = {}
         self._start()
 
@@ -79,7 +84,7 @@ class SimStack:
         if self._throttle is not None:
             below = Throttle(self.link, self._throttle)
         self.packeter = Packeter(below)
-        self.messaging = Messaging(self.name, "", self.packeter, self.storage)
+        self.messaging = Messaging(self.name, "", self.packeter, self.storage, **self._options)
         self.hook = ReceiveHook(self.messaging)
         self.messaging.on_message_recv.wire(self._receive)
         for address, interval in self._connectors.items():
