@@ -8,7 +8,10 @@ from functools import partial
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.storage import QueuesStorageBase
 
-__all__ = ["StorageSuite", "expect", "facts", "message"]
+__all__ = ["DEADLINE", "StorageSuite", "expect", "expect_ttls", "facts", "message"]
+
+#: How long threads wait for each other, in seconds, before a test fails.
+DEADLINE = 60.0
 
 
 class StorageSuite:
@@ -91,6 +94,16 @@ def expect(storage: QueuesStorageBase, expected: dict[str, list[Message]]) -> No
                 f"item {number} of queue {name!r} differs (data, ttl, flags, uuid): "
                 f"{_short(one)} instead of {_short(other)}"
             )
+
+
+def expect_ttls(storage: QueuesStorageBase, name: str, expected: list[float | None]) -> None:
+    """Check what remains of the TTLs in a queue, to the millisecond."""
+    found = [item.ttl for item in storage.get_items(name)]
+    right = len(found) == len(expected) and all(
+        one is other if one is None or other is None else abs(one - other) < 0.001
+        for one, other in zip(found, expected, strict=True)
+    )
+    assert right, f"what remains of the TTLs in queue {name!r} is {found}, not {expected}"
 
 
 def _short(fact: tuple[bytes, float | None, int, bytes]) -> str:

@@ -21,20 +21,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from snakemq.message import Message
-from snakemq.testing._storage_suite import StorageSuite, expect, facts, message
+from snakemq.testing._storage_receiving import ReceivingSide
+from snakemq.testing._storage_suite import DEADLINE, expect, expect_ttls, facts, message
 
 __all__ = ["StorageContract"]
 
-#: How long threads wait for each other, in seconds, before a test fails.
-_DEADLINE = 60.0
 
-
-class StorageContract(StorageSuite):
+class StorageContract(ReceivingSide):
     """What :class:`~snakemq.storage.QueuesStorageBase` promises, as tests.
 
     Opening the storage is up to the subclass: :meth:`open_storage`. Four
     attributes tell what a storage does not promise; tests that need it are then
-    skipped. A new storage should leave them as they are.
+    skipped. A new storage should leave them as they are. The tests of the
+    receiving side are skipped if the storage does not say ``keeps_received``.
     """
 
     # What is stored
@@ -357,6 +356,67 @@ class StorageContract(StorageSuite):
         storage.update_items_ttl([changed])
         expect(storage, {"alice": [changed, changed], "bob": [changed]})
 
+    def test_advance_ttl_takes_from_what_is_in_the_queue(self) -> None:
+        storage = self._open()
+        storage.push_many(("alice", message(b"", ttl=ttl)) for ttl in (60.0, None, 2.5, 0.25))
+        storage.push("bob", message(b"", ttl=60.0))
+        storage.advance_ttl("alice", 1.5)
+        expect_ttls(storage, "alice", [58.5, None, 1.0, 0.0])
+        expect_ttls(storage, "bob", [60.0])
+        storage = self._reopen(storage)
+        expect_ttls(storage, "alice", [58.5, None, 1.0, 0.0])
+        storage.advance_ttl("alice", 0.5)
+        storage.advance_ttl("alice", 0)
+        storage.advance_ttl("bob", 10.0)
+        storage = self._reopen(storage)
+        expect_ttls(storage, "alice", [58.0, None, 0.5, 0.0])
+        expect_ttls(storage, "bob", [50.0])
+
+    def test_advance_ttl_leaves_alone_what_comes_later(self) -> None:
+        storage = self._open()
+        storage.push("peer", message(b"", ttl=10.0))
+        storage.advance_ttl("peer", 4.0)
+        storage.push("peer", message(b"", ttl=10.0))
+        storage = self._reopen(storage)
+        storage.push_many(("peer", message(b"", ttl=ttl)) for ttl in (10.0, None))
+        expect_ttls(storage, "peer", [6.0, 10.0, 10.0, None])
+        storage.advance_ttl("peer", 1.0)
+        expect_ttls(storage, "peer", [5.0, 9.0, 9.0, None])
+        storage.remove_items("peer", storage.get_items("peer"))
+        # Nothing of this concerns what is in the queue later.
+        storage.advance_ttl("peer", 1.0)
+        storage.advance_ttl("nobody", 1.0)
+        storage = self._reopen(storage)
+        storage.push("peer", message(b"", ttl=10.0))
+        expect_ttls(storage, "peer", [10.0])
+        storage.advance_ttl("peer", 3.0)
+        expect_ttls(storage, "peer", [7.0])
+
+    def test_update_items_ttl_after_advance_ttl_sets_it_anew(self) -> None:
+        storage = self._open()
+        items = [message(b"", ttl=ttl) for ttl in (10.0, 10.0, None, 10.0)]
+        storage.push_many(("peer", item) for item in items)
+        storage.advance_ttl("peer", 4.0)
+        storage.update_items_ttl(
+            [items[0].with_ttl(8.0), items[2].with_ttl(3.0), items[3].with_ttl(None)]
+        )
+        expect_ttls(storage, "peer", [8.0, 6.0, 3.0, None])
+        storage.advance_ttl("peer", 1.0)
+        expect_ttls(storage, "peer", [7.0, 5.0, 2.0, None])
+        expect_ttls(self._reopen(storage), "peer", [7.0, 5.0, 2.0, None])
+
+    def test_advance_ttl_refuses_what_is_no_time(self) -> None:
+        storage = self._open()
+        storage.push("peer", message(b"", ttl=10.0))
+        for seconds in (-1.0, float("inf"), float("nan")):
+            try:
+                storage.advance_ttl("peer", seconds)
+            except ValueError:
+                pass
+            else:
+                raise AssertionError(f"advance_ttl took {seconds!r}")
+        expect_ttls(storage, "peer", [10.0])
+
     # Opening and closing
 
     def test_what_was_stored_survives_closing(self) -> None:
@@ -394,12 +454,12 @@ class StorageContract(StorageSuite):
         for item in items:
             # A new thread each time: nothing may be bound to the one that opened it.
             with ThreadPoolExecutor(1) as pool:
-                pool.submit(storage.push, "peer", item).result(_DEADLINE)
+                pool.submit(storage.push, "peer", item).result(DEADLINE)
         with ThreadPoolExecutor(1) as pool:
-            found = pool.submit(storage.get_items, "peer").result(_DEADLINE)
+            found = pool.submit(storage.get_items, "peer").result(DEADLINE)
             assert facts(found) == facts(items)
-            pool.submit(storage.remove_items, "peer", items[:1]).result(_DEADLINE)
-            pool.submit(storage.close).result(_DEADLINE)
+            pool.submit(storage.remove_items, "peer", items[:1]).result(DEADLINE)
+            pool.submit(storage.close).result(DEADLINE)
         if self.persistent:
             expect(self._open(), {"peer": items[1:]})
 
@@ -411,7 +471,7 @@ class StorageContract(StorageSuite):
 
         def work(thread: int) -> list[Message]:
             items = [message(b"%d %d" % (thread, number)) for number in range(each)]
-            start.wait(_DEADLINE)
+            start.wait(DEADLINE)
             for number in range(0, each, 4):
                 storage.push("shared", items[number])
                 storage.push_many(("shared", item) for item in items[number + 1 : number + 4])
@@ -419,7 +479,7 @@ class StorageContract(StorageSuite):
             return items
 
         with ThreadPoolExecutor(threads) as pool:
-            pushed = list(pool.map(work, range(threads), timeout=_DEADLINE))
+            pushed = list(pool.map(work, range(threads), timeout=DEADLINE))
         storage = self._reopen(storage)
         shared = facts(storage.get_items("shared"))
         assert len(shared) == threads * each
@@ -436,13 +496,13 @@ class StorageContract(StorageSuite):
         finished = threading.Event()
 
         def push(thread: int) -> None:
-            start.wait(_DEADLINE)
+            start.wait(DEADLINE)
             for number in range(each):
                 storage.push("shared", message(b"%d %d" % (thread, number)))
 
         def drain() -> list[bytes]:
             drained: list[bytes] = []
-            start.wait(_DEADLINE)
+            start.wait(DEADLINE)
             while True:
                 last = finished.is_set()
                 items = storage.get_items("shared")
@@ -454,10 +514,10 @@ class StorageContract(StorageSuite):
         with ThreadPoolExecutor(threads + 1) as pool:
             drainer = pool.submit(drain)
             try:
-                list(pool.map(push, range(threads), timeout=_DEADLINE))
+                list(pool.map(push, range(threads), timeout=DEADLINE))
             finally:
                 finished.set()
-            drained = drainer.result(_DEADLINE)
+            drained = drainer.result(DEADLINE)
         expect(storage, {})
         assert max(Counter(drained).values()) == 1
         for thread in range(threads):

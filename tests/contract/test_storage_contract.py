@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from snakemq.exceptions import StorageError
 from snakemq.message import Message
 from snakemq.storage import MemoryQueuesStorage, QueuesStorageBase
 from snakemq.storage.sqlite import SqliteQueuesStorage
@@ -131,6 +135,54 @@ def test_a_storage_has_to_have_the_seven_methods(name: str, arguments: tuple[obj
         getattr(QueuesStorageBase(), name)(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "keywords"),
+    [
+        ("load_received", ("a",), {}),
+        ("add_received", ("a", [b"1"]), {"keep": 1, "sync": True}),
+        ("sync", (), {}),
+        ("push_inbox", ("a", []), {"keep": 1}),
+        ("get_inbox", (), {}),
+        ("advance_inbox", (None, None), {}),
+        ("bury", (1, "reason"), {}),
+        ("get_dead", (), {}),
+        ("retry_dead", (None,), {}),
+        ("drop_dead", (None,), {}),
+    ],
+)
+def test_a_storage_need_not_keep_what_was_received(
+    name: str, arguments: tuple[object, ...], keywords: dict[str, object]
+) -> None:
+    storage = QueuesStorageBase()
+    assert not storage.keeps_received
+    with pytest.raises(NotImplementedError):
+        getattr(storage, name)(*arguments, **keywords)
+
+
+def test_transactions_are_for_sqlite_only() -> None:
+    storage = MemoryQueuesStorage()
+    with pytest.raises(StorageError, match="MemoryQueuesStorage has no transactions to share"):
+        storage.transaction()
+    with (
+        closing(sqlite3.connect(":memory:")) as connection,
+        pytest.raises(StorageError, match="MemoryQueuesStorage has no file"),
+    ):
+        storage.push_with(connection, [("peer", Message(b"", 1))])
+    assert storage.get_queues() == []
+
+
+@pytest.mark.parametrize("kind", [MemoryQueuesStorage, partial(SqliteQueuesStorage, ":memory:")])
+def test_advance_ttl_leaves_the_same_message_to_others_alone(
+    kind: Callable[[], QueuesStorageBase],
+) -> None:
+    with kind() as storage:
+        item = Message(b"to everybody", 60)
+        storage.push_many([("alice", item), ("bob", item)])
+        storage.advance_ttl("alice", 20)
+        assert [item.ttl for item in storage.get_items("alice")] == [40]
+        assert [item.ttl for item in storage.get_items("bob")] == [60]
+
+
 class TestTheSuiteFindsFaults:
     """A contract that a broken storage passes would be none."""
 
@@ -186,6 +238,52 @@ class TestTheSuiteFindsFaults:
         with pytest.raises(RuntimeError):
             self._run(Storage(), "test_any_thread_may_use_it")
 
+    def test_ttls_that_do_not_run(self) -> None:
+        class Storage(MemoryQueuesStorage):
+            def advance_ttl(self, queue_name: str, seconds: float) -> None:
+                super().advance_ttl(queue_name, 0.0)
+
+        with pytest.raises(AssertionError, match="what remains of the TTLs in queue 'alice' is"):
+            self._run(Storage(), "test_advance_ttl_takes_from_what_is_in_the_queue")
+        with pytest.raises(AssertionError, match=r"advance_ttl took -1\.0"):
+            self._run(Storage(), "test_advance_ttl_refuses_what_is_no_time")
+
+    def test_a_memory_that_is_too_short_or_too_long(self) -> None:
+        class Storage(MemoryQueuesStorage):
+            factor = 0.5
+
+            def add_received(
+                self, ident: str, uuids: Iterable[bytes], *, keep: int, sync: bool
+            ) -> None:
+                super().add_received(ident, uuids, keep=int(keep * self.factor), sync=sync)
+
+        test = "test_the_last_are_kept_and_at_most_twice_as_many"
+        with pytest.raises(AssertionError):
+            self._run(Storage(), test)
+        Storage.factor = 3
+        with pytest.raises(AssertionError):
+            self._run(Storage(), test)
+        Storage.factor = 2
+        self._run(Storage(), test)
+
+    def test_an_inbox_without_a_memory(self) -> None:
+        class Storage(MemoryQueuesStorage):
+            def load_received(self, ident: str) -> list[bytes]:
+                return []
+
+        with pytest.raises(AssertionError):
+            self._run(Storage(), "test_what_is_put_into_the_inbox_is_remembered_too")
+
+    def test_attempts_that_are_not_counted(self) -> None:
+        class Storage(MemoryQueuesStorage):
+            def advance_inbox(self, done: int | None, starting: int | None) -> None:
+                super().advance_inbox(done, None)
+
+        with pytest.raises(AssertionError):
+            self._run(Storage(), "test_going_on_removes_one_and_counts_an_attempt_of_another")
+        with pytest.raises(AssertionError):
+            self._run(Storage(), "test_a_long_history_of_receiving_leaves_what_it_should")
+
 
 class TestMemoryStorageAlone:
     def test_a_hundred_thousand_items_are_removed_in_order(self) -> None:
@@ -204,6 +302,20 @@ class TestMemoryStorageAlone:
         item.ttl = 1
         storage.get_items("peer")[0].ttl = 2
         assert storage.get_items("peer")[0].ttl == 60
+
+    def test_it_tells_the_time_of_a_death_by_the_given_clock(self) -> None:
+        storage = MemoryQueuesStorage(wall_clock=lambda: 1234.5)
+        (item_id,) = storage.push_inbox("alice", [Message(b"")], keep=1)
+        storage.bury(item_id, "tired of it")
+        assert [letter.died_at for letter in storage.get_dead()] == [1234.5]
+
+    def test_a_received_message_may_be_changed_after_it_was_stored(self) -> None:
+        storage = MemoryQueuesStorage()
+        item = Message(b"data", 60)
+        storage.push_inbox("alice", [item], keep=1)
+        item.ttl = 1
+        storage.get_inbox()[0].message.ttl = 2
+        assert storage.get_inbox()[0].message.ttl == 60
 
     def test_repr_counts(self) -> None:
         storage = MemoryQueuesStorage()

@@ -65,7 +65,9 @@ def storage(path: Path) -> Iterator[SqliteQueuesStorage]:
 class TestFile:
     """It is 1.6's file, and stays it."""
 
-    def test_the_table_is_that_of_1_6_and_a_column(self, path: Path, storage: SqliteQueuesStorage) -> None:
+    def test_the_table_is_that_of_1_6_and_a_column(
+        self, path: Path, storage: SqliteQueuesStorage
+    ) -> None:
         storage.push("peer", Message(b"\0data", 1.5, 0x80000001, b"\x01\xab"))
         storage.push("peer", Message(b"", None, 1, b"x" * 16))
         assert execute(path, "PRAGMA table_info(items)") == [
