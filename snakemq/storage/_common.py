@@ -14,6 +14,7 @@ __all__ = [
     "check_uuids",
     "is_redelivered",
     "make_message",
+    "mark_redelivered",
     "remaining",
     "wall_clock",
 ]
@@ -68,8 +69,13 @@ def make_message(
     """A received message as it was."""
     message = Message(data, ttl, flags, uuid)
     if redelivered:
-        setattr(message, _MARK, True)
+        mark_redelivered(message)
     return message
+
+
+def mark_redelivered(message: Message) -> None:
+    """Mark a message as one that may have been delivered before."""
+    setattr(message, _MARK, True)
 
 
 def wall_clock() -> float:

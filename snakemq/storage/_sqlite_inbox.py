@@ -52,7 +52,8 @@ _GET_DEAD: Final = """SELECT id, data, ttl, flags, uuid, redelivered,
 
 _RETRY: Final = """INSERT INTO snakemq_inbox
     (id, ident, uuid, ttl, flags, redelivered, attempts, data)
-    SELECT ?, ident, uuid, ttl, flags, redelivered, 0, data FROM snakemq_dead WHERE id = ?"""
+    SELECT ?, ident, uuid, ttl, flags, redelivered OR attempts > 0, 0, data
+    FROM snakemq_dead WHERE id = ?"""
 
 _DROP: Final = "DELETE FROM snakemq_dead WHERE id = ?"
 

@@ -285,6 +285,7 @@ class QueuesStorageBase:
         """Move dead letters to the end of the inbox, with no attempts yet.
 
         They come in the order in which they were received, with new numbers.
+        Those with attempts are marked ``redelivered``.
 
         :param ids: numbers of the letters; those that are not there are passed
             over. ``None``: all

@@ -13,6 +13,7 @@ from snakemq.storage._common import (
     check_uuids,
     is_redelivered,
     make_message,
+    mark_redelivered,
     remaining,
     wall_clock,
 )
@@ -183,6 +184,9 @@ class MemoryQueuesStorage(QueuesStorageBase):
     def retry_dead(self, ids: Sequence[int] | None) -> list[InboxItem]:
         with self._lock:
             letters = [self._dead.pop(letter_id) for letter_id in self._dead_ids(ids)]
+            for letter in letters:
+                if letter.attempts:
+                    mark_redelivered(letter.message)
             items = [self._append(letter.ident, letter.message) for letter in letters]
             return [item._replace(message=_copy_received(item.message)) for item in items]
 

@@ -327,6 +327,21 @@ class ReceivingSide(StorageSuite):
         assert storage.get_dead() == []
         assert len(storage.get_inbox()) == 6
 
+    def test_what_is_tried_again_was_delivered_before_if_it_was_attempted(self) -> None:
+        storage = self._receiving()
+        marked = message(b"marked")
+        vars(marked)["redelivered"] = True
+        messages = [message(b"attempted"), message(b"never"), marked]
+        ids = storage.push_inbox("alice", messages, keep=10)
+        storage.advance_inbox(None, ids[0])
+        for number in ids:
+            storage.bury(number, "tired of it")
+        retried = storage.retry_dead(None)
+        expected = [(b"attempted", True), (b"never", False), (b"marked", True)]
+        for items in (retried, self._reopen(storage).get_inbox()):
+            found = [(i.message.data, getattr(i.message, "redelivered", False)) for i in items]
+            assert found == expected
+
     def test_retrying_nothing_changes_nothing(self) -> None:
         storage = self._receiving()
         assert storage.retry_dead(None) == []
