@@ -1,0 +1,90 @@
+"""Sends numbered messages in bursts until it is told to end. Usage: ``sender.py OPTIONS``.
+
+Options: those of :func:`stacks.make_stack`; ``to``; ``records`` (path); ``run``
+(see :class:`records.Workload`); ``incarnation``; ``seed``; ``persistent``;
+``ahead``: how many messages may be queued when a burst begins.
+
+Commands: ``mark``: stop producing, send one more message and tell its number;
+``drain``: tell when nothing is queued; ``die``: kill yourself when so many more
+messages were accepted; ``stop``: close everything and end.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from control import Control, die
+from records import ACCEPTED, BEGUN, ENDED, OFFERED, Recorder, Workload, highest_offered
+from stacks import make_stack
+
+
+class Sender:
+    def __init__(self, control: Control) -> None:
+        options = control.options
+        self._control = control
+        self._to: str = options["to"]
+        self._persistent: bool = options["persistent"]
+        self._ahead: int = options["ahead"]
+        self._rng = random.Random(f"{options['seed']} {options['incarnation']}")
+        self._workload = Workload(options["run"].encode())
+        self._number = highest_offered(Path(options["records"]))
+        self._recorder = Recorder(options["records"], options["incarnation"])
+        self._producing = True
+        self._wanted = 0
+        self._die_in: int | None = None
+        self._draining = False
+        self.stack = make_stack(options, control.changed)
+        control.at_once("die", self._plan_death)
+
+    def run(self) -> None:
+        self._recorder.write(BEGUN)
+        self._control.start()
+        self._control.say(ready=None)
+        self.stack.run(self.turn)
+        self._recorder.write(ENDED)
+
+    def turn(self) -> bool | None:
+        """Obey a command or send a burst; whether there is more to do now, ``None`` to end."""
+        command = self._control.next()
+        if command is not None:
+            return self._obey(**command)
+        if self._draining and not self.stack.queued(self._to):
+            self._draining = False
+            self._control.say(drained=True)
+        if self._producing and self.stack.queued(self._to) <= self._wanted:
+            for _ in range(self._rng.choice((1, 3, 10, 30, 100))):
+                self._send()
+            self._wanted = self._rng.choice((0, self._ahead // 2, self._ahead))
+            return True
+        return False
+
+    def _obey(self, do: str) -> bool | None:
+        if do == "stop":
+            return None
+        if do == "drain":
+            self._draining = True
+        if do == "mark":
+            self._producing = False
+            self._control.say(marked=self._send())
+        return True
+
+    def _send(self) -> int:
+        self._number += 1
+        number, uuid = self._number, self._workload.uuid(self._number)
+        data = self._workload.data(number)
+        self._recorder.write(OFFERED, number, uuid, len(data))
+        self.stack.send(self._to, data, uuid, self._persistent)
+        self._recorder.write(ACCEPTED, number, uuid, len(data))
+        if self._die_in is not None:
+            self._die_in -= 1
+            if self._die_in <= 0:
+                die()
+        return number
+
+    def _plan_death(self, count: int) -> None:
+        self._die_in = count
+
+
+if __name__ == "__main__":
+    Sender(Control()).run()
