@@ -2,37 +2,75 @@
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 from collections.abc import Callable
 
+from snakemq._core.frames import Sequence
 from snakemq._core.keepalive import Keepalive
+from snakemq._core.received import Received
 from snakemq._core.session import Session
 from snakemq.contracts import TimerHandle
+from snakemq.message import Message
 from snakemq.queues import Queue
 
-__all__ = ["PeerConnection"]
+__all__ = ["Hold", "PeerConnection"]
+
+
+class Hold(enum.Enum):
+    """Why messages that arrive are not handled yet."""
+
+    #: the application asked for it
+    PAUSED = "paused"
+    #: the storage did not take what was received
+    STORAGE = "storage"
+    #: the inbox is full of messages that wait for another attempt
+    INBOX = "inbox"
 
 
 class PeerConnection:
     """One connection and what is known of its other side."""
 
     __slots__ = (
+        "ack_timer",
+        "acked_received",
+        "acked_total",
         "arrived_at",
+        "check_number",
         "conn_id",
+        "doubtful",
         "flights",
+        "handed_total",
         "held",
         "held_bytes",
+        "holds",
         "ident",
         "identification_timer",
+        "interrupted",
+        "is_ready",
         "keepalive",
         "keepalive_timer",
+        "last_number",
+        "memory",
+        "must_sync",
+        "next_number",
+        "number",
         "pings",
         "queue",
+        "received_at_challenge",
+        "received_total",
+        "retry_timer",
         "rival",
         "rival_timer",
         "sent_at_check",
+        "sent_early",
+        "sent_total",
+        "sequence",
         "session",
         "settle_timer",
+        "unacked_bytes",
+        "unmarked",
+        "unstored",
     )
 
     def __init__(self, conn_id: str, now: float) -> None:
@@ -42,6 +80,8 @@ class PeerConnection:
         self.ident: str | None = None
         self.arrived_at = 0.0
         self.queue: Queue | None = None
+        #: it is known what the other side can do
+        self.is_ready = False
         self.keepalive = Keepalive(now)
         self.keepalive_timer: TimerHandle | None = None
         self.sent_at_check = 0
@@ -50,20 +90,67 @@ class PeerConnection:
         self.settle_timer: TimerHandle | None = None
         # The pings that wait for their pongs: when sent, whom to tell.
         self.pings: deque[tuple[float, Callable[[float], object] | None]] = deque()
-        # Messages with the packeter: first and last packet id of each batch.
+
+        # Sending. Messages with the packeter: first and last packet id of each batch.
         self.flights: deque[tuple[int, int]] = deque()
-        # Packets received that can't be handled yet.
+        # How many messages were given to the packeter, of these to the system,
+        # of these without a word of the link; and how many are acknowledged.
+        self.sent_total = 0
+        self.handed_total = 0
+        self.sent_early = 0
+        self.acked_total = 0
+        #: the number that the other side expects the next message to have
+        self.next_number: int | None = None
+
+        # Receiving: how many messages, how many of them are acknowledged.
+        self.received_total = 0
+        self.acked_received = 0
+        self.unacked_bytes = 0
+        self.ack_timer: TimerHandle | None = None
+        #: what was received of the other side before, if it acknowledges
+        self.memory: Received | None = None
+        # Where the other side is in its stream; how many of its next messages
+        # have to be looked at, and the number of the first of these.
+        self.sequence: Sequence | None = None
+        self.number = 0
+        self.doubtful = 0
+        self.check_number = 0
+        #: the number of the last message of that stream handled before
+        self.last_number: int | None = None
+        # What the storage does not know yet.
+        self.unmarked: list[bytes] = []
+        self.unstored: list[Message] = []
+        self.must_sync = False
+        self.retry_timer: TimerHandle | None = None
+
+        # Packets received that can't be handled yet, and why.
         self.held: deque[tuple[bytes, list[int]]] = deque()
         self.held_bytes = 0
+        self.holds: set[Hold] = set()
+        #: what was received together is not to be handled any further now: it
+        #: is gone, or there is a hold
+        self.interrupted = False
         # The connected one has, and the waiting one is, a rival.
         self.rival: PeerConnection | None = None
         self.rival_timer: TimerHandle | None = None
+        self.received_at_challenge = 0
 
     def cancel_timers(self) -> None:
         """The connection is gone: nothing is to be looked at any more."""
-        for timer in (self.keepalive_timer, self.identification_timer, self.settle_timer):
+        for timer in (
+            self.keepalive_timer,
+            self.identification_timer,
+            self.settle_timer,
+            self.ack_timer,
+            self.retry_timer,
+        ):
             if timer is not None:
                 timer.cancel()
+
+    @property
+    def acknowledges(self) -> bool:
+        """Whether the other side knows acknowledged delivery."""
+        return self.session.delivery is not None
 
     @property
     def is_waiting(self) -> bool:

@@ -17,7 +17,7 @@ __all__ = ["SETTLE_TIME", "TAKEOVER_WAIT", "Takeover"]
 
 #: How long nothing is sent on a connection that another one may replace at
 #: once, because both sides dial each other, in seconds. What had been sent on
-#: it would be lost.
+#: it to a 1.6 peer would be lost.
 SETTLE_TIME: Final = 0.25
 
 #: How long a connected peer has to prove that it is alive when a second
@@ -61,8 +61,11 @@ class Takeover:
         self._log = log
 
     def settle_time(self, connection: PeerConnection) -> float:
-        """How long not to send anything on a connection that is new, in seconds."""
-        if not self._packeter.is_mesh() or self._stays(connection):
+        """How long not to send anything on a connection that is new, in seconds.
+
+        What would be lost is repeated to a peer that acknowledges.
+        """
+        if connection.acknowledges or not self._packeter.is_mesh() or self._stays(connection):
             return 0.0
         return SETTLE_TIME
 
@@ -80,6 +83,7 @@ class Takeover:
             self._refuse(new, "two connections have its identifier already")
             return
         old.rival, new.rival = new, old
+        new.received_at_challenge = old.received_total
         now = self._packeter.time()
         dialled_old = self._packeter.is_connector(old.conn_id)
         dialled_new = self._packeter.is_connector(new.conn_id)
@@ -106,6 +110,17 @@ class Takeover:
                 one.rival_timer.cancel()
                 one.rival_timer = None
         return rival
+
+    @staticmethod
+    def may_follow(rival: PeerConnection, ended: PeerConnection) -> bool:
+        """Whether ``rival`` can take the place of ``ended``; else it has to be closed.
+
+        If something came on the one while the other waited, the peer has used
+        both, and some of what it sent first on the other one may be among that
+        again. What is not acknowledged will be repeated in order on the next
+        connection, so nothing is lost (a 1.6 peer repeats nothing).
+        """
+        return not rival.acknowledges or ended.received_total == rival.received_at_challenge
 
     def _answered(self, old: PeerConnection, new: PeerConnection) -> None:
         if old.rival is new and not self._packeter.is_connector(new.conn_id):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, ParamSpec, overload
 
 __all__ = ["Callback", "CallbackOwner", "CallbackSlot"]
@@ -119,9 +119,13 @@ class Callback(Generic[P]):
         A layer must not miss an event because of it: the loop can be called
         again.
         """
-        rest = Callback[P](self._owner, self._name)
-        rest.funcs = tuple(funcs)
-        rest(*args, **kwargs)
+        self.with_funcs(funcs)(*args, **kwargs)
+
+    def with_funcs(self, funcs: Iterable[Callable[P, object]]) -> Callback[P]:
+        """One that calls something else, and reports failures as this one does."""
+        other = Callback[P](self._owner, self._name)
+        other.funcs = tuple(funcs)
+        return other
 
     def failed(self, func: Callable[P, object], args: tuple[Any, ...], exc: Exception) -> None:
         """One callable raised: have it logged and reported."""

@@ -12,6 +12,7 @@
     ├── SnakeMQIncompatibleProtocol
     ├── SnakeMQNoIdent             a message before the identification
     ├── SnakeMQUnknownRoute
+    ├── QueueFull                  no room for one more message
     ├── StorageError               a queue storage can't do what was asked
     └── PeerClosed                 the Peer was stopped
 
@@ -26,6 +27,7 @@ __all__ = [
     "NoConnection",
     "PacketTooLarge",
     "PeerClosed",
+    "QueueFull",
     "SendNotFinished",
     "SnakeMQBrokenFormat",
     "SnakeMQBrokenMessage",
@@ -95,6 +97,13 @@ class SnakeMQNoIdent(SnakeMQException):
 
 class SnakeMQUnknownRoute(SnakeMQException):
     """The destination of a message is unknown. (1.6's; never raised.)"""
+
+
+class QueueFull(SnakeMQException):
+    """There is no room for the message (or the batch); nothing of it was queued.
+
+    See :class:`snakemq.limits.QueueLimits`.
+    """
 
 
 class StorageError(SnakeMQException):

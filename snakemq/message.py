@@ -57,6 +57,10 @@ class Message:
         the receiver
     :param uuid: identifier, at most 16 bytes (the rest is cut off); made up
         when it is not given. A shorter one arrives padded with NULs.
+    :ivar redelivered: on a message that was received: it may have been handed
+        to this program before. Without this mark it comes for the first time.
+    :ivar attempts: likewise, with ``durable_receive``: how often its callbacks
+        were called, this time included
     :raises TypeError: ``data`` or ``uuid`` is not bytes
     :raises ValueError: ``ttl`` is negative or not a number; ``flags`` does not
         fit into 32 bits
@@ -70,6 +74,8 @@ class Message:
     ttl: float | None
     flags: int
     uuid: bytes
+    redelivered: bool = False
+    attempts: int = 1
 
     def __init__(
         self,

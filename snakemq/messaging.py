@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final
 
+from snakemq._core.features import Feature
 from snakemq._core.frames import (
     FRAME_INCOMPATIBLE,
     FRAME_PING,
@@ -14,14 +16,19 @@ from snakemq._core.frames import (
     MESSAGE_OVERHEAD,
     FrameType,
     decode_message,
-    encode_message_packets,
 )
-from snakemq._core.keepalive import Action
-from snakemq._core.session import Event, Session
+from snakemq._core.framing import encode_packet
+from snakemq._core.session import Event, Session, SessionState
+from snakemq._drops import call_drop_callbacks
 from snakemq._expiry_timers import ExpiryTimers
-from snakemq._peer_connection import PeerConnection
+from snakemq._inbox import Inbox
+from snakemq._incoming import WINDOW, Incoming
+from snakemq._keepalive_timers import KeepaliveTimers
+from snakemq._outgoing import Outgoing
+from snakemq._peer_connection import Hold, PeerConnection
 from snakemq._receive_hook import ReceiveHook
 from snakemq._takeover import Takeover
+from snakemq._transaction import Transaction, begin
 from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.contracts import TimerHandle
 from snakemq.exceptions import (
@@ -30,26 +37,34 @@ from snakemq.exceptions import (
     SnakeMQBrokenMessage,
     SnakeMQException,
     SnakeMQIncompatibleProtocol,
+    StorageError,
 )
-from snakemq.message import Message
+from snakemq.limits import DropReason, QueueLimits
+from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.packeter import Packeter
 from snakemq.queues import Queue, QueuesManager
 from snakemq.storage import QueuesStorageBase
 
-__all__ = ["MAX_IDENT_LENGTH", "Messaging", "ReceiveHook"]
+if TYPE_CHECKING:
+    import sqlite3
 
-#: How much of a queue is handed to the packeter at once: enough to keep the
-#: system busy, and little enough that a pong does not wait long behind it.
-SEND_WINDOW_BYTES: Final = 1024 * 1024
-SEND_WINDOW_MESSAGES: Final = 8192
+__all__ = ["MAX_IDENT_LENGTH", "Messaging", "ReceiveHook"]
 
 #: How long a connection has to say who it is, in seconds.
 IDENTIFICATION_TIMEOUT: Final = 30.0
 
-#: What a connection may send while it waits for that, in bytes.
+#: What may be held of a connection that has to wait, in bytes. One that
+#: acknowledges is slowed down by its window before.
 _HELD_LIMIT: Final = 256 * 1024
+_HELD_LIMIT_WINDOW: Final = 2 * WINDOW.window_bytes
 
 _MESSAGE: Final = int(FrameType.MESSAGE)
+
+#: The frames that are held, because they have to be handled in order.
+_HELD_FRAMES: Final = (FrameType.MESSAGE, FrameType.SEQUENCE)
+
+#: What this stack can do beyond 1.6.
+_FEATURES: Final = {Feature.DELIVERY: WINDOW.encode()}
 
 
 class Messaging(CallbackOwner):
@@ -61,7 +76,13 @@ class Messaging(CallbackOwner):
     :param identifier: this peer's name; cut to 50 characters
     :param domain: not used (1.6 reserved it for routing)
     :param packeter: the layer below
-    :param queues_storage: where persistent messages are kept
+    :param queues_storage: where persistent messages are kept, and what has to be
+        remembered of those that were received
+    :param durable_receive: store each message before it is acknowledged, and
+        remove it when its callbacks have returned. One whose callback raises
+        comes again, at most :attr:`max_attempts` times, and is a dead letter then.
+    :raises StorageError: ``durable_receive`` without a storage that can do that;
+        what is stored can't be read
     """
 
     #: ``func(conn_id, exception)``; a callback raised, or the other side made
@@ -74,8 +95,19 @@ class Messaging(CallbackOwner):
     #: ``func(conn_id, ident, messages)``; likewise, for layers: one call for
     #: all that were handed over together
     on_messages_sent = CallbackSlot[[str, str, list[Message]]]()
-    #: ``func(ident, message_uuid)``; its TTL ran out
+    #: ``func(conn_id, ident, message_uuid)``; it is known to have arrived: the
+    #: other side acknowledged it, or, for a persistent message to a 1.6 peer,
+    #: answered a ping that was sent after it. Never for other messages to a
+    #: 1.6 peer.
+    on_message_acked = CallbackSlot[[str, str, bytes]]()
+    #: ``func(conn_id, ident, messages)``; likewise, for layers
+    on_messages_acked = CallbackSlot[[str, str, list[Message]]]()
+    #: ``func(ident, message_uuid)``, or ``func(ident, message_uuid, reason)`` for
+    #: those that have a third parameter, a :class:`~snakemq.limits.DropReason`;
+    #: its TTL ran out, or its queue was full
     on_message_drop = CallbackSlot[[str, bytes]]()
+    #: ``func(ident, messages, reason)``; likewise, for layers
+    on_messages_dropped = CallbackSlot[[str, list[Message], DropReason]]()
     #: ``func(conn_id, ident)``
     on_connect = CallbackSlot[[str, str]]()
     #: ``func(conn_id, ident)``
@@ -87,6 +119,8 @@ class Messaging(CallbackOwner):
         domain: str,
         packeter: Packeter,
         queues_storage: QueuesStorageBase | None = None,
+        *,
+        durable_receive: bool = False,
     ) -> None:
         if not isinstance(identifier, str):
             raise TypeError(f"identifier must be a str, not {type(identifier).__name__}")
@@ -95,23 +129,48 @@ class Messaging(CallbackOwner):
         self.domain = domain
         self.packeter = packeter
         self.queues_manager = QueuesManager(queues_storage, clock=packeter.time)
-        #: how long a pong may take, in seconds
-        self.keepalive_wait = 0.5
-        self._keepalive_interval: float | None = None
+        self.queues_manager.may_wait = lambda: not packeter.is_inside_loop()
         self._connections: dict[str, PeerConnection] = {}
         self._by_ident: dict[str, PeerConnection] = {}
         self._takeover = Takeover(packeter, self.identifier, self._ping, self.log)
+        self._keepalive = KeepaliveTimers(packeter, self._ping, self.log)
+        self._outgoing = Outgoing(
+            packeter, self._ping, self.on_messages_sent, self.on_messages_acked
+        )
+        self._inbox = self._make_inbox(queues_storage) if durable_receive else None
+        memory = queues_storage if queues_storage and queues_storage.keeps_received else None
+        self._incoming = Incoming(packeter, memory, self._inbox, self._set_hold, self.log)
         self._expiry = ExpiryTimers(packeter, self._expire)
         self._queues = self.queues_manager.queues
         self._recv_callback = self.on_message_recv
 
+        self.on_messages_sent.wire(self._tell_sent)
+        self.on_messages_acked.wire(self._tell_acked)
         packeter.on_connect.wire(self._handle_connect)
         packeter.on_disconnect.wire(self._handle_disconnect)
         packeter.on_packets_recv.wire(self._handle_packets)
         packeter.on_packets_sent.wire(self._handle_sent)
-        self.queues_manager.on_item_drop.wire(self._handle_drop)
+        self.queues_manager.on_items_dropped.wire(self._handle_drops)
         for queue in self.queues_manager.queues.values():
             self._expiry.arm(queue)
+
+    def _make_inbox(self, storage: QueuesStorageBase | None) -> Inbox:
+        if storage is None or not storage.keeps_received:
+            what = "none" if storage is None else type(storage).__name__
+            raise StorageError(
+                "durable_receive needs a storage that keeps what is received, such as "
+                f"SqliteQueuesStorage; there is {what}"
+            )
+        inbox = Inbox(
+            self.packeter,
+            storage,
+            self._deliver,
+            self._inbox_has_room,
+            lambda remove: begin(self.queues_manager, None, self._flush_soon, remove),
+            self.log,
+        )
+        inbox.load()
+        return inbox
 
     @property
     def takeover_wait(self) -> float:
@@ -124,14 +183,21 @@ class Messaging(CallbackOwner):
 
     # What can be called from any thread.
 
-    def send_message(self, ident: str, message: Message) -> None:
-        """Queue a message for a peer. Returns at once. Thread-safe.
+    def send_message(self, ident: str, message: Message, *, urgent: bool = False) -> bool:
+        """Queue a message for a peer. Thread-safe.
 
+        Returns at once, unless :attr:`queue_limits` say that it waits for room.
         A persistent message is in the storage when this returns.
 
         :param ident: identifier of the receiver
+        :param urgent: before all that wait for this peer and were not sent yet;
+            only a message with TTL 0 can be (a reply that somebody waits for)
+        :return: whether it is queued: a message with TTL 0 is not if the peer
+            is not connected
         :raises TypeError: not an identifier, or not a message
+        :raises ValueError: an urgent message with another TTL
         :raises PacketTooLarge: the message can't be sent in one packet
+        :raises QueueFull: there is no room for it
         :raises snakemq.exceptions.StorageError: it could not be stored and is
             not queued
         """
@@ -145,21 +211,81 @@ class Messaging(CallbackOwner):
             if not isinstance(ident, str):
                 raise TypeError(f"ident must be a str, not {type(ident).__name__}")
             if message.ttl == 0:
-                return  # nobody connected: not worth a queue
+                return False  # nobody connected: not worth a queue
             queue = self.queues_manager.get_queue(ident)
-        queue.push(message)
+        if urgent:
+            if message.ttl != 0:
+                raise ValueError("only a message with TTL 0 can be urgent")
+            queued = queue.push_urgent(message)
+        else:
+            queued = queue.push(message)
         if not queue.dirty:
             queue.dirty = True
             self.packeter.call_soon(self._flush, queue)
             self.packeter.wakeup_poll()
+        return queued
+
+    def send_messages(self, entries: Iterable[tuple[str, Message]]) -> None:
+        """Queue messages, all of them or none, with one commit in the storage. Thread-safe.
+
+        :param entries: pairs of identifier and message
+        :raises Exception: as :meth:`send_message`; nothing is queued then
+        """
+        entries = list(entries)
+        for ident, message in entries:
+            if not isinstance(ident, str):
+                raise TypeError(f"ident must be a str, not {type(ident).__name__}")
+            if not isinstance(message, Message):
+                raise TypeError(f"message must be a Message, not {type(message).__name__}")
+            size = len(message.data) + MESSAGE_OVERHEAD
+            if size > self.packeter.max_packet_size:
+                raise PacketTooLarge(size, self.packeter.max_packet_size)
+        self._flush_soon(self.queues_manager.push_many(entries))
+
+    def transaction(
+        self, connection: sqlite3.Connection | None = None
+    ) -> AbstractContextManager[Transaction]:
+        """Send messages if, and only if, a transaction of a database commits.
+
+        ::
+
+            with messaging.transaction(connection) as transaction:
+                connection.execute("UPDATE ...")
+                transaction.send_message("bob", Message(b"...", None, FLAG_PERSISTENT))
+
+        It is committed at the end of the block, and rolled back if an
+        exception leaves it. The messages are sent after that.
+
+        :param connection: the application's own connection to the file of the
+            storage; ``None``: the storage's, see :attr:`Transaction.db`. All
+            other threads that want to store something wait until the end.
+        :raises StorageError: there is no storage that can do this
+        """
+        return begin(self.queues_manager, connection, self._flush_soon)
+
+    def pause(self, conn_id: str) -> None:
+        """No messages from this connection until :meth:`resume`. Loop thread only.
+
+        What arrives is held and not acknowledged, so its sender keeps the rest.
+
+        :raises KeyError: no such connection
+        """
+        self._set_hold(self._connections[conn_id], Hold.PAUSED, True)
+
+    def resume(self, conn_id: str) -> None:
+        """Undo :meth:`pause`. Harmless if it is not paused. Loop thread only.
+
+        :raises KeyError: no such connection
+        """
+        self._set_hold(self._connections[conn_id], Hold.PAUSED, False)
 
     def ping(self, ident: str, callback: Callable[[float], object]) -> None:
         """Measure the round trip to a connected peer. Thread-safe.
 
         :param callback: ``func(seconds)``, from the loop's thread when the
             pong comes. The other side answers after its receive callbacks for
-            what was sent before have returned. If the connection breaks
-            before, it is never called.
+            what was sent before have returned, unless it has put these off. If
+            the connection breaks before, it is never called.
         :raises NoConnection: the peer is not connected
         """
         connection = self._by_ident.get(ident)
@@ -176,7 +302,10 @@ class Messaging(CallbackOwner):
         return list(self._by_ident)
 
     def queued_messages(self, ident: str | None = None) -> int:
-        """How many messages are not yet handed to the system. Thread-safe.
+        """How many messages are not yet known to have left for good. Thread-safe.
+
+        That is when they are acknowledged; toward a 1.6 peer see
+        :attr:`on_message_acked`.
 
         :param ident: the receiver; ``None`` for all together
         """
@@ -203,12 +332,42 @@ class Messaging(CallbackOwner):
         return self.packeter.call_later(delay, func, *args)
 
     @property
+    def queue_limits(self) -> QueueLimits:
+        """How much may be queued. May be set at any time."""
+        return self.queues_manager.limits
+
+    @queue_limits.setter
+    def queue_limits(self, limits: QueueLimits) -> None:
+        if not isinstance(limits, QueueLimits):
+            raise TypeError(f"queue_limits takes a QueueLimits, not {type(limits).__name__}")
+        self.queues_manager.limits = limits
+
+    @property
+    def inbox(self) -> Inbox:
+        """Where messages wait for their callbacks, with ``durable_receive``.
+
+        :raises StorageError: it is off
+        """
+        if self._inbox is None:
+            raise StorageError("there is no inbox: durable_receive is off")
+        return self._inbox
+
+    @property
+    def keepalive_wait(self) -> float:
+        """How long a pong may take, in seconds."""
+        return self._keepalive.wait
+
+    @keepalive_wait.setter
+    def keepalive_wait(self, seconds: float) -> None:
+        self._keepalive.wait = seconds
+
+    @property
     def keepalive_interval(self) -> float | None:
         """After so many seconds of silence ping; ``None`` (the default): never.
 
         May be set at any time.
         """
-        return self._keepalive_interval
+        return self._keepalive.interval
 
     @keepalive_interval.setter
     def keepalive_interval(self, interval: float | None) -> None:
@@ -216,8 +375,8 @@ class Messaging(CallbackOwner):
             raise ValueError(
                 f"keepalive_interval must be None or more than 0 seconds, not {interval!r}"
             )
-        self._keepalive_interval = interval
-        self.packeter.call_soon(self._arm_all_keepalives)
+        self._keepalive.interval = interval
+        self.packeter.call_soon(self._keepalive.arm_all, self._connections.values())
 
     def close(self) -> None:
         """Close the storage. For when the loop has ended.
@@ -235,21 +394,26 @@ class Messaging(CallbackOwner):
         connection.identification_timer = self.packeter.call_later(
             IDENTIFICATION_TIMEOUT, self._give_up_identification, connection
         )
-        self._arm_keepalive(connection)
-        for frame in Session.greeting(self.identifier):
-            self.packeter.send_packet(conn_id, frame)
+        self._keepalive.arm(connection)
+        # In one piece: what is behind the identification is known with it.
+        packets = [encode_packet(frame) for frame in Session.greeting(self.identifier, _FEATURES)]
+        self.packeter.send_encoded(conn_id, packets, [len(packet) for packet in packets])
 
     def _handle_disconnect(self, conn_id: str) -> None:
         connection = self._connections.pop(conn_id)
         connection.cancel_timers()
         rival = self._takeover.end(connection)
+        connection.interrupted = True
         connection.held.clear()
         try:
             if connection.ident is not None:
                 self._depart(connection, connection.ident)
         finally:
             if rival is not None and rival.ident is None:
-                self._arrive(rival)
+                if self._takeover.may_follow(rival, connection):
+                    self._arrive(rival)
+                else:
+                    self.packeter.close(rival.conn_id)
 
     def _give_up_identification(self, connection: PeerConnection) -> None:
         connection.identification_timer = None
@@ -270,35 +434,62 @@ class Messaging(CallbackOwner):
             self._arrive(connection)
         else:
             self._takeover.challenge(other, connection)
+            connection.interrupted |= connection.is_waiting
 
     def _arrive(self, connection: PeerConnection) -> None:
         ident = connection.session.ident
         connection.ident = ident
+        connection.interrupted = False
         connection.arrived_at = self.packeter.time()
         self._by_ident[ident] = connection
         queue = connection.queue = self.queues_manager.get_queue(ident)
         queue.connect()
         self._expiry.disarm(ident)
         self.log.debug("conn=%s is %r", connection.conn_id, ident)
+        try:
+            self.on_connect(connection.conn_id, ident)
+        finally:  # also when a callback raised KeyboardInterrupt
+            if connection.ident is not None:
+                self._find_features(connection)
+
+    def _find_features(self, connection: PeerConnection) -> None:
+        """Nothing is sent before it is known what the other side can do."""
+        if connection.session.state is SessionState.READY:
+            self._ready(connection)
+        else:
+            # It may be in the very data that is being handled.
+            self.packeter.call_soon(self._ask_for_features, connection)
         if connection.held:
             self.packeter.call_soon(self._handle_held, connection)
+
+    def _ask_for_features(self, connection: PeerConnection) -> None:
+        # If it has features they are on their way, and come before the pong.
+        if not connection.is_ready and connection.ident is not None:
+            self._ping(connection, None)
+
+    def _ready(self, connection: PeerConnection) -> None:
+        """It is known what the other side can do."""
+        queue = connection.queue
+        assert queue is not None
+        connection.is_ready = True
+        queue.expect_confirmations(of_all=connection.acknowledges)
+        if connection.acknowledges:
+            self._incoming.arrive(connection, queue.name)
         settle_time = self._takeover.settle_time(connection)
         if settle_time:
             connection.settle_timer = self.packeter.call_later(
                 settle_time, self._settled, connection
             )
-        try:
-            self.on_connect(connection.conn_id, ident)
-        finally:  # also when a callback raised KeyboardInterrupt
-            self._pump(connection)
+        self._outgoing.pump(connection)
 
     def _settled(self, connection: PeerConnection) -> None:
         connection.settle_timer = None
-        self._pump(connection)
+        self._outgoing.pump(connection)
 
     def _depart(self, connection: PeerConnection, ident: str) -> None:
         connection.ident = None
         del self._by_ident[ident]
+        self._incoming.depart(connection, ident)
         queue = connection.queue
         assert queue is not None
         connection.queue = None
@@ -314,24 +505,39 @@ class Messaging(CallbackOwner):
         connection = self._connections.get(conn_id)
         if connection is None:
             return
-        if connection.keepalive.received(self.packeter.last_recv(conn_id)):
-            self._arm_keepalive(connection)
-        if connection.held:
-            if connection.is_waiting:
-                bounds = self._answer_pings(connection, buffer, bounds)
+        self._keepalive.received(connection)
+        if connection.held or connection.interrupted:
             self._hold(connection, buffer, bounds)
         else:
             self._receive(connection, buffer, bounds)
 
     def _receive(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
         conn_id = connection.conn_id
-        ident = connection.ident
+        incoming = self._incoming
         callback = self._recv_callback
+        # Until it is ready each frame is looked at.
+        ident = connection.ident if connection.is_ready else None
+        tracked = connection.memory is not None
+        count = size = 0
+        wait = True  # with the acknowledgement
         rest = iter(bounds)
         try:
             for start, end in zip(rest, rest, strict=True):
-                if ident is not None and start < end and buffer[start] == _MESSAGE:
+                if start < end and buffer[start] == _MESSAGE:
+                    if ident is None:
+                        # The first frame of one without features, or too early.
+                        self._handle_frame(connection, buffer[start : start + 1])
+                        ident = connection.session.ident
                     message = decode_message(buffer, start, end)
+                    count += 1
+                    size += end - start
+                    if message.ttl != 0:
+                        wait = False
+                    if connection.doubtful and not incoming.is_wanted(connection, message):
+                        continue
+                    if self._inbox is not None:
+                        connection.unstored.append(message)
+                        continue
                     # What calling the callback does, without its cost, which
                     # is half of what it takes to receive a message.
                     funcs = iter(callback.funcs)
@@ -343,41 +549,74 @@ class Messaging(CallbackOwner):
                         except (KeyboardInterrupt, SystemExit):
                             callback.call_rest(funcs, conn_id, ident, message)
                             raise
-                    if connection.ident is None:
-                        return  # closed by a callback
-                    continue
-                self._handle_frame(connection, buffer[start:end])
-                if conn_id not in self._connections:
-                    return
-                ident = connection.ident
-                if connection.is_waiting:
-                    others = self._answer_pings(connection, buffer, list(rest))
-                    self._hold_rest(connection, buffer, others)
-                    return
+                    if tracked and (message.flags & FLAG_PERSISTENT or incoming.notes_all):
+                        incoming.note(connection, message)
+                else:
+                    if count:
+                        # Before it is said which number the next one has.
+                        handled, count = count, 0
+                        incoming.handled(connection, handled, size, wait=wait)
+                        size = 0
+                        wait = True
+                    self._handle_frame(connection, buffer[start:end])
+                    ident = connection.ident if connection.is_ready else None
+                    tracked = connection.memory is not None
+                if connection.interrupted:
+                    break
         except SnakeMQException as exc:
+            rest = iter(())
             self._fail(connection, exc)
-        except BaseException:
-            # KeyboardInterrupt out of a callback: the loop may be called again.
-            unhandled = list(rest)
-            if unhandled:
-                self._hold_rest(connection, buffer, unhandled)
-                self.packeter.call_soon(self._handle_held, connection)
-            raise
+        finally:
+            # Also when a callback raised KeyboardInterrupt: the loop may be
+            # called again.
+            if count:
+                incoming.handled(connection, count, size, wait=wait)
+            self._put_aside(connection, buffer, list(rest))
 
     def _handle_frame(self, connection: PeerConnection, frame: bytes) -> None:
         if not frame:
             raise SnakeMQBrokenMessage("an empty frame")
-        event = connection.session.receive(frame[0], frame[1:])
+        session = connection.session
+        event = session.receive(frame[0], frame[1:])
         if event is Event.IDENTIFIED:
             self._identified(connection)
-        elif event is Event.PING:
+        elif (
+            session.state is SessionState.READY
+            and not connection.is_ready
+            and connection.ident is not None
+        ):
+            self._ready(connection)
+        if event is Event.PING:
             self.packeter.send_packet(connection.conn_id, FRAME_PONG)
         elif event is Event.PONG:
             self._handle_pong(connection)
+        elif event is Event.ACKNOWLEDGEMENT:
+            self._outgoing.handle_acknowledgement(connection, frame[1:])
+        elif event is Event.SEQUENCE:
+            self._incoming.expect(connection, frame[1:])
         elif event is Event.REJECTED:
             self.log.error(
                 "conn=%s the other side does not speak this protocol version", connection.conn_id
             )
+
+    def _deliver(self, conn_id: str, ident: str, message: Message) -> Exception | None:
+        """Call the callbacks for a message of the inbox.
+
+        :return: what one of them raised
+        """
+        callback = self._recv_callback
+        failure: Exception | None = None
+        funcs = iter(callback.funcs)
+        for func in funcs:
+            try:
+                func(conn_id, ident, message)
+            except Exception as exc:
+                callback.failed(func, (conn_id, ident, message), exc)
+                failure = exc
+            except (KeyboardInterrupt, SystemExit):
+                callback.call_rest(funcs, conn_id, ident, message)
+                raise
+        return failure
 
     def _fail(self, connection: PeerConnection, exc: SnakeMQException) -> None:
         conn_id = connection.conn_id
@@ -390,43 +629,79 @@ class Messaging(CallbackOwner):
         if conn_id in self._connections:
             self.packeter.finish(conn_id)
 
-    def _hold(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
-        connection.held.append((buffer, bounds))
-        connection.held_bytes += len(buffer)
-        if connection.held_bytes > _HELD_LIMIT:
-            self.packeter.pause_recv(connection.conn_id)
+    # Messages that have to wait.
 
-    @staticmethod
-    def _hold_rest(connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
-        # It came before everything else that is held.
-        connection.held.appendleft((buffer, bounds))
-        connection.held_bytes += len(buffer)
+    def _set_hold(self, connection: PeerConnection, hold: Hold, held: bool) -> None:
+        if held:
+            connection.holds.add(hold)
+            connection.interrupted = True
+        elif hold in connection.holds:
+            connection.holds.discard(hold)
+            if not connection.holds and connection.conn_id in self._connections:
+                connection.interrupted = connection.is_waiting
+                self.packeter.call_soon(self._handle_held, connection)
+
+    def _inbox_has_room(self, ident: str) -> None:
+        connection = self._by_ident.get(ident)
+        if connection is not None:
+            self._set_hold(connection, Hold.INBOX, False)
+
+    def _put_aside(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
+        """Hold what was not handled. It came before everything else that is held."""
+        if bounds and connection.conn_id in self._connections:
+            if connection.is_waiting:
+                bounds = self._sort_out(connection, buffer, bounds)
+            connection.held.appendleft((buffer, bounds))
+            connection.held_bytes += len(buffer)
+            self.packeter.call_soon(self._handle_held, connection)
+
+    def _hold(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
+        bounds = self._sort_out(connection, buffer, bounds)
+        if bounds and connection.conn_id in self._connections:
+            connection.held.append((buffer, bounds))
+            connection.held_bytes += len(buffer)
+            limit = _HELD_LIMIT_WINDOW if connection.acknowledges else _HELD_LIMIT
+            if connection.held_bytes > limit:
+                self.packeter.pause_recv(connection.conn_id)
+
+    def _sort_out(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> list[int]:
+        """Handle at once what has nothing to do with messages.
+
+        :return: the bounds of what is to be held
+        """
+        held: list[int] = []
+        ends = iter(bounds)
+        try:
+            for start, end in zip(ends, ends, strict=True):
+                frame_type = buffer[start] if start < end else None
+                if connection.is_waiting:
+                    # It has to be known that it is alive, and what it can do.
+                    if frame_type == FrameType.PING:
+                        self.packeter.send_packet(connection.conn_id, FRAME_PONG)
+                    elif frame_type == FrameType.FEATURES:
+                        connection.session.receive(FrameType.FEATURES, buffer[start + 1 : end])
+                    else:
+                        held += (start, end)
+                elif frame_type in _HELD_FRAMES:
+                    held += (start, end)
+                else:
+                    self._handle_frame(connection, buffer[start:end])
+                    if connection.conn_id not in self._connections:
+                        break
+        except SnakeMQException as exc:
+            self._fail(connection, exc)
+            return []
+        return held
 
     def _handle_held(self, connection: PeerConnection) -> None:
         while connection.held and connection.conn_id in self._connections:
-            if connection.is_waiting:
+            if connection.is_waiting or connection.holds:
                 return
             buffer, bounds = connection.held.popleft()
             if not connection.held:
                 connection.held_bytes = 0
                 self.packeter.resume_recv(connection.conn_id)
             self._receive(connection, buffer, bounds)
-
-    def _answer_pings(
-        self, connection: PeerConnection, buffer: bytes, bounds: list[int]
-    ) -> list[int]:
-        """Answer the pings among the packets at once: the connection is alive.
-
-        :return: the bounds of the other packets
-        """
-        others: list[int] = []
-        ends = iter(bounds)
-        for start, end in zip(ends, ends, strict=True):
-            if start < end and buffer[start] == FrameType.PING:
-                self.packeter.send_packet(connection.conn_id, FRAME_PONG)
-            else:
-                others += (start, end)
-        return others
 
     def callback_failed(
         self, name: str, func: Callable[..., object], args: tuple[Any, ...], exc: Exception
@@ -437,61 +712,37 @@ class Messaging(CallbackOwner):
 
     # Sending.
 
+    def _flush_soon(self, queues: list[Queue]) -> None:
+        for queue in queues:
+            if not queue.dirty:
+                queue.dirty = True
+                self.packeter.call_soon(self._flush, queue)
+        self.packeter.wakeup_poll()
+
     def _flush(self, queue: Queue) -> None:
         # Cleared first: who pushes from now on asks for another flush.
         queue.dirty = False
+        queue.report_overflow()
         connection = self._by_ident.get(queue.name)
         if connection is not None:
-            self._pump(connection)
+            self._outgoing.pump(connection)
         else:
             self._settle(queue)
 
-    def _pump(self, connection: PeerConnection) -> None:
-        """Hand over to the packeter what is waiting and fits into the window."""
-        queue = connection.queue
-        if queue is None or not queue.waiting or connection.settle_timer is not None:
-            return
-        try:
-            room = SEND_WINDOW_BYTES - self.packeter.unsent_bytes(connection.conn_id)
-        except NoConnection:
-            return  # this is its end
-        count = SEND_WINDOW_MESSAGES - queue.in_flight
-        if room <= 0 or count <= 0:
-            return
-        messages = queue.take(count, room)
-        if messages:
-            buffers: list[bytes] = []
-            sizes: list[int] = []
-            encode_message_packets(messages, buffers, sizes)
-            last = self.packeter.send_encoded(connection.conn_id, buffers, sizes)
-            connection.flights.append((last - len(sizes) + 1, last))
-
     def _handle_sent(self, conn_id: str, packet_id: int, count: int) -> None:
         connection = self._connections.get(conn_id)
-        if connection is None:
-            return
-        flights = connection.flights
-        sent = 0
-        while flights and flights[0][0] <= packet_id:
-            first, last = flights.popleft()
-            if packet_id < last:
-                flights.appendleft((packet_id + 1, last))
-                last = packet_id
-            sent += last - first + 1
-        queue = connection.queue
-        if not sent or queue is None:
-            return
-        messages = queue.sent(sent)
-        ident = queue.name
-        try:
-            self.on_messages_sent(conn_id, ident, messages)
-            if self.on_message_sent:
-                for message in messages:
-                    self.on_message_sent(conn_id, ident, message.uuid)
-        finally:
-            self._pump(connection)
+        if connection is not None:
+            self._outgoing.handle_sent(connection, packet_id)
 
-    # Keepalive.
+    def _tell_sent(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+        if self.on_message_sent:
+            for message in messages:
+                self.on_message_sent(conn_id, ident, message.uuid)
+
+    def _tell_acked(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+        if self.on_message_acked:
+            for message in messages:
+                self.on_message_acked(conn_id, ident, message.uuid)
 
     def _ping(self, connection: PeerConnection, callback: Callable[[float], object] | None) -> None:
         if connection.conn_id in self._connections:
@@ -505,52 +756,6 @@ class Messaging(CallbackOwner):
         if callback is not None:
             callback(self.packeter.time() - sent)
 
-    def _arm_all_keepalives(self) -> None:
-        for connection in self._connections.values():
-            self._arm_keepalive(connection)
-
-    def _arm_keepalive(self, connection: PeerConnection) -> None:
-        if connection.keepalive_timer is not None:
-            connection.keepalive_timer.cancel()
-            connection.keepalive_timer = None
-        interval = self._keepalive_interval
-        if interval is not None:
-            deadline = connection.keepalive.deadline(interval, self.keepalive_wait)
-            connection.keepalive_timer = self.packeter.call_later(
-                max(0.0, deadline - self.packeter.time()), self._check_keepalive, connection
-            )
-
-    def _check_keepalive(self, connection: PeerConnection) -> None:
-        connection.keepalive_timer = None
-        interval = self._keepalive_interval
-        if interval is None:
-            return
-        now = self.packeter.time()
-        keepalive = connection.keepalive
-        # A part of a packet is a sign of life too: a large one takes its time.
-        # While nothing is read nothing can be said.
-        last_recv = self.packeter.last_recv(connection.conn_id)
-        if self.packeter.is_paused(connection.conn_id):
-            keepalive.received(now)
-        elif last_recv > keepalive.last_recv:
-            keepalive.received(last_recv)
-        # And a ping that waits behind a large packet, which gets on, can't be
-        # answered yet.
-        sent = self.packeter.sent_bytes(connection.conn_id)
-        if sent > connection.sent_at_check and self.packeter.unsent_bytes(connection.conn_id):
-            keepalive.postpone(now)
-        connection.sent_at_check = sent
-        action = keepalive.handle_deadline(now, interval, self.keepalive_wait)
-        if action is Action.DEAD:
-            self.log.warning(
-                "conn=%s ident=%r does not answer, closing", connection.conn_id, connection.ident
-            )
-            self.packeter.close(connection.conn_id)
-            return
-        if action is Action.PING:
-            self._ping(connection, None)
-        self._arm_keepalive(connection)
-
     # The rest.
 
     def _expire(self, queue: Queue) -> None:
@@ -562,9 +767,10 @@ class Messaging(CallbackOwner):
         if not queue.connected and not queue.forget():
             self._expiry.arm(queue)
 
-    def _handle_drop(self, queue_name: str, item_uuid: bytes) -> None:
-        self.log.debug("ident=%r drop %s", queue_name, item_uuid.hex())
-        self.on_message_drop(queue_name, item_uuid)
+    def _handle_drops(self, ident: str, messages: list[Message], reason: DropReason) -> None:
+        self.log.debug("ident=%r dropped %d messages: %s", ident, len(messages), reason.value)
+        self.on_messages_dropped(ident, messages, reason)
+        call_drop_callbacks(self.on_message_drop, ident, messages, reason)
 
     def __repr__(self) -> str:
         return f"<Messaging {self.identifier!r} peers={len(self._by_ident)}>"

@@ -28,6 +28,7 @@ FLOORS: dict[str, set[str]] = {
     "exceptions": set(),
     "message": set(),
     "callbacks": set(),
+    "limits": set(),
     "contracts": LEAVES,
     "_core": LEAVES,
     "_io": SHARED,
@@ -54,10 +55,16 @@ FLOORS: dict[str, set[str]] = {
 #: Private modules beside a layer that are a part of it: same floor, and nobody
 #: else knows them.
 PARTS = {
+    "_drops": "messaging",
     "_expiry_timers": "messaging",
+    "_inbox": "messaging",
+    "_incoming": "messaging",
+    "_keepalive_timers": "messaging",
+    "_outgoing": "messaging",
     "_peer_connection": "messaging",
     "_receive_hook": "messaging",
     "_takeover": "messaging",
+    "_transaction": "messaging",
 }
 
 #: These use the package as its users do, by the names at the top level.

@@ -10,6 +10,11 @@ type  name                  payload
                             (0xffffffff: infinite), flags; then the data
 4     ping                  none
 5     pong                  none
+6     features              see :mod:`snakemq._core.features`
+7     acknowledgement       ``!Q``: how many messages of this connection are done
+8     sequence              ``!8sQII``: stream, number of the next message in it,
+                            how many of the next messages may have been sent by
+                            an earlier process, and how many by this one
 ====  ====================  ==============================================
 
 Frames of unknown types are ignored: that is how the protocol is extended.
@@ -21,7 +26,7 @@ import enum
 import math
 import struct
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from snakemq._core.framing import HEADER_SIZE
 from snakemq.exceptions import SnakeMQBrokenMessage
@@ -37,12 +42,17 @@ __all__ = [
     "MAX_IDENT_LENGTH",
     "MESSAGE_OVERHEAD",
     "FrameType",
+    "Sequence",
+    "decode_acknowledgement",
     "decode_identification",
     "decode_message",
+    "decode_sequence",
     "decode_version",
+    "encode_acknowledgement",
     "encode_identification",
     "encode_message",
     "encode_message_packets",
+    "encode_sequence",
 ]
 
 #: The longest identifier, in characters.
@@ -54,6 +64,8 @@ INFINITE_TTL: Final = 0xFFFFFFFF
 _MAX_FINITE_TTL: Final = INFINITE_TTL - 1
 
 _VERSION: Final = struct.Struct("!I")
+_ACKNOWLEDGEMENT: Final = struct.Struct("!BQ")
+_SEQUENCE: Final = struct.Struct("!B8sQII")
 _MESSAGE: Final = struct.Struct("!B16sII")
 _PACKET_AND_MESSAGE: Final = struct.Struct("!IB16sII")
 _MESSAGE_FIELDS: Final = struct.Struct("!16sII")
@@ -73,6 +85,9 @@ class FrameType(enum.IntEnum):
     MESSAGE = 3
     PING = 4
     PONG = 5
+    FEATURES = 6
+    ACKNOWLEDGEMENT = 7
+    SEQUENCE = 8
 
 
 _TYPE_MESSAGE: Final = int(FrameType.MESSAGE)
@@ -81,6 +96,49 @@ FRAME_VERSION: Final = bytes([FrameType.PROTOCOL_VERSION]) + _VERSION.pack(PROTO
 FRAME_INCOMPATIBLE: Final = bytes([FrameType.INCOMPATIBLE_PROTOCOL])
 FRAME_PING: Final = bytes([FrameType.PING])
 FRAME_PONG: Final = bytes([FrameType.PONG])
+
+
+def encode_acknowledgement(total: int) -> bytes:
+    """An acknowledgement frame: ``total`` messages of this connection are done."""
+    return _ACKNOWLEDGEMENT.pack(FrameType.ACKNOWLEDGEMENT, total)
+
+
+def decode_acknowledgement(payload: bytes) -> int:
+    """The number in an acknowledgement frame.
+
+    :raises SnakeMQBrokenMessage: wrong size
+    """
+    if len(payload) != _ACKNOWLEDGEMENT.size - 1:
+        raise SnakeMQBrokenMessage(f"an acknowledgement of {len(payload)} bytes")
+    return int.from_bytes(payload, "big")
+
+
+class Sequence(NamedTuple):
+    """Where in the line of its messages a sender is."""
+
+    #: 8 bytes that the sender made up; numbers mean something within it
+    stream: bytes
+    #: of the next message; each that follows has the next one
+    number: int
+    #: how many of the next messages may have been sent by an earlier process
+    stored: int
+    #: how many of the next messages may have been sent before by this process
+    repeated: int
+
+
+def encode_sequence(sequence: Sequence) -> bytes:
+    """A sequence frame."""
+    return _SEQUENCE.pack(FrameType.SEQUENCE, *sequence)
+
+
+def decode_sequence(payload: bytes) -> Sequence:
+    """Read a sequence frame.
+
+    :raises SnakeMQBrokenMessage: wrong size
+    """
+    if len(payload) != _SEQUENCE.size - 1:
+        raise SnakeMQBrokenMessage(f"a sequence of {len(payload)} bytes")
+    return Sequence(*_SEQUENCE.unpack(bytes([FrameType.SEQUENCE]) + payload)[1:])
 
 
 def decode_version(payload: bytes) -> int:

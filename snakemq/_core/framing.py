@@ -15,7 +15,7 @@ from typing import Final
 
 from snakemq.exceptions import PacketTooLarge
 
-__all__ = ["HEADER_SIZE", "MAX_LENGTH", "PacketDecoder", "encode_header"]
+__all__ = ["HEADER_SIZE", "MAX_LENGTH", "PacketDecoder", "encode_header", "encode_packet"]
 
 _HEADER: Final = struct.Struct("!I")
 
@@ -29,6 +29,11 @@ MAX_LENGTH: Final = 0xFFFFFFFF
 encode_header = _HEADER.pack
 
 _decode_header = _HEADER.unpack_from
+
+
+def encode_packet(content: bytes) -> bytes:
+    """A packet, its header included. For small ones: it copies."""
+    return encode_header(len(content)) + content
 
 
 class PacketDecoder:

@@ -3,22 +3,36 @@
 All rules about which frame may come when are here. This file does not know
 which side dialled, nor about other connections.
 
-==============  =======================  ==================  ================
-state           version                  identification      message
-==============  =======================  ==================  ================
-``GREETING``    checked                  -> ``IDENTIFIED``   error
-``IDENTIFIED``  checked                  ignored             delivered
-==============  =======================  ==================  ================
+==============  =========  ==================  ============  =========
+state           version    identification      features      message
+==============  =========  ==================  ============  =========
+``GREETING``    checked    -> ``IDENTIFIED``   ignored       error
+``IDENTIFIED``  checked    ignored             -> ``READY``  -> ``READY``
+``READY``       checked    ignored             ignored       delivered
+==============  =========  ==================  ============  =========
 
-In both states a ping is answered, and frames of unknown types are ignored. As
+A peer that has features announces them right behind its identification, so
+anything else at that place says that it has none, as a 1.6 peer:
+``IDENTIFIED`` is left with the next frame of a known type, whatever it is.
+Acknowledgements and sequences are noticed only from a peer that announced
+acknowledged delivery.
+
+In all states a ping is answered, and frames of unknown types are ignored. As
 in 1.6 a version frame is not insisted on.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import Final
 
+from snakemq._core.features import (
+    DeliveryFeature,
+    Feature,
+    decode_features,
+    encode_features,
+)
 from snakemq._core.frames import (
     FRAME_VERSION,
     FrameType,
@@ -37,6 +51,7 @@ class SessionState(enum.Enum):
 
     GREETING = "greeting"
     IDENTIFIED = "identified"
+    READY = "ready"
 
 
 class Event(enum.Enum):
@@ -50,6 +65,12 @@ class Event(enum.Enum):
     #: to be answered by a pong
     PING = "ping"
     PONG = "pong"
+    #: it is known what the other side can do: see :attr:`Session.delivery`
+    FEATURES = "features"
+    #: the other side has handled messages
+    ACKNOWLEDGEMENT = "acknowledgement"
+    #: where the other side is in the line of its messages
+    SEQUENCE = "sequence"
     #: the other side does not speak this version and will close
     REJECTED = "rejected"
 
@@ -66,24 +87,42 @@ _TABLE: Final[dict[SessionState, dict[int, Event]]] = {
         FrameType.MESSAGE: Event.MESSAGE,
         FrameType.PING: Event.PING,
         FrameType.PONG: Event.PONG,
+        FrameType.FEATURES: Event.FEATURES,
+    },
+    SessionState.READY: {
+        FrameType.INCOMPATIBLE_PROTOCOL: Event.REJECTED,
+        FrameType.MESSAGE: Event.MESSAGE,
+        FrameType.PING: Event.PING,
+        FrameType.PONG: Event.PONG,
+        FrameType.ACKNOWLEDGEMENT: Event.ACKNOWLEDGEMENT,
+        FrameType.SEQUENCE: Event.SEQUENCE,
     },
 }
+
+_DELIVERY_EVENTS: Final = (Event.ACKNOWLEDGEMENT, Event.SEQUENCE)
 
 
 class Session:
     """The handshake as seen from one side; both run the same."""
 
-    __slots__ = ("ident", "state")
+    __slots__ = ("delivery", "ident", "state")
 
     def __init__(self) -> None:
         self.state = SessionState.GREETING
         #: the other side's identifier, once it is known
         self.ident = ""
+        #: what the other side says of acknowledged delivery; ``None`` if it
+        #: does not know that. Final in ``READY``.
+        self.delivery: DeliveryFeature | None = None
 
     @staticmethod
-    def greeting(identifier: str) -> list[bytes]:
+    def greeting(identifier: str, features: Mapping[Feature, bytes]) -> list[bytes]:
         """The frames to send as soon as the connection is there."""
-        return [FRAME_VERSION, encode_identification(identifier)]
+        return [
+            FRAME_VERSION,
+            encode_identification(identifier),
+            bytes([FrameType.FEATURES]) + encode_features(features),
+        ]
 
     def receive(self, frame_type: int, payload: bytes) -> Event:
         """A frame came in.
@@ -105,6 +144,17 @@ class Session:
         if event is Event.IDENTIFIED:
             self.ident = decode_identification(payload)
             self.state = SessionState.IDENTIFIED
+        elif event is not Event.NOTHING and self.state is SessionState.IDENTIFIED:
+            self.state = SessionState.READY
+            if event is Event.FEATURES:
+                self._note_features(payload)
+        elif event in _DELIVERY_EVENTS and self.delivery is None:
+            return Event.NOTHING
         elif frame_type == FrameType.MESSAGE and event is Event.NOTHING:
             raise SnakeMQNoIdent("a message before the identification")
         return event
+
+    def _note_features(self, payload: bytes) -> None:
+        value = decode_features(payload).get(Feature.DELIVERY)
+        if value is not None:
+            self.delivery = DeliveryFeature.decode(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from snakemq._core.features import DeliveryFeature, Feature
 from snakemq._core.session import Event, Session, SessionState
 from snakemq.exceptions import (
     SnakeMQBrokenMessage,
@@ -14,17 +15,25 @@ from snakemq.exceptions import (
 VERSION_1 = b"\0\0\0\1"
 
 
+FEATURES = {Feature.DELIVERY: DeliveryFeature(5, 1000).encode()}
+
+
 def test_the_greeting() -> None:
-    assert Session.greeting("bob") == [b"\0\0\0\0\1", b"\2bob"]
+    assert Session.greeting("bob", FEATURES) == [
+        b"\0\0\0\0\1",
+        b"\2bob",
+        bytes.fromhex("06 0001 0008 00000005 000003e8"),
+    ]
 
 
 def test_two_sessions_greet_each_other() -> None:
     alice, bob = Session(), Session()
     for name, receiver in (("alice", bob), ("bob", alice)):
-        for frame in Session.greeting(name):
+        for frame in Session.greeting(name, FEATURES):
             receiver.receive(frame[0], frame[1:])
-    assert (alice.ident, alice.state) == ("bob", SessionState.IDENTIFIED)
-    assert (bob.ident, bob.state) == ("alice", SessionState.IDENTIFIED)
+    assert (alice.ident, alice.state) == ("bob", SessionState.READY)
+    assert (bob.ident, bob.state) == ("alice", SessionState.READY)
+    assert alice.delivery == bob.delivery == DeliveryFeature(5, 1000)
 
 
 def identified() -> Session:
@@ -62,9 +71,36 @@ def test_pings_pongs_and_rejection_in_any_state(make: type[Session]) -> None:
 def test_unknown_frame_types_are_ignored_in_any_state(make: type[Session]) -> None:
     session = make()
     state = session.state
-    for frame_type in range(6, 256):
+    for frame_type in range(7, 256):
         assert session.receive(frame_type, b"anything") is Event.NOTHING
     assert session.state is state
+
+
+@pytest.mark.parametrize("frame_type", [1, 3, 4, 5])
+def test_anything_else_behind_the_identification_says_that_there_are_no_features(
+    frame_type: int,
+) -> None:
+    session = identified()
+    session.receive(frame_type, b"")
+    assert session.state is SessionState.READY
+    assert session.receive(6, bytes.fromhex("0001 0008 00000005 000003e8")) is Event.NOTHING
+    assert session.delivery is None
+    assert session.receive(7, bytes(8)) is Event.NOTHING
+    assert session.receive(8, bytes(5)) is Event.NOTHING
+
+
+def test_features_without_delivery() -> None:
+    session = identified()
+    assert session.receive(6, bytes.fromhex("00ff 0001 00")) is Event.FEATURES
+    assert session.state is SessionState.READY
+    assert session.receive(7, bytes(8)) is Event.NOTHING
+
+
+def test_with_delivery_there_are_acknowledgements_and_sequences() -> None:
+    session = identified()
+    session.receive(6, bytes.fromhex("0001 0008 00000005 000003e8"))
+    assert session.receive(7, bytes(8)) is Event.ACKNOWLEDGEMENT
+    assert session.receive(8, bytes(5)) is Event.SEQUENCE
 
 
 @pytest.mark.parametrize("make", [Session, identified])

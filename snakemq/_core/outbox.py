@@ -1,0 +1,357 @@
+"""The messages for one peer, in order, and how far each of them is.
+
+::
+
+    waiting  ->  in flight  ->  unconfirmed  ->  gone
+             take         sent           confirmed
+    waiting  <---------------------------------
+                       disconnect
+
+*In flight* is what was handed to the packeter, *unconfirmed* what the system
+has taken and the other side has not confirmed. Messages that the other side
+does not confirm leave when they are sent.
+
+What may have been sent before is always a run at the front, and what an
+earlier process may have sent is always before what this one sent. So it takes
+no more than a count to know it, whatever is dropped in between.
+
+Each message gets a number when it is taken for the first time, and keeps it:
+with that the other side recognises it when it comes again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias, cast
+
+from snakemq._core.ttl import Timed
+from snakemq.message import FLAG_PERSISTENT, Message
+
+__all__ = ["Entry", "Outbox", "Taken", "message_of"]
+
+#: A message with a finite TTL is wrapped; the others, which are the most, are not.
+Entry: TypeAlias = "Message | Timed"
+
+
+def message_of(entry: Entry) -> Message | None:
+    """The message of an entry; ``None`` if it expired."""
+    return entry.message if isinstance(entry, Timed) else entry
+
+
+class Taken(NamedTuple):
+    """Messages to be sent now."""
+
+    messages: list[Message]
+    #: of the first one; the others have those that follow
+    number: int = 0
+    #: how many of them an earlier process may have sent
+    stored: int = 0
+    #: whether this process has sent all of them before (else none of them)
+    repeated: bool = False
+
+
+class Outbox:
+    """The messages for one peer. Not thread-safe."""
+
+    __slots__ = (
+        "_confirms_all",
+        "_flights",
+        "_in_flight",
+        "_next_number",
+        "_numbers",
+        "_stored",
+        "_stored_flying",
+        "_told",
+        "_told_flying",
+        "_unconfirmed",
+        "_urgent",
+        "bytes_flying",
+        "dead",
+        "waiting",
+    )
+
+    def __init__(self) -> None:
+        self.waiting: deque[Entry] = deque()
+        #: how many entries of ``waiting`` have no message any more
+        self.dead = 0
+        self._urgent: deque[Message] = deque()
+        self._in_flight: deque[Entry] = deque()
+        self._unconfirmed: deque[Entry] = deque()
+        #: data of what is in flight or unconfirmed, in bytes
+        self.bytes_flying = 0
+        self._confirms_all = True
+        self._next_number = 0
+        # The numbers of the first entries of waiting, which this process sent
+        # before to a peer that knows them; and of what is under way, as runs.
+        self._numbers: deque[int] = deque()
+        self._flights: deque[tuple[int, int]] = deque()
+        # How many entries at the front of waiting, and of what is under way,
+        # an earlier process may have sent; and how many at the front of
+        # waiting, and of what is in flight, this process has told of as sent.
+        self._stored = 0
+        self._stored_flying = 0
+        self._told = 0
+        self._told_flying = 0
+
+    def __len__(self) -> int:
+        return len(self.waiting) - self.dead + len(self._urgent) + self.under_way
+
+    @property
+    def under_way(self) -> int:
+        """How many messages are in flight or unconfirmed."""
+        return len(self._in_flight) + len(self._unconfirmed)
+
+    @property
+    def in_flight(self) -> int:
+        """How many messages are in flight."""
+        return len(self._in_flight)
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many messages wait to be confirmed."""
+        return len(self._unconfirmed)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether there may be something to take."""
+        return bool(self.waiting or self._urgent)
+
+    def mark_stored(self) -> None:
+        """All that waits comes from a storage: an earlier process may have sent it."""
+        self._stored = len(self.waiting)
+
+    def put_urgent(self, message: Message) -> None:
+        """Append a message that goes before all that wait and were not sent yet."""
+        self._urgent.append(message)
+
+    def _pop_first(self) -> Message | None:
+        """Take out the first entry that waits, and with it what is known of it."""
+        if self._stored:
+            self._stored -= 1
+        if self._told:
+            self._told -= 1
+        if self._numbers:
+            self._numbers.popleft()
+        message = message_of(self.waiting.popleft())
+        if message is None:
+            self.dead -= 1
+        return message
+
+    def first(self) -> Entry | None:
+        """The first entry that waits and has a message; it stays."""
+        while self.waiting:
+            entry = self.waiting[0]
+            if message_of(entry) is not None:
+                return entry
+            self._pop_first()
+        return None
+
+    def drop_first(self) -> Entry | None:
+        """Take out the first entry that waits and has a message."""
+        entry = self.first()
+        if entry is not None:
+            self._pop_first()
+        return entry
+
+    def take(self, max_count: int, max_bytes: int, reading: float) -> Taken:
+        """Move messages from waiting to in flight.
+
+        :param max_count: at most so many
+        :param max_bytes: stop when there are so many bytes of data
+        :param reading: of the clock by which the messages expire
+        """
+        if self._numbers or self._stored:
+            taken = self._take_again(max_count, max_bytes, reading)
+            if taken.messages:
+                return taken
+        number = self._next_number
+        messages: list[Message] = []
+        if self._urgent:
+            max_bytes = self._take_from(self._urgent, max_count, max_bytes, reading, messages)
+        if max_bytes > 0:
+            self._take_from(self.waiting, max_count - len(messages), max_bytes, reading, messages)
+        self._next_number += len(messages)
+        return self._taken(Taken(messages, number))
+
+    def _take_from(
+        self,
+        source: deque[Message] | deque[Entry],
+        max_count: int,
+        max_bytes: int,
+        reading: float,
+        messages: list[Message],
+    ) -> int:
+        """Take what was never sent, which is what counts for the speed.
+
+        :return: how many bytes there is still room for
+        """
+        add = messages.append
+        keep = self._in_flight.append
+        next_entry = source.popleft
+        for _ in range(min(max_count, len(source))):
+            entry = next_entry()
+            if isinstance(entry, Timed):
+                message = entry.fresh(reading)
+                if message is None:
+                    self.dead -= 1
+                    continue
+            else:
+                message = entry
+            keep(entry)
+            add(message)
+            max_bytes -= len(message.data)
+            if max_bytes <= 0:
+                break
+        return max_bytes
+
+    def _take_again(self, max_count: int, max_bytes: int, reading: float) -> Taken:
+        """Take what may have been sent before, up to where its numbers skip."""
+        messages: list[Message] = []
+        first = self._next_number
+        stored = 0
+        repeated = False
+        while self.waiting and len(messages) < max_count and max_bytes > 0:
+            entry = self.waiting[0]
+            number = self._numbers[0] if self._numbers else None
+            is_stored = self._stored > 0
+            is_told = self._told > 0
+            if message_of(entry) is None:
+                self._pop_first()
+                continue
+            if not messages:
+                repeated = number is not None
+                if number is not None:
+                    first = number
+            if number != (first + len(messages) if repeated else None):
+                break
+            if number is None and not is_stored:
+                break
+            self._pop_first()
+            message = entry.fresh(reading) if isinstance(entry, Timed) else entry
+            assert message is not None
+            self._in_flight.append(entry)
+            messages.append(message)
+            max_bytes -= len(message.data)
+            stored += is_stored
+            self._told_flying += is_told
+        self._stored_flying += stored
+        if not repeated:
+            self._next_number += len(messages)
+        return self._taken(Taken(messages, first, stored, repeated))
+
+    def _taken(self, taken: Taken) -> Taken:
+        if taken.messages:
+            if self._confirms_all:
+                self._flights.append((taken.number, len(taken.messages)))
+            self.bytes_flying += sum(len(message.data) for message in taken.messages)
+        return taken
+
+    def expect(self, *, confirms_all: bool) -> None:
+        """A connection is ready.
+
+        :param confirms_all: all messages are going to be confirmed, and the
+            other side knows their numbers; else only the persistent ones are
+        """
+        self._confirms_all = confirms_all
+
+    def sent(self, count: int) -> tuple[list[Message], list[Entry]]:
+        """The first ``count`` in flight are with the system.
+
+        :return: the messages that this process has not told of as sent before;
+            and the entries that leave because they are not going to be confirmed
+        """
+        told = min(count, self._told_flying)
+        self._told_flying -= told
+        next_entry = self._in_flight.popleft
+        entries = [next_entry() for _ in range(count)]
+        # What is under way has its message. One cast: it is a call.
+        messages = cast(
+            "list[Message]",
+            [entry.message if isinstance(entry, Timed) else entry for entry in entries],
+        )
+        leaving: list[Entry] = []
+        if self._confirms_all:
+            self._unconfirmed.extend(entries)
+        else:
+            for entry, message in zip(entries, messages, strict=True):
+                if message.flags & FLAG_PERSISTENT:
+                    self._unconfirmed.append(entry)
+                else:
+                    leaving.append(entry)
+                    self.bytes_flying -= len(message.data)
+        return messages[told:] if told else messages, leaving
+
+    def confirmed(self, count: int) -> list[Entry]:
+        """The first ``count`` unconfirmed have arrived.
+
+        :return: their entries, which leave
+        """
+        self._stored_flying = max(0, self._stored_flying - count)
+        next_entry = self._unconfirmed.popleft
+        entries = [next_entry() for _ in range(count)]
+        flights = self._flights
+        left = count
+        while left and flights:
+            number, size = flights.popleft()
+            if size > left:
+                flights.appendleft((number + left, size - left))
+                break
+            left -= size
+        size = 0
+        for entry in entries:
+            size += len(cast(Message, message_of(entry)).data)
+        self.bytes_flying -= size
+        return entries
+
+    def disconnect(self) -> list[Message]:
+        """The connection is gone: what is not confirmed waits again.
+
+        :return: the urgent messages that were not sent; they leave
+        """
+        sent = len(self._unconfirmed) + self._told_flying
+        never_sent = len(self._in_flight) - self._told_flying
+        if self._confirms_all:
+            numbers = [number + offset for number, size in self._flights for offset in range(size)][
+                :sent
+            ]
+            self._numbers.extendleft(reversed(numbers))
+            self._stored += self._stored_flying
+            # What the other side has never had may get other numbers.
+            self._next_number -= never_sent
+        else:
+            # Nobody knows their numbers: they are like those of an earlier process.
+            self._stored = max(self._stored + self._stored_flying, sent + len(self._numbers))
+            self._numbers.clear()
+        self._told += sent
+        self.waiting.extendleft(reversed(self._in_flight))
+        self.waiting.extendleft(reversed(self._unconfirmed))
+        self._in_flight.clear()
+        self._unconfirmed.clear()
+        self._flights.clear()
+        self._stored_flying = self._told_flying = self.bytes_flying = 0
+        urgent = list(self._urgent)
+        self._urgent.clear()
+        return urgent
+
+    def rebuild(self, keep: Callable[[Entry], Entry | None]) -> None:
+        """Replace each entry that waits by what ``keep`` makes of it; ``None``: nothing."""
+        waiting: deque[Entry] = deque()
+        old_numbers = list(self._numbers)
+        numbers: deque[int] = deque()
+        stored = told = dead = 0
+        for position, entry in enumerate(self.waiting):
+            kept = keep(entry)
+            if kept is None:
+                continue
+            waiting.append(kept)
+            dead += message_of(kept) is None
+            stored += position < self._stored
+            told += position < self._told
+            if position < len(old_numbers):
+                numbers.append(old_numbers[position])
+        self.waiting = waiting
+        self.dead = dead
+        self._numbers = numbers
+        self._stored = stored
+        self._told = told

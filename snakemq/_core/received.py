@@ -1,0 +1,106 @@
+"""What was received of one peer: to recognise what comes again.
+
+Two memories, for two cases:
+
+* The sender's process lives. Each of its messages has a number in a *stream*,
+  so one number for each stream tells exactly what was handled.
+* The sender was restarted and sends what its storage had kept, or this process
+  was restarted. Then there are only the identifiers of the messages. They need
+  not reach further back than the sender's window: what it may send again is
+  among its last messages, at most so many as it may have unacknowledged.
+
+Nothing here can disagree after a restored backup, a lost storage or a second
+process of the same name: what is not recognised is delivered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from typing import Final
+
+__all__ = ["MAX_STREAMS", "Received"]
+
+#: Of how many streams of a peer the last number is remembered. A peer has one
+#: for as long as something is queued; more than one if two processes have its
+#: name by mistake.
+MAX_STREAMS: Final = 4
+
+_UUID_SIZE: Final = 16
+
+
+class Received:
+    """The memory of what was received of one peer.
+
+    :param size: how many identifiers are to be remembered at least
+    :param known: those that an earlier process remembered, the oldest first
+    :param durable: whether that memory is kept, so that what is missing in it
+        was not received
+    """
+
+    __slots__ = ("_again", "_durable", "_recent", "_size", "_streams", "_trimmed")
+
+    def __init__(self, size: int, known: Iterable[bytes] = (), *, durable: bool = False) -> None:
+        self._size = size * _UUID_SIZE
+        self._recent = bytearray().join(known)
+        self._durable = durable
+        self._trimmed = len(self._recent) >= self._size
+        self._streams: OrderedDict[bytes, int] = OrderedDict()
+        # Counted when the first one is asked for, taken out as they come: the
+        # application may send the same identifier twice on purpose.
+        self._again: Counter[bytes] | None = None
+
+    def __len__(self) -> int:
+        return len(self._recent) // _UUID_SIZE
+
+    def begin(self) -> None:
+        """A new connection: what was received until now may come again."""
+        self._again = None
+
+    def last_number(self, stream: bytes) -> int | None:
+        """The number of the last message handled of a stream; ``None``: not known."""
+        return self._streams.get(stream)
+
+    def handled(self, stream: bytes, number: int) -> None:
+        """All messages of the stream up to this one were handled."""
+        streams = self._streams
+        last = streams.get(stream)
+        if last is None:
+            while len(streams) >= MAX_STREAMS:
+                streams.popitem(last=False)
+            streams[stream] = number
+        else:
+            streams.move_to_end(stream)
+            if number > last:
+                streams[stream] = number
+
+    def add(self, uuid: bytes) -> None:
+        """Remember an identifier.
+
+        :param uuid: 16 bytes
+        """
+        recent = self._recent
+        recent += uuid
+        if len(recent) >= 2 * self._size:
+            del recent[: self._size]
+            self._trimmed = True
+
+    def recognise(self, uuid: bytes) -> bool:
+        """Whether a message that may come again was received on an earlier connection."""
+        if self._again is None:
+            recent = bytes(self._recent)
+            self._again = Counter(
+                recent[start : start + _UUID_SIZE] for start in range(0, len(recent), _UUID_SIZE)
+            )
+        if self._again[uuid]:
+            self._again[uuid] -= 1
+            return True
+        return False
+
+    def is_certain(self, *, stored: bool) -> bool:
+        """Whether what is not recognised is known not to have been received.
+
+        :param stored: an earlier process of the sender may have sent it. Then
+            it can be older than its window: a backup that was restored.
+        """
+        return self._durable and not (stored and self._trimmed)

@@ -1,0 +1,48 @@
+"""Telling of dropped messages, to callbacks of 1.6 and to those that ask why."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from snakemq.callbacks import Callback
+from snakemq.limits import DropReason
+from snakemq.message import Message
+
+__all__ = ["call_drop_callbacks"]
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def call_drop_callbacks(
+    callback: Callback[[str, bytes]], ident: str, messages: list[Message], reason: DropReason
+) -> None:
+    """Call ``func(ident, uuid)`` for each message, or ``func(ident, uuid, reason)``.
+
+    The latter for those that have a third parameter; in 1.6 there were two.
+    """
+    if not callback:
+        return
+    told = callback.with_funcs(
+        _with_reason(func, reason) if _takes_reason(func) else func for func in callback.funcs
+    )
+    for message in messages:
+        told(ident, message.uuid)
+
+
+def _takes_reason(func: Callable[..., object]) -> bool:
+    try:
+        parameters = inspect.signature(func).parameters.values()
+    except (TypeError, ValueError):  # some written in C have none
+        return False
+    return sum(parameter.kind in _POSITIONAL for parameter in parameters) >= 3
+
+
+def _with_reason(func: Callable[..., Any], reason: DropReason) -> Callable[[str, bytes], object]:
+    @functools.wraps(func)
+    def call(ident: str, uuid: bytes) -> object:
+        return func(ident, uuid, reason)
+
+    return call

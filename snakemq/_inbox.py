@@ -1,0 +1,368 @@
+"""The inbox: messages that are stored until their callbacks have returned.
+
+Each message is stored before it is acknowledged. Its callbacks are called in
+the order of arrival, one message of a peer after the other; when one raises,
+that peer's messages wait for a while and the same one is tried again, so that
+the order stays. After some attempts it is laid aside among the dead letters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Final, cast
+
+from snakemq._transaction import Transaction
+from snakemq.contracts import TimerHandle
+from snakemq.exceptions import StorageError
+from snakemq.message import Message
+from snakemq.packeter import Packeter
+from snakemq.storage import DeadLetter, InboxItem, QueuesStorageBase
+
+__all__ = ["INBOX_BYTES", "INBOX_MESSAGES", "Inbox", "Waiting"]
+
+#: How often the callbacks of a message are called before it is a dead letter.
+MAX_ATTEMPTS: Final = 10
+
+#: When a message is tried again, in seconds: after the first attempt, and at most.
+RETRY_DELAY: Final = 1.0
+MAX_RETRY_DELAY: Final = 60.0
+
+#: How many messages of a peer wait here before it has to keep the rest, and of
+#: how many bytes.
+INBOX_MESSAGES: Final = 8192
+INBOX_BYTES: Final = 16 * 1024 * 1024
+
+
+class _State(enum.Enum):
+    """What became of a message in the inbox."""
+
+    STORED = "stored"
+    #: its callback will say when it is done
+    DEFERRED = "deferred"
+    #: nothing more to do but to remove it from the storage
+    DONE = "done"
+    #: not in the storage any more
+    REMOVED = "removed"
+
+
+class Waiting:
+    """A message that is stored here and not handled yet."""
+
+    __slots__ = ("conn_id", "id", "ident", "message", "state")
+
+    def __init__(self, item: InboxItem, conn_id: str) -> None:
+        self.id = item.id
+        self.ident = item.ident
+        self.message = item.message
+        self.message.attempts = item.attempts
+        self.conn_id = conn_id
+        self.state = _State.STORED
+
+
+def _waiting(message: Message) -> Waiting | None:
+    return cast("Waiting | None", message.__dict__.get("_waiting"))
+
+
+class _Line:
+    """What waits of one peer."""
+
+    __slots__ = ("bytes", "count", "done", "items", "timer")
+
+    def __init__(self) -> None:
+        self.items: deque[Waiting] = deque()
+        # With those that are deferred.
+        self.count = 0
+        self.bytes = 0
+        #: is to be removed from the storage with the next step there
+        self.done: int | None = None
+        self.timer: TimerHandle | None = None
+
+
+class Inbox:
+    """Messages that are stored and not handled yet, of all peers.
+
+    What can be called from any thread says so.
+
+    :ivar max_attempts: how often the callbacks of a message are called before
+        it is a dead letter
+    :ivar retry_delay: when it is tried again after the first attempt, in
+        seconds; twice as long after each further one
+    :ivar max_retry_delay: at most so many seconds later
+    :param packeter: gives timers
+    :param storage: where the messages are
+    :param deliver: ``func(conn_id, ident, message)``; calls the callbacks and
+        returns what one of them raised, or ``None``
+    :param tell_room: ``func(ident)``; there is room again for messages of this peer
+    :param begin: ``func(remove)``; begins a transaction whose last step is
+        ``remove(storage)``
+    :param log: where is told what becomes of messages that fail
+    """
+
+    def __init__(
+        self,
+        packeter: Packeter,
+        storage: QueuesStorageBase,
+        deliver: Callable[[str, str, Message], Exception | None],
+        tell_room: Callable[[str], object],
+        begin: Callable[
+            [Callable[[QueuesStorageBase], object]], AbstractContextManager[Transaction]
+        ],
+        log: logging.Logger,
+    ) -> None:
+        self.max_attempts = MAX_ATTEMPTS
+        self.retry_delay = RETRY_DELAY
+        self.max_retry_delay = MAX_RETRY_DELAY
+        self._packeter = packeter
+        self._storage = storage
+        self._deliver = deliver
+        self._tell_room = tell_room
+        self._begin = begin
+        self._log = log
+        self._lines: dict[str, _Line] = {}
+
+    def load(self) -> None:
+        """Take up what an earlier process left. Its callbacks are called when the loop runs.
+
+        :raises snakemq.exceptions.StorageError: it can't be read
+        """
+        self.take_up(self._storage.get_inbox())
+
+    def take_up(self, items: Iterable[InboxItem]) -> None:
+        """Messages are in the storage: have their callbacks called."""
+        for item in items:
+            if item.attempts:
+                item.message.redelivered = True
+            self._add(Waiting(item, ""))
+
+    def store(self, conn_id: str, ident: str, messages: list[Message], *, keep: int) -> None:
+        """Messages arrived.
+
+        :param keep: how many identifiers are remembered of this peer
+        :raises snakemq.exceptions.StorageError: they are not stored
+        """
+        ids = self._storage.push_inbox(ident, messages, keep=keep)
+        for number, message in zip(ids, messages, strict=True):
+            self._add(Waiting(InboxItem(number, ident, message, 0), conn_id))
+
+    def _add(self, waiting: Waiting) -> None:
+        line = self._lines.get(waiting.ident)
+        if line is None:
+            line = self._lines[waiting.ident] = _Line()
+        if not line.items and line.timer is None:
+            self._packeter.call_soon(self._run, waiting.ident)
+        line.items.append(waiting)
+        line.count += 1
+        line.bytes += len(waiting.message.data)
+        waiting.message.__dict__["_waiting"] = waiting
+
+    def is_full(self, ident: str) -> bool:
+        """Whether enough waits of this peer."""
+        line = self._lines.get(ident)
+        return line is not None and (line.count >= INBOX_MESSAGES or line.bytes >= INBOX_BYTES)
+
+    # For the application.
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """The messages whose callbacks failed too often, the oldest first. Any thread."""
+        return self._storage.get_dead()
+
+    def retry_dead_letters(self, ids: Sequence[int] | None = None) -> int:
+        """Put dead letters back, behind what is there. Any thread.
+
+        :param ids: of :meth:`dead_letters`; ``None``: all
+        :return: how many
+        """
+        items = self._storage.retry_dead(ids)
+        self._packeter.call_soon(self.take_up, items)
+        return len(items)
+
+    def drop_dead_letters(self, ids: Sequence[int] | None = None) -> int:
+        """Delete dead letters. Any thread.
+
+        :param ids: of :meth:`dead_letters`; ``None``: all
+        :return: how many
+        """
+        return self._storage.drop_dead(ids)
+
+    @contextlib.contextmanager
+    def transaction(self, message: Message) -> Iterator[Transaction]:
+        """Handle a message exactly once; in its callback, or before :meth:`done`.
+
+        As :meth:`snakemq.messaging.Messaging.transaction`, and the message
+        leaves the inbox with it. So what is written by way of
+        :attr:`Transaction.db` is written if, and only if, the message does not
+        come again. Once it is committed it does not come again whatever the
+        callback raises.
+
+        :raises StorageError: the message is not in the inbox (any more)
+        """
+        waiting = _waiting(message)
+        if waiting is None or waiting.state in (_State.DONE, _State.REMOVED):
+            raise StorageError(
+                "only a message that is in the inbox has a transaction, and this one is not there"
+            )
+        number = waiting.id
+        with self._begin(lambda storage: storage.advance_inbox(number, None)) as transaction:
+            yield transaction
+        deferred = waiting.state is _State.DEFERRED
+        waiting.state = _State.REMOVED
+        if deferred:
+            self._packeter.call_soon(self._leave, waiting)
+
+    def defer(self, message: Message) -> bool:
+        """In a callback: the message is not handled when the callbacks return.
+
+        It stays in the inbox until :meth:`done`, and those after it are handled
+        meanwhile.
+
+        :return: false if it is not one of the inbox
+        """
+        waiting = _waiting(message)
+        if waiting is None or waiting.state is not _State.STORED:
+            return False
+        waiting.state = _State.DEFERRED
+        return True
+
+    def done(self, message: Message) -> None:
+        """A message that was deferred is handled. Any thread."""
+        self._packeter.call_soon(self._done, message)
+
+    def _done(self, message: Message) -> None:
+        waiting = _waiting(message)
+        if waiting is None or waiting.state is not _State.DEFERRED:
+            return
+        try:
+            self._storage.advance_inbox(waiting.id, None)
+        except Exception:
+            self._log.exception("ident=%r the storage of the inbox failed", waiting.ident)
+            self._packeter.call_later(self.retry_delay, self._done, message)
+            return
+        waiting.state = _State.REMOVED
+        self._leave(waiting)
+
+    def _leave(self, waiting: Waiting) -> None:
+        line = self._lines[waiting.ident]
+        self._gone(line, waiting)
+        if not line.count and line.done is None:
+            del self._lines[waiting.ident]
+
+    # Calling the callbacks.
+
+    def _run(self, ident: str) -> None:
+        """Call the callbacks for what waits of a peer, until one raises."""
+        line = self._lines.get(ident)
+        if line is None or line.timer is not None:
+            return
+        try:
+            while line.items:
+                if not self._step(line, line.items[0]):
+                    return
+            self._remove_done(line, ident)
+        finally:
+            if line.items and line.timer is None:
+                # KeyboardInterrupt out of a callback: the loop may be called again.
+                self._packeter.call_soon(self._run, ident)
+            elif not line.count and line.done is None:
+                self._lines.pop(ident, None)
+
+    def _step(self, line: _Line, waiting: Waiting) -> bool:
+        """The next message: whether it is out of the way."""
+        if waiting.state is _State.STORED:
+            try:
+                self._storage.advance_inbox(line.done, waiting.id)
+            except Exception:
+                self._storage_failed(line, waiting.ident)
+                return False
+            line.done = None
+            message = waiting.message
+            message.attempts += 1
+            if message.attempts > 1:
+                message.redelivered = True
+            failure: Exception | None = None
+            finished = False
+            try:
+                failure = self._deliver(waiting.conn_id, waiting.ident, message)
+                finished = True
+            finally:
+                # KeyboardInterrupt: all callbacks have run, as elsewhere.
+                if not finished and waiting.state is _State.STORED:
+                    waiting.state = _State.DONE
+            if failure is not None and waiting.state is not _State.REMOVED:
+                return self._failed(line, waiting, failure)
+            if waiting.state is _State.STORED:
+                waiting.state = _State.DONE
+        if waiting.state is _State.DONE:
+            if not self._remove_done(line, waiting.ident):
+                return False
+            line.done = waiting.id
+        line.items.popleft()
+        if waiting.state is not _State.DEFERRED:
+            self._gone(line, waiting)
+        return True
+
+    def _remove_done(self, line: _Line, ident: str) -> bool:
+        """Remove from the storage what was handled last."""
+        if line.done is not None:
+            try:
+                self._storage.advance_inbox(line.done, None)
+            except Exception:
+                self._storage_failed(line, ident)
+                return False
+            line.done = None
+        return True
+
+    def _failed(self, line: _Line, waiting: Waiting, failure: Exception) -> bool:
+        message = waiting.message
+        waiting.state = _State.STORED
+        if message.attempts < self.max_attempts:
+            delay = min(self.max_retry_delay, self.retry_delay * 2.0 ** (message.attempts - 1))
+            self._log.warning(
+                "ident=%r message %s failed for the %d. time, next attempt in %.1f s",
+                waiting.ident,
+                message.uuid.hex(),
+                message.attempts,
+                delay,
+            )
+            self._wait(line, waiting.ident, delay)
+            return False
+        reason = f"{type(failure).__name__}: {failure}"
+        try:
+            self._storage.bury(waiting.id, reason)
+        except Exception:
+            message.attempts -= 1
+            self._storage_failed(line, waiting.ident)
+            return False
+        self._log.error(
+            "ident=%r message %s failed %d times and is a dead letter now: %s",
+            waiting.ident,
+            message.uuid.hex(),
+            message.attempts,
+            reason,
+        )
+        line.items.popleft()
+        self._gone(line, waiting)
+        return True
+
+    def _storage_failed(self, line: _Line, ident: str) -> None:
+        self._log.exception("ident=%r the storage of the inbox failed", ident)
+        self._wait(line, ident, self.retry_delay)
+
+    def _wait(self, line: _Line, ident: str, delay: float) -> None:
+        if line.timer is None:
+            line.timer = self._packeter.call_later(delay, self._retry, line, ident)
+
+    def _retry(self, line: _Line, ident: str) -> None:
+        line.timer = None
+        self._run(ident)
+
+    def _gone(self, line: _Line, waiting: Waiting) -> None:
+        was_full = self.is_full(waiting.ident)
+        line.count -= 1
+        line.bytes -= len(waiting.message.data)
+        if was_full and not self.is_full(waiting.ident):
+            self._tell_room(waiting.ident)

@@ -1,0 +1,194 @@
+"""Sending what waits in the queues, and learning what has arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from snakemq._core.features import DeliveryFeature
+from snakemq._core.frames import (
+    Sequence,
+    decode_acknowledgement,
+    encode_message_packets,
+    encode_sequence,
+)
+from snakemq._core.framing import encode_packet
+from snakemq._core.outbox import Taken
+from snakemq._peer_connection import PeerConnection
+from snakemq.callbacks import Callback
+from snakemq.exceptions import NoConnection, SnakeMQBrokenMessage
+from snakemq.message import FLAG_PERSISTENT, Message
+from snakemq.packeter import Packeter
+from snakemq.queues import Queue
+
+__all__ = ["SEND_WINDOW_BYTES", "SEND_WINDOW_MESSAGES", "Outgoing"]
+
+#: How much of a queue is handed to the packeter at once, in bytes: enough for
+#: the next send, and not more, because a pong or an urgent message comes after
+#: it. One message may go over it.
+SEND_WINDOW_BYTES: Final = 256 * 1024
+SEND_WINDOW_MESSAGES: Final = 8192
+
+#: Toward a peer without acknowledgements, which has no window of its own.
+_NO_WINDOW: Final = DeliveryFeature(0xFFFFFFFF, 0xFFFFFFFF)
+
+
+class Outgoing:
+    """The sending half of messaging. Loop thread only.
+
+    Toward a peer that acknowledges, a message stays in its queue until it is
+    acknowledged, and no more are under way than that peer allows. Toward a 1.6
+    peer a persistent message stays until the pong of a ping that was sent after
+    it: 1.6 answers when its callbacks have returned. Other messages leave when
+    the system has taken their last byte.
+
+    :param packeter: the layer below
+    :param ping: ``func(connection, callback)``
+    :param tell_sent: ``func(conn_id, ident, messages)``; they are with the system
+    :param tell_acked: likewise; they are known to have arrived
+    """
+
+    def __init__(
+        self,
+        packeter: Packeter,
+        ping: Callable[[PeerConnection, Callable[[float], object]], object],
+        tell_sent: Callback[[str, str, list[Message]]],
+        tell_acked: Callback[[str, str, list[Message]]],
+    ) -> None:
+        self._packeter = packeter
+        self._ping = ping
+        self._tell_sent = tell_sent
+        self._tell_acked = tell_acked
+
+    def pump(self, connection: PeerConnection) -> None:
+        """Hand over to the packeter what waits and fits into the windows."""
+        queue = connection.queue
+        if queue is None or not connection.is_ready or connection.settle_timer is not None:
+            return
+        while queue.waiting:
+            taken = self._take(connection, queue)
+            if taken is None or not taken.messages:
+                return
+            messages = taken.messages
+            buffers: list[bytes] = []
+            sizes: list[int] = []
+            if connection.acknowledges:
+                self._announce(connection, queue, taken, buffers, sizes)
+            encode_message_packets(messages, buffers, sizes)
+            last = self._packeter.send_encoded(connection.conn_id, buffers, sizes)
+            connection.flights.append((last - len(messages) + 1, last))
+            connection.sent_total += len(messages)
+            if not connection.acknowledges:
+                self._ask_for_arrival(connection, messages)
+
+    def _take(self, connection: PeerConnection, queue: Queue) -> Taken | None:
+        try:
+            room = SEND_WINDOW_BYTES - self._packeter.unsent_bytes(connection.conn_id)
+        except NoConnection:
+            return None  # this is its end
+        window = connection.session.delivery or _NO_WINDOW
+        under_way = queue.under_way
+        count = min(SEND_WINDOW_MESSAGES - queue.in_flight, window.window_messages - under_way)
+        if under_way:
+            room = min(room, window.window_bytes - queue.bytes_under_way)
+        if room <= 0 or count <= 0:
+            return None
+        return queue.take(count, room)
+
+    @staticmethod
+    def _announce(
+        connection: PeerConnection,
+        queue: Queue,
+        taken: Taken,
+        buffers: list[bytes],
+        sizes: list[int],
+    ) -> None:
+        """Say which numbers the messages have, unless the other side knows already."""
+        count = len(taken.messages)
+        if taken.stored or taken.repeated or connection.next_number != taken.number:
+            repeated = count if taken.repeated else 0
+            packet = encode_packet(
+                encode_sequence(Sequence(queue.stream, taken.number, taken.stored, repeated))
+            )
+            buffers.append(packet)
+            sizes.append(len(packet))
+        connection.next_number = taken.number + count
+
+    def _ask_for_arrival(self, connection: PeerConnection, messages: list[Message]) -> None:
+        persistent = sum(1 for message in messages if message.flags & FLAG_PERSISTENT)
+        if persistent:
+            total = connection.sent_total
+            self._ping(connection, lambda _: self._arrived(connection, total, persistent))
+
+    def _arrived(self, connection: PeerConnection, total: int, persistent: int) -> None:
+        """A 1.6 peer has received the first ``total`` messages of this connection."""
+        queue = connection.queue
+        if queue is not None:
+            self._confirmed(connection, queue, total, persistent)
+
+    def handle_sent(self, connection: PeerConnection, packet_id: int) -> None:
+        """The packets up to this one are with the system."""
+        flights = connection.flights
+        sent = 0
+        while flights and flights[0][0] <= packet_id:
+            first, last = flights.popleft()
+            if packet_id < last:
+                flights.appendleft((packet_id + 1, last))
+                last = packet_id
+            sent += last - first + 1
+        # Some may be known to have arrived, before the link said so.
+        known = min(sent, connection.sent_early)
+        connection.sent_early -= known
+        queue = connection.queue
+        if queue is not None:
+            count = sent - known
+            connection.handed_total += count
+            self._tell(self._tell_sent, connection, queue, queue.sent(count) if count else [])
+
+    def handle_acknowledgement(self, connection: PeerConnection, payload: bytes) -> None:
+        """The other side has handled messages.
+
+        :raises SnakeMQBrokenMessage: there were not so many, or it took one back
+        """
+        total = decode_acknowledgement(payload)
+        if not connection.acked_total <= total <= connection.sent_total:
+            raise SnakeMQBrokenMessage(
+                f"an acknowledgement of {total} messages after {connection.acked_total} "
+                f"of {connection.sent_total}"
+            )
+        queue = connection.queue
+        if queue is None or total == connection.acked_total:
+            return
+        count = total - connection.acked_total
+        connection.acked_total = total
+        self._confirmed(connection, queue, total, count)
+
+    def _confirmed(self, connection: PeerConnection, queue: Queue, total: int, count: int) -> None:
+        """The first ``total`` messages of this connection have arrived.
+
+        :param count: how many of them are to be confirmed now
+        """
+        missing = max(0, total - connection.handed_total)
+        connection.sent_early += missing
+        connection.handed_total += missing
+        # Before anybody is told: a callback may close the connection, and the
+        # queue takes back what is not confirmed then.
+        sent = queue.sent(missing) if missing else []
+        confirmed = queue.confirmed(count)
+        try:
+            self._tell(self._tell_sent, connection, queue, sent)
+        finally:
+            self._tell(self._tell_acked, connection, queue, confirmed)
+
+    def _tell(
+        self,
+        callback: Callback[[str, str, list[Message]]],
+        connection: PeerConnection,
+        queue: Queue,
+        messages: list[Message],
+    ) -> None:
+        try:
+            if messages:
+                callback(connection.conn_id, queue.name, messages)
+        finally:  # also when a callback raised KeyboardInterrupt
+            self.pump(connection)

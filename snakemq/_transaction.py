@@ -1,0 +1,133 @@
+"""Messages that are sent if, and only if, a database transaction commits."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from snakemq.exceptions import StorageError
+from snakemq.message import FLAG_PERSISTENT, Message
+from snakemq.queues import Queue, QueuesManager, Reserved
+from snakemq.storage import QueuesStorageBase
+
+if TYPE_CHECKING:
+    import sqlite3
+
+__all__ = ["Transaction", "begin"]
+
+
+class Transaction:
+    """A transaction of an SQLite database in which messages are queued.
+
+    For the thread that began it, until it ends.
+
+    :ivar db: the connection to the database
+    """
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        manager: QueuesManager,
+        store: Callable[[list[tuple[str, Message]]], object],
+    ) -> None:
+        self.db = db
+        self._manager = manager
+        self._store = store
+        self._reserved: Reserved = []
+
+    def send_message(self, ident: str, message: Message) -> None:
+        """Queue a message for a peer with this transaction.
+
+        :param message: with ``FLAG_PERSISTENT``: what is not in the database
+            can't be part of its transaction
+        :raises ValueError: it is not persistent, or its TTL is 0
+        :raises QueueFull: there is no room for it
+        :raises snakemq.exceptions.StorageError: it could not be stored
+        """
+        if not message.flags & FLAG_PERSISTENT or message.ttl == 0:
+            raise ValueError(
+                "only a persistent message with a time to live can be part of a transaction"
+            )
+        reserved = self._manager.reserve([(ident, message)])
+        try:
+            stored = message
+            if message.ttl is not None:
+                # What the storage will take off for the time that has gone by.
+                stored = message.with_ttl(message.ttl + reserved[0][0].unstored_seconds())
+            self._store([(ident, stored)])
+        except BaseException:
+            self._manager.release(reserved)
+            raise
+        self._reserved += reserved
+
+    def committed(self) -> list[Queue]:
+        """What was sent is in the storage for good: queue it.
+
+        :return: the queues that have something new
+        """
+        reserved, self._reserved = self._reserved, []
+        return self._manager.append(reserved)
+
+    def rolled_back(self) -> None:
+        """Nothing was sent."""
+        reserved, self._reserved = self._reserved, []
+        self._manager.release(reserved)
+
+
+@contextlib.contextmanager
+def begin(
+    manager: QueuesManager,
+    connection: sqlite3.Connection | None,
+    flush: Callable[[list[Queue]], object],
+    before_commit: Callable[[QueuesStorageBase], object] = lambda storage: None,
+) -> Iterator[Transaction]:
+    """See :meth:`snakemq.messaging.Messaging.transaction`.
+
+    :param flush: is given the queues that have something new
+    :param before_commit: the last thing in the transaction
+    """
+    storage = manager.storage
+    if storage is None:
+        raise StorageError("a transaction needs a storage in a file, and there is none")
+    thread = threading.get_ident()
+    if thread in manager.in_transaction:
+        raise StorageError("this thread is inside a transaction already; end that one first")
+    manager.in_transaction.add(thread)
+    try:
+        with contextlib.ExitStack() as rollback:
+            if connection is None:
+                with storage.transaction() as db:
+                    transaction = Transaction(db, manager, storage.push_many)
+                    rollback.callback(transaction.rolled_back)
+                    yield transaction
+                    before_commit(storage)
+            else:
+                with _ending(connection):
+                    transaction = Transaction(
+                        connection,
+                        manager,
+                        lambda entries: storage.push_with(connection, entries),
+                    )
+                    rollback.callback(transaction.rolled_back)
+                    yield transaction
+            rollback.pop_all()
+    finally:
+        manager.in_transaction.discard(thread)
+    flush(transaction.committed())
+
+
+@contextlib.contextmanager
+def _ending(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit at the end, or roll back when something is raised."""
+    if not connection.in_transaction:
+        # Now, and not with the first statement that writes: another one that
+        # has read before may find that it can't write any more.
+        connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
