@@ -115,6 +115,7 @@ class Incoming:
         sequence = connection.sequence = decode_sequence(payload)
         connection.number = connection.check_number = sequence.number
         last = connection.last_number = memory.last_number(sequence.stream)
+        connection.knows_all = memory.knows_all(sequence.stream)
         known = 0 if last is None else last - sequence.number + 1
         connection.doubtful = max(0, known, sequence.stored, sequence.repeated)
 
@@ -137,9 +138,14 @@ class Incoming:
         if last is not None and number <= last:
             return False
         stored = number - sequence.number < sequence.stored
-        if last is not None and not stored:
+        if number - sequence.number >= max(sequence.stored, sequence.repeated):
+            return True
+        if connection.knows_all and not stored:
             return True
         if memory.recognise(message.uuid):
+            # It may be an earlier process that wrote that down, and the disk
+            # not have it yet.
+            connection.must_sync = True
             return False
         if not memory.is_certain(stored=stored):
             message.redelivered = True
@@ -201,7 +207,13 @@ class Incoming:
             self._set_hold(connection, Hold.STORAGE, False)
         # Only now: what is not in the inbox has to come again.
         if connection.memory is not None and connection.sequence is not None:
-            connection.memory.handled(connection.sequence.stream, connection.number - 1)
+            sequence = connection.sequence
+            announced = max(sequence.stored, sequence.repeated)
+            connection.memory.handled(
+                sequence.stream,
+                connection.number - 1,
+                has_new=connection.number > sequence.number + announced,
+            )
         if not (self._mark(connection) and self._sync(connection)):
             self._try_later(connection)
             return False

@@ -89,8 +89,7 @@ class Outgoing:
         window = connection.session.delivery or _NO_WINDOW
         under_way = queue.under_way
         count = min(SEND_WINDOW_MESSAGES - queue.in_flight, window.window_messages - under_way)
-        if under_way:
-            room = min(room, window.window_bytes - queue.bytes_under_way)
+        room = min(room, window.window_bytes - queue.bytes_under_way)
         if room <= 0 or count <= 0:
             return None
         return queue.take(count, room)

@@ -50,6 +50,7 @@ class PeerConnection:
         "is_ready",
         "keepalive",
         "keepalive_timer",
+        "knows_all",
         "last_number",
         "memory",
         "must_sync",
@@ -117,6 +118,8 @@ class PeerConnection:
         self.check_number = 0
         #: the number of the last message of that stream handled before
         self.last_number: int | None = None
+        #: whether what has a higher number was certainly not received
+        self.knows_all = False
         # What the storage does not know yet.
         self.unmarked: list[bytes] = []
         self.unstored: list[Message] = []

@@ -132,6 +132,7 @@ class Queue:
                 return False
             self.manager.check_room(self, 1, len(item.data))
             self._count(1, len(item.data))
+            self._has_untimed = True
             self._outbox.put_urgent(item)
             return True
 

@@ -29,6 +29,16 @@ MAX_STREAMS: Final = 4
 _UUID_SIZE: Final = 16
 
 
+class _Stream:
+    """What is known of one stream."""
+
+    __slots__ = ("has_new", "last")
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+        self.has_new = False
+
+
 class Received:
     """The memory of what was received of one peer.
 
@@ -45,7 +55,7 @@ class Received:
         self._recent = bytearray().join(known)
         self._durable = durable
         self._trimmed = len(self._recent) >= self._size
-        self._streams: OrderedDict[bytes, int] = OrderedDict()
+        self._streams: OrderedDict[bytes, _Stream] = OrderedDict()
         # Counted when the first one is asked for, taken out as they come: the
         # application may send the same identifier twice on purpose.
         self._again: Counter[bytes] | None = None
@@ -59,20 +69,33 @@ class Received:
 
     def last_number(self, stream: bytes) -> int | None:
         """The number of the last message handled of a stream; ``None``: not known."""
-        return self._streams.get(stream)
+        known = self._streams.get(stream)
+        return None if known is None else known.last
 
-    def handled(self, stream: bytes, number: int) -> None:
-        """All messages of the stream up to this one were handled."""
+    def knows_all(self, stream: bytes) -> bool:
+        """Whether all that has a higher number than the last one was not received.
+
+        It may have been, by an earlier process, as long as all that is known
+        of the stream are repetitions.
+        """
+        known = self._streams.get(stream)
+        return known is not None and known.has_new
+
+    def handled(self, stream: bytes, number: int, *, has_new: bool) -> None:
+        """All messages of the stream up to this one were handled.
+
+        :param has_new: some of them the sender had never sent before
+        """
         streams = self._streams
-        last = streams.get(stream)
-        if last is None:
+        known = streams.get(stream)
+        if known is None:
             while len(streams) >= MAX_STREAMS:
                 streams.popitem(last=False)
-            streams[stream] = number
+            known = streams[stream] = _Stream(number)
         else:
             streams.move_to_end(stream)
-            if number > last:
-                streams[stream] = number
+            known.last = max(known.last, number)
+        known.has_new |= has_new
 
     def add(self, uuid: bytes) -> None:
         """Remember an identifier.

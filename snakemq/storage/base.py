@@ -86,7 +86,7 @@ class QueuesStorageBase:
 
     What every method has to keep to:
 
-    * When it returns, what it did has reached the disk. (Two methods say that
+    * When it returns, what it did has reached the disk. (Some say that
       they are allowed to be late.)
     * When it raises, nothing has changed. Something that the user has to know
       or can do something about (disk full, file locked) is raised as
@@ -193,7 +193,8 @@ class QueuesStorageBase:
 
         From then on :meth:`get_items` gives what remains, 0 at the least.
         Items that are pushed afterwards, and those that wait for ever, are not
-        affected.
+        affected. Allowed to be late: a power failure may undo it, until
+        something is pushed or :meth:`sync` is called.
 
         Override it if it can be done at a cost that does not grow with the
         number of items. The base class reads them all and writes their new

@@ -65,6 +65,8 @@ _IN_USE: Final = """SELECT EXISTS (SELECT 1 FROM items WHERE queue_name = ?1),
 _ADVANCE: Final = """INSERT INTO snakemq_offline (queue_name, seconds) VALUES (?, ?)
     ON CONFLICT (queue_name) DO UPDATE SET seconds = seconds + excluded.seconds"""
 
+_FORGET_CLOCK: Final = "DELETE FROM snakemq_offline WHERE queue_name = ?"
+
 
 class SqliteQueuesStorage(QueuesStorageBase):
     """Keeps items in an SQLite file, which is made if there is none.
@@ -159,15 +161,15 @@ class SqliteQueuesStorage(QueuesStorageBase):
         self._file.write(_UPDATE_TTL, [(item.ttl, b2a_hex(item.uuid)) for item in items])
 
     def advance_ttl(self, queue_name: str, seconds: float) -> None:
+        # Late: after a power failure messages live a little longer, and often
+        # one is stored next, which takes this along.
         check_seconds(seconds)
         with self._file.exclusive():
             ((has_items, has_clock),) = self._file.read(_IN_USE, queue_name)
             if has_items and seconds:
-                self._file.run([(_ADVANCE, (queue_name, seconds))])
+                self._file.run([(_ADVANCE, (queue_name, seconds))], late=True)
             elif has_clock and not has_items:
-                self._file.run(
-                    [("DELETE FROM snakemq_offline WHERE queue_name = ?", (queue_name,))]
-                )
+                self._file.run([(_FORGET_CLOCK, (queue_name,))], late=True)
 
     def load_received(self, ident: str) -> list[bytes]:
         return self._received.load(ident)

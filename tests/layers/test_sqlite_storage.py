@@ -8,47 +8,32 @@ import re
 import shutil
 import sqlite3
 import stat
-import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-import snakemq
 from snakemq.exceptions import StorageError
-from snakemq.message import FLAG_PERSISTENT, Message
+from snakemq.message import Message
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from tests.helpers import DEADLINE
-
-ROOT = Path(next(iter(snakemq.__path__))).parent
-
-TABLE_OF_16 = (
-    "CREATE TABLE items (queue_name VARCHAR(50), uuid VARCHAR(32), data BLOB, ttl REAL,"
-    " flags INTEGER)"
+from tests.layers.sqlite_support import (
+    TABLE_OF_16,
+    connection_of,
+    contents,
+    execute,
+    expect_untouched,
+    message,
+    process,
+    run,
+    setting,
+    statements,
+    steps,
 )
-
-
-def message(data: bytes = b"data", ttl: float | None = 60.0, uuid: bytes | None = None) -> Message:
-    return Message(data, ttl, FLAG_PERSISTENT, uuid)
-
-
-def contents(storage: SqliteQueuesStorage, queue_name: str = "peer") -> list[bytes]:
-    return [item.data for item in storage.get_items(queue_name)]
-
-
-def execute(path: Path, *statements: str) -> list[tuple[object, ...]]:
-    """What the last statement returns, by way of a connection of its own."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
-        rows = []
-        for statement in statements:
-            rows = conn.execute(statement).fetchall()
-        return rows
 
 
 @pytest.fixture
@@ -175,9 +160,9 @@ class TestFile:
 class TestDurabilityAndCost:
     def test_every_commit_is_synced(self, path: Path, storage: SqliteQueuesStorage) -> None:
         assert execute(path, "PRAGMA journal_mode") == [("wal",)]
-        assert _setting(storage, "synchronous") == 2  # FULL
+        assert setting(storage, "synchronous") == 2  # FULL
         with SqliteQueuesStorage(":memory:") as other:
-            assert _setting(other, "synchronous") == 3  # EXTRA: there is no WAL
+            assert setting(other, "synchronous") == 3  # EXTRA: there is no WAL
 
     def test_what_push_returned_for_survives_a_kill(self, path: Path) -> None:
         program = """
@@ -192,7 +177,7 @@ class TestDurabilityAndCost:
                 number += 1
         """
         accepted = []
-        with _process(program, path) as process:
+        with process(program, path) as process:
             assert process.stdout is not None
             while len(accepted) < 100:
                 accepted.append(int(process.stdout.readline()))
@@ -223,7 +208,7 @@ class TestDurabilityAndCost:
                     "update": lambda: storage.update_items_ttl([items[backlog // 2]]),
                     "load": lambda: storage.get_items("alone"),
                 }
-                return _steps(storage, run[operation])
+                return steps(storage, run[operation])
 
         assert cost(3000) <= cost(30) + 30
 
@@ -256,7 +241,7 @@ class TestRefusedFiles:
         path.write_bytes(content)
         with pytest.raises(StorageError, match="is not an SQLite database and was left as it is"):
             SqliteQueuesStorage(path)
-        _expect_untouched(path, content)
+        expect_untouched(path, content)
 
     @pytest.mark.parametrize(
         "statement",
@@ -276,7 +261,7 @@ class TestRefusedFiles:
         content = path.read_bytes()
         with pytest.raises(StorageError, match=r"'items' (table|view) of some other program"):
             SqliteQueuesStorage(path)
-        _expect_untouched(path, content)
+        expect_untouched(path, content)
 
     def test_an_empty_file_is_a_new_database(self, path: Path) -> None:
         path.touch()
@@ -350,8 +335,8 @@ class TestDamage:
 class TestFullDisk:
     def test_nothing_that_was_accepted_is_lost(self, path: Path) -> None:
         with SqliteQueuesStorage(path) as storage:
-            pages = _setting(storage, "page_count")
-            _setting(storage, f"max_page_count = {pages + 20}")
+            pages = setting(storage, "page_count")
+            setting(storage, f"max_page_count = {pages + 20}")
             accepted = []
             with pytest.raises(StorageError, match="the disk is full; nothing was changed"):  # noqa: PT012
                 while True:
@@ -396,7 +381,7 @@ class TestFullDisk:
             storage.push("peer", Message(b"after", None, 1))
             print([item.data for item in storage.get_items("peer")][-2:], sep="|")
         """
-        stored, error, last = re.split(r"[|\n]", _run(program, path).strip())
+        stored, error, last = re.split(r"[|\n]", run(program, path).strip())
         assert "can't be read or written; check the disk" in error
         assert last == str([b"%1000d" % (int(stored) - 1), b"after"])
         with SqliteQueuesStorage(path) as storage:
@@ -441,7 +426,7 @@ class TestPermissions:
             storage.push("peer", message(b"old"))
 
     def _try(self, path: Path) -> str:
-        return _run(self.PROGRAM, path).strip()
+        return run(self.PROGRAM, path).strip()
 
     def test_writable(self, public: Path) -> None:
         path = public / "storage.db"
@@ -461,7 +446,7 @@ class TestPermissions:
         path.chmod(0o444)
         content = path.read_bytes()
         assert "is read-only; make the file and its directory writable" in self._try(path)
-        _expect_untouched(path, content)
+        expect_untouched(path, content)
 
     def test_read_only_directory(self, public: Path) -> None:
         path = public / "storage.db"
@@ -495,7 +480,7 @@ class TestOtherProcesses:
 
     def test_a_locked_file_is_reported(self, path: Path, storage: SqliteQueuesStorage) -> None:
         storage.push("peer", message(b"before"))
-        with _process(self.HOLDER, path) as process:
+        with process(self.HOLDER, path) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             assert process.stdout.readline() == "locked\n"
@@ -512,7 +497,7 @@ class TestOtherProcesses:
 
     def test_opening_a_locked_file_is_reported(self, path: Path) -> None:
         execute(path, TABLE_OF_16)
-        with _process(self.HOLDER, path) as process:
+        with process(self.HOLDER, path) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "locked\n"
             with pytest.raises(StorageError, match=r"locked for 0\.05 s, by another process"):
@@ -521,7 +506,7 @@ class TestOtherProcesses:
     def test_it_waits_for_a_lock_that_is_released(self, path: Path) -> None:
         with (
             SqliteQueuesStorage(path, busy_timeout=DEADLINE) as storage,
-            _process(self.HOLDER, path) as process,
+            process(self.HOLDER, path) as process,
             ThreadPoolExecutor(1) as pool,
         ):
             assert process.stdin is not None
@@ -589,7 +574,7 @@ class TestOtherProcesses:
             print("parent done", flush=True)
             os.kill(os.getpid(), 9)
         """
-        with _process(program, path) as process:
+        with process(program, path) as process:
             output, errors = process.communicate(timeout=DEADLINE)
         assert (output, errors) == ("child done\nparent done\n", "")
         with SqliteQueuesStorage(path) as storage:
@@ -658,91 +643,16 @@ class TestUse:
 
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="needs Connection.setlimit")
     def test_too_much_data_is_reported(self, storage: SqliteQueuesStorage) -> None:
-        assert storage._file._conn is not None
-        storage._file._conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000)
+        connection_of(storage).setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000)
         with pytest.raises(StorageError, match="can't hold a value of this size"):
             storage.push("peer", message(bytes(20_000)))
         storage.push("peer", message(b"small"))
         assert contents(storage) == [b"small"]
 
 
-def _setting(storage: SqliteQueuesStorage, pragma: str) -> int:
-    """A setting of this connection, which no other connection can see."""
-    assert storage._file._conn is not None
-    return int(storage._file._conn.execute(f"PRAGMA {pragma}").fetchone()[0])
-
-
-def _steps(storage: SqliteQueuesStorage, operation: Callable[[], object]) -> int:
-    """How many instructions of SQLite's machine an operation takes."""
-    assert storage._file._conn is not None
-    count = 0
-
-    def step() -> int:
-        nonlocal count
-        count += 1
-        return 0
-
-    storage._file._conn.set_progress_handler(step, 1)
-    try:
-        operation()
-    finally:
-        storage._file._conn.set_progress_handler(None, 1)
-    assert count
-    return count
-
-
 def _transactions(storage: SqliteQueuesStorage, operation: Callable[[], object]) -> int:
-    assert storage._file._conn is not None
-    statements: list[str] = []
-    storage._file._conn.set_trace_callback(statements.append)
-    try:
-        operation()
-    finally:
-        storage._file._conn.set_trace_callback(None)
-    begun = sum(statement.startswith("BEGIN") for statement in statements)
-    assert begun == statements.count("COMMIT")
-    assert bool(begun) == bool(statements)
+    found = statements(storage, operation)
+    begun = sum(statement.startswith("BEGIN") for statement in found)
+    assert begun == found.count("COMMIT")
+    assert bool(begun) == bool(found)
     return begun
-
-
-def _expect_untouched(path: Path, content: bytes) -> None:
-    assert path.read_bytes() == content
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-
-
-def _command(program: str, path: Path) -> list[str]:
-    return [sys.executable, "-c", textwrap.dedent(program), str(path)]
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def _run(program: str, path: Path) -> str:
-    done = subprocess.run(
-        _command(program, path),
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@contextmanager
-def _process(program: str, path: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        _command(program, path),
-        env=_environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()

@@ -33,6 +33,10 @@ class Checker(SendingRules, ReceivingRules):
                 reports = entry.acked.count(last.number) + entry.dropped.count(last.number)
                 if reports != 1:
                     self.wrong(f"{way}: {entry} was reported {reports} times as done with")
+        if entry.dropped and entry.handled:
+            broke = [broke for broke in way.broke if entry.when <= broke]
+            if not broke or broke[0] > entry.dropped_at[-1]:
+                self.wrong(f"{way}: {entry} was delivered and dropped, but no connection broke")
         if not self._excuse(way, entry):
             self.wrong(f"{way}: {entry} is lost")
         elif self.peers[way.receiver].durable:

@@ -55,6 +55,10 @@ class Disk:
         """The changes that a power failure may take back."""
         return self._changes[self._durable :]
 
+    def late_since(self, size: int) -> list[Change]:
+        """Those of them that came after the first ``size`` changes."""
+        return self._changes[max(self._durable, size) :]
+
     def change(self, change: Change) -> Any:
         result = change.apply(self.content)
         self._changes.append(change)

@@ -151,7 +151,10 @@ class ReceivingRules(Books):
                 other.when <= broke <= entry.when for broke in way.broke
             ):
                 return False  # the stream may have been another one
-            if any(before.process == delivery.process for before in other.deliveries):
+            if any(
+                before.process == delivery.process and not before.redelivered
+                for before in other.deliveries
+            ):
                 return True
         return False
 

@@ -110,6 +110,8 @@ class Entry:
     sent: list[int] = field(default_factory=list)
     acked: list[int] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
+    #: when it was dropped
+    dropped_at: list[float] = field(default_factory=list)
     #: when it left the storage of the sender, and in which process
     removed: list[tuple[float, int]] = field(default_factory=list)
     #: processes of the sender that found it in the storage

@@ -617,7 +617,7 @@ class TestDrops:
             if broke:
                 tale.disconnect()
             tale.checker.reported_dropped("a", "b", b"1")
-            assert ("no connection broke" in tale.wrong()) == (not broke)
+            assert ("no connection broke" in tale.end()) == (not broke)
 
     def test_to_make_room(self) -> None:
         for drops in (True, False):
