@@ -204,7 +204,8 @@ class SqliteFile:
                     self._check_still_shared(conn)
                     conn.execute("COMMIT")
             except BaseException:
-                _roll_back(conn)
+                with self._translated_errors():  # the application may have closed it
+                    _roll_back(conn)
                 raise
             finally:
                 self._shared = False

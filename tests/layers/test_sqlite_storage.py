@@ -28,8 +28,8 @@ from tests.layers.sqlite_support import (
     execute,
     expect_untouched,
     message,
-    process,
     run,
+    running,
     setting,
     statements,
     steps,
@@ -177,7 +177,7 @@ class TestDurabilityAndCost:
                 number += 1
         """
         accepted = []
-        with process(program, path) as process:
+        with running(program, path) as process:
             assert process.stdout is not None
             while len(accepted) < 100:
                 accepted.append(int(process.stdout.readline()))
@@ -190,7 +190,7 @@ class TestDurabilityAndCost:
         # The last one may have been stored without time to say so.
         assert len(found) - len(accepted) in (0, 1)
 
-    @pytest.mark.parametrize("operation", ["push", "remove", "delete", "update", "load"])
+    @pytest.mark.parametrize("operation", ["push", "remove", "delete", "update", "load", "age"])
     def test_the_cost_does_not_depend_on_the_backlog(self, operation: str) -> None:
         def cost(backlog: int) -> int:
             chance = random.Random(backlog)
@@ -207,6 +207,7 @@ class TestDurabilityAndCost:
                     "delete": lambda: storage.delete_items([items[backlog // 2]]),
                     "update": lambda: storage.update_items_ttl([items[backlog // 2]]),
                     "load": lambda: storage.get_items("alone"),
+                    "age": lambda: storage.advance_ttl("peer0", 1.0),
                 }
                 return steps(storage, run[operation])
 
@@ -221,6 +222,12 @@ class TestDurabilityAndCost:
             (lambda: storage.delete_items(items), 1),
             (lambda: storage.push_many([]), 0),
             (lambda: storage.remove_items("peer", []), 0),
+            (lambda: storage.push_inbox("peer", items, keep=10), 1),
+            (lambda: storage.push_inbox("peer", [], keep=10), 0),
+            (lambda: storage.add_received("peer", [b"1", b"2"], keep=10, sync=True), 1),
+            (lambda: storage.add_received("peer", [], keep=10, sync=True), 0),
+            (lambda: storage.bury(1, "tired of it"), 1),
+            (lambda: storage.retry_dead(None), 1),
         ):
             assert _transactions(storage, change) == syncs
 
@@ -262,6 +269,20 @@ class TestRefusedFiles:
         with pytest.raises(StorageError, match=r"'items' (table|view) of some other program"):
             SqliteQueuesStorage(path)
         expect_untouched(path, content)
+
+    def test_what_is_not_to_be_created_is_not(self, path: Path) -> None:
+        with pytest.raises(StorageError, match=r"there is no queue storage .*; check the name"):
+            SqliteQueuesStorage(path, create=False)
+        assert not path.exists()
+        execute(path, "CREATE TABLE theirs (a)")
+        content = path.read_bytes()
+        with pytest.raises(StorageError, match=r"there is no queue storage in .* left as it is"):
+            SqliteQueuesStorage(path, create=False)
+        expect_untouched(path, content)
+        with SqliteQueuesStorage(path) as storage:
+            storage.push("peer", message(b"one"))
+        with SqliteQueuesStorage(path, create=False) as storage:
+            assert contents(storage) == [b"one"]
 
     def test_an_empty_file_is_a_new_database(self, path: Path) -> None:
         path.touch()
@@ -480,7 +501,7 @@ class TestOtherProcesses:
 
     def test_a_locked_file_is_reported(self, path: Path, storage: SqliteQueuesStorage) -> None:
         storage.push("peer", message(b"before"))
-        with process(self.HOLDER, path) as process:
+        with running(self.HOLDER, path) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             assert process.stdout.readline() == "locked\n"
@@ -497,7 +518,7 @@ class TestOtherProcesses:
 
     def test_opening_a_locked_file_is_reported(self, path: Path) -> None:
         execute(path, TABLE_OF_16)
-        with process(self.HOLDER, path) as process:
+        with running(self.HOLDER, path) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "locked\n"
             with pytest.raises(StorageError, match=r"locked for 0\.05 s, by another process"):
@@ -506,7 +527,7 @@ class TestOtherProcesses:
     def test_it_waits_for_a_lock_that_is_released(self, path: Path) -> None:
         with (
             SqliteQueuesStorage(path, busy_timeout=DEADLINE) as storage,
-            process(self.HOLDER, path) as process,
+            running(self.HOLDER, path) as process,
             ThreadPoolExecutor(1) as pool,
         ):
             assert process.stdin is not None
@@ -553,6 +574,21 @@ class TestOtherProcesses:
                     lambda: storage.remove_items("peer", [item]),
                     lambda: storage.delete_items([item]),
                     lambda: storage.update_items_ttl([item]),
+                    lambda: storage.advance_ttl("peer", 1.0),
+                    lambda: storage.load_received("peer"),
+                    lambda: storage.add_received("peer", [b"1"], keep=1, sync=False),
+                    lambda: storage.add_received("peer", [], keep=1, sync=True),
+                    storage.sync,
+                    lambda: storage.push_inbox("peer", [item], keep=1),
+                    storage.get_inbox,
+                    lambda: storage.advance_inbox(None, None),
+                    lambda: storage.advance_inbox(None, 1),
+                    lambda: storage.bury(1, ""),
+                    storage.get_dead,
+                    lambda: storage.retry_dead(None),
+                    lambda: storage.drop_dead([]),
+                    storage.transaction().__enter__,
+                    lambda: storage.push_with(None, []),
                 ):
                     try:
                         use()
@@ -574,7 +610,7 @@ class TestOtherProcesses:
             print("parent done", flush=True)
             os.kill(os.getpid(), 9)
         """
-        with process(program, path) as process:
+        with running(program, path) as process:
             output, errors = process.communicate(timeout=DEADLINE)
         assert (output, errors) == ("child done\nparent done\n", "")
         with SqliteQueuesStorage(path) as storage:
@@ -590,6 +626,8 @@ class TestUse:
         storage.push("peer", item)
         storage.close()
         storage.close()
+        connection = sqlite3.connect(":memory:")
+        connection.close()
         uses: list[Callable[[], object]] = [
             storage.get_queues,
             storage.delete_all,
@@ -599,12 +637,28 @@ class TestUse:
             lambda: storage.remove_items("peer", [item]),
             lambda: storage.delete_items([item]),
             lambda: storage.update_items_ttl([item]),
+            lambda: storage.advance_ttl("peer", 1.0),
+            lambda: storage.load_received("peer"),
+            lambda: storage.add_received("peer", [b"1"], keep=1, sync=False),
+            lambda: storage.add_received("peer", [], keep=1, sync=True),
+            storage.sync,
+            lambda: storage.push_inbox("peer", [item], keep=1),
+            storage.get_inbox,
+            lambda: storage.advance_inbox(None, None),
+            lambda: storage.advance_inbox(None, 1),
+            lambda: storage.bury(1, ""),
+            storage.get_dead,
+            lambda: storage.retry_dead(None),
+            lambda: storage.drop_dead([]),
+            storage.transaction().__enter__,
+            lambda: storage.push_with(connection, [("peer", item)]),
         ]
         for use in uses:
             with pytest.raises(StorageError, match="is closed; open the file again"):
                 use()
         with SqliteQueuesStorage(path) as again:
             assert contents(again) == [b"data"]
+            assert again.get_inbox() == []
 
     def test_closing_waits_for_the_other_threads(self, path: Path) -> None:
         storage = SqliteQueuesStorage(path)
@@ -654,5 +708,6 @@ def _transactions(storage: SqliteQueuesStorage, operation: Callable[[], object])
     found = statements(storage, operation)
     begun = sum(statement.startswith("BEGIN") for statement in found)
     assert begun == found.count("COMMIT")
-    assert bool(begun) == bool(found)
+    changing = [one for one in found if one.startswith(("INSERT", "UPDATE", "DELETE"))]
+    assert bool(begun) == bool(changing)
     return begun
