@@ -135,8 +135,9 @@ class Inbox:
     def take_up(self, items: Iterable[InboxItem]) -> None:
         """Messages are in the storage: have their callbacks called."""
         for item in items:
-            if item.attempts:
-                item.message.redelivered = True
+            # They may have been, by an earlier process that could not write
+            # that down any more.
+            item.message.redelivered = True
             self._add(Waiting(item, ""))
 
     def store(self, conn_id: str, ident: str, messages: list[Message], *, keep: int) -> None:
@@ -272,6 +273,8 @@ class Inbox:
 
     def _step(self, line: _Line, waiting: Waiting) -> bool:
         """The next message: whether it is out of the way."""
+        if waiting.state is _State.STORED and waiting.message.attempts >= self.max_attempts:
+            return self._bury(line, waiting, "this process ended while its callbacks ran")
         if waiting.state is _State.STORED:
             try:
                 self._storage.advance_inbox(line.done, waiting.id)
@@ -330,11 +333,13 @@ class Inbox:
             )
             self._wait(line, waiting.ident, delay)
             return False
-        reason = f"{type(failure).__name__}: {failure}"
+        return self._bury(line, waiting, f"{type(failure).__name__}: {failure}")
+
+    def _bury(self, line: _Line, waiting: Waiting, reason: str) -> bool:
+        message = waiting.message
         try:
             self._storage.bury(waiting.id, reason)
         except Exception:
-            message.attempts -= 1
             self._storage_failed(line, waiting.ident)
             return False
         self._log.error(

@@ -91,7 +91,7 @@ class Incoming:
                     ident,
                 )
             else:
-                return Received(WINDOW.window_messages, known, durable=True)
+                return Received(WINDOW.window_messages, known)
         return Received(WINDOW.window_messages)
 
     def depart(self, connection: PeerConnection, ident: str) -> None:
@@ -147,8 +147,7 @@ class Incoming:
             # not have it yet.
             connection.must_sync = True
             return False
-        if not memory.is_certain(stored=stored):
-            message.redelivered = True
+        message.redelivered = True
         return True
 
     def note(self, connection: PeerConnection, message: Message) -> None:

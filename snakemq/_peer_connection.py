@@ -47,6 +47,7 @@ class PeerConnection:
         "ident",
         "identification_timer",
         "interrupted",
+        "is_gone",
         "is_ready",
         "keepalive",
         "keepalive_timer",
@@ -77,6 +78,7 @@ class PeerConnection:
     def __init__(self, conn_id: str, now: float) -> None:
         self.conn_id = conn_id
         self.session = Session()
+        self.is_gone = False
         #: the other side's identifier, from the moment on that it is connected
         self.ident: str | None = None
         self.arrived_at = 0.0

@@ -21,6 +21,7 @@ from snakemq._core.framing import encode_packet
 from snakemq._core.session import Event, Session, SessionState
 from snakemq._drops import call_drop_callbacks
 from snakemq._expiry_timers import ExpiryTimers
+from snakemq._holding import Holding
 from snakemq._inbox import Inbox
 from snakemq._incoming import WINDOW, Incoming
 from snakemq._keepalive_timers import KeepaliveTimers
@@ -53,15 +54,7 @@ __all__ = ["MAX_IDENT_LENGTH", "Messaging", "ReceiveHook"]
 #: How long a connection has to say who it is, in seconds.
 IDENTIFICATION_TIMEOUT: Final = 30.0
 
-#: What may be held of a connection that has to wait, in bytes. One that
-#: acknowledges is slowed down by its window before.
-_HELD_LIMIT: Final = 256 * 1024
-_HELD_LIMIT_WINDOW: Final = 2 * WINDOW.window_bytes
-
 _MESSAGE: Final = int(FrameType.MESSAGE)
-
-#: The frames that are held, because they have to be handled in order.
-_HELD_FRAMES: Final = (FrameType.MESSAGE, FrameType.SEQUENCE)
 
 #: What this stack can do beyond 1.6.
 _FEATURES: Final = {Feature.DELIVERY: WINDOW.encode()}
@@ -129,7 +122,7 @@ class Messaging(CallbackOwner):
         self.domain = domain
         self.packeter = packeter
         self.queues_manager = QueuesManager(queues_storage, clock=packeter.time)
-        self.queues_manager.may_wait = lambda: not packeter.is_inside_loop()
+        self.queues_manager.room.may_wait = lambda: not packeter.is_inside_loop()
         self._connections: dict[str, PeerConnection] = {}
         self._by_ident: dict[str, PeerConnection] = {}
         self._takeover = Takeover(packeter, self.identifier, self._ping, self.log)
@@ -139,7 +132,8 @@ class Messaging(CallbackOwner):
         )
         self._inbox = self._make_inbox(queues_storage) if durable_receive else None
         memory = queues_storage if queues_storage and queues_storage.keeps_received else None
-        self._incoming = Incoming(packeter, memory, self._inbox, self._set_hold, self.log)
+        self._holding = Holding(packeter, self._handle_frame, self._receive, self._fail)
+        self._incoming = Incoming(packeter, memory, self._inbox, self._holding.set, self.log)
         self._expiry = ExpiryTimers(packeter, self._expire)
         self._queues = self.queues_manager.queues
         self._recv_callback = self.on_message_recv
@@ -270,14 +264,14 @@ class Messaging(CallbackOwner):
 
         :raises KeyError: no such connection
         """
-        self._set_hold(self._connections[conn_id], Hold.PAUSED, True)
+        self._holding.set(self._connections[conn_id], Hold.PAUSED, True)
 
     def resume(self, conn_id: str) -> None:
         """Undo :meth:`pause`. Harmless if it is not paused. Loop thread only.
 
         :raises KeyError: no such connection
         """
-        self._set_hold(self._connections[conn_id], Hold.PAUSED, False)
+        self._holding.set(self._connections[conn_id], Hold.PAUSED, False)
 
     def ping(self, ident: str, callback: Callable[[float], object]) -> None:
         """Measure the round trip to a connected peer. Thread-safe.
@@ -334,13 +328,13 @@ class Messaging(CallbackOwner):
     @property
     def queue_limits(self) -> QueueLimits:
         """How much may be queued. May be set at any time."""
-        return self.queues_manager.limits
+        return self.queues_manager.room.limits
 
     @queue_limits.setter
     def queue_limits(self, limits: QueueLimits) -> None:
         if not isinstance(limits, QueueLimits):
             raise TypeError(f"queue_limits takes a QueueLimits, not {type(limits).__name__}")
-        self.queues_manager.limits = limits
+        self.queues_manager.room.limits = limits
 
     @property
     def inbox(self) -> Inbox:
@@ -403,7 +397,7 @@ class Messaging(CallbackOwner):
         connection = self._connections.pop(conn_id)
         connection.cancel_timers()
         rival = self._takeover.end(connection)
-        connection.interrupted = True
+        connection.is_gone = connection.interrupted = True
         connection.held.clear()
         try:
             if connection.ident is not None:
@@ -460,7 +454,7 @@ class Messaging(CallbackOwner):
             # It may be in the very data that is being handled.
             self.packeter.call_soon(self._ask_for_features, connection)
         if connection.held:
-            self.packeter.call_soon(self._handle_held, connection)
+            self.packeter.call_soon(self._holding.release, connection)
 
     def _ask_for_features(self, connection: PeerConnection) -> None:
         # If it has features they are on their way, and come before the pong.
@@ -507,7 +501,7 @@ class Messaging(CallbackOwner):
             return
         self._keepalive.received(connection)
         if connection.held or connection.interrupted:
-            self._hold(connection, buffer, bounds)
+            self._holding.hold(connection, buffer, bounds)
         else:
             self._receive(connection, buffer, bounds)
 
@@ -571,7 +565,7 @@ class Messaging(CallbackOwner):
             # called again.
             if count:
                 incoming.handled(connection, count, size, wait=wait)
-            self._put_aside(connection, buffer, list(rest))
+            self._holding.put_aside(connection, buffer, list(rest))
 
     def _handle_frame(self, connection: PeerConnection, frame: bytes) -> None:
         if not frame:
@@ -629,79 +623,10 @@ class Messaging(CallbackOwner):
         if conn_id in self._connections:
             self.packeter.finish(conn_id)
 
-    # Messages that have to wait.
-
-    def _set_hold(self, connection: PeerConnection, hold: Hold, held: bool) -> None:
-        if held:
-            connection.holds.add(hold)
-            connection.interrupted = True
-        elif hold in connection.holds:
-            connection.holds.discard(hold)
-            if not connection.holds and connection.conn_id in self._connections:
-                connection.interrupted = connection.is_waiting
-                self.packeter.call_soon(self._handle_held, connection)
-
     def _inbox_has_room(self, ident: str) -> None:
         connection = self._by_ident.get(ident)
         if connection is not None:
-            self._set_hold(connection, Hold.INBOX, False)
-
-    def _put_aside(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
-        """Hold what was not handled. It came before everything else that is held."""
-        if bounds and connection.conn_id in self._connections:
-            if connection.is_waiting:
-                bounds = self._sort_out(connection, buffer, bounds)
-            connection.held.appendleft((buffer, bounds))
-            connection.held_bytes += len(buffer)
-            self.packeter.call_soon(self._handle_held, connection)
-
-    def _hold(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
-        bounds = self._sort_out(connection, buffer, bounds)
-        if bounds and connection.conn_id in self._connections:
-            connection.held.append((buffer, bounds))
-            connection.held_bytes += len(buffer)
-            limit = _HELD_LIMIT_WINDOW if connection.acknowledges else _HELD_LIMIT
-            if connection.held_bytes > limit:
-                self.packeter.pause_recv(connection.conn_id)
-
-    def _sort_out(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> list[int]:
-        """Handle at once what has nothing to do with messages.
-
-        :return: the bounds of what is to be held
-        """
-        held: list[int] = []
-        ends = iter(bounds)
-        try:
-            for start, end in zip(ends, ends, strict=True):
-                frame_type = buffer[start] if start < end else None
-                if connection.is_waiting:
-                    # It has to be known that it is alive, and what it can do.
-                    if frame_type == FrameType.PING:
-                        self.packeter.send_packet(connection.conn_id, FRAME_PONG)
-                    elif frame_type == FrameType.FEATURES:
-                        connection.session.receive(FrameType.FEATURES, buffer[start + 1 : end])
-                    else:
-                        held += (start, end)
-                elif frame_type in _HELD_FRAMES:
-                    held += (start, end)
-                else:
-                    self._handle_frame(connection, buffer[start:end])
-                    if connection.conn_id not in self._connections:
-                        break
-        except SnakeMQException as exc:
-            self._fail(connection, exc)
-            return []
-        return held
-
-    def _handle_held(self, connection: PeerConnection) -> None:
-        while connection.held and connection.conn_id in self._connections:
-            if connection.is_waiting or connection.holds:
-                return
-            buffer, bounds = connection.held.popleft()
-            if not connection.held:
-                connection.held_bytes = 0
-                self.packeter.resume_recv(connection.conn_id)
-            self._receive(connection, buffer, bounds)
+            self._holding.set(connection, Hold.INBOX, False)
 
     def callback_failed(
         self, name: str, func: Callable[..., object], args: tuple[Any, ...], exc: Exception

@@ -17,9 +17,10 @@ from typing import Final, TypeAlias, cast
 from snakemq._core.outbox import Entry, Outbox, Taken, message_of
 from snakemq._core.ttl import ExpiryHeap, OfflineClock, Timed
 from snakemq._io.clock import monotonic
+from snakemq._room import Room
 from snakemq.callbacks import CallbackOwner, CallbackSlot
-from snakemq.exceptions import QueueFull, StorageError
-from snakemq.limits import DropReason, QueueLimits, WhenFull
+from snakemq.exceptions import StorageError
+from snakemq.limits import DropReason
 from snakemq.message import FLAG_PERSISTENT, Message, UniqueIds
 from snakemq.storage import QueuesStorageBase
 
@@ -50,8 +51,9 @@ class Queue:
         self._forgotten = False
         # All that follows is for those who hold the manager's lock.
         self._outbox = Outbox()
-        self._messages = 0
-        self._bytes = 0
+        #: what is counted for it, and what of that is data, in bytes; see Room
+        self.messages = 0
+        self.bytes = 0
         self._offline = OfflineClock(manager.clock())
         self._heap = ExpiryHeap()
         self._stored_timed = 0  # entries of _heap that are in the storage, too
@@ -59,24 +61,19 @@ class Queue:
         self._has_untimed = False  # there may be bare messages with a finite TTL
         self._overflow: list[Message] = []  # dropped and not reported yet
         if manager.storage is not None:
-            with manager.lock:
+            with manager.room.lock:
                 for item in manager.storage.get_items(name):
-                    self._count(1, len(item.data))
+                    self.manager.room.count(self, 1, len(item.data))
                     self._append(item, loaded=True)
                 self._outbox.mark_stored()
 
     def __len__(self) -> int:
-        return self._messages
-
-    @property
-    def bytes(self) -> int:
-        """How many bytes of data are queued."""
-        return self._bytes
+        return self.messages
 
     def __repr__(self) -> str:
         outbox = self._outbox
         return (
-            f"<Queue {self.name!r} connected={self.connected} messages={self._messages} "
+            f"<Queue {self.name!r} connected={self.connected} messages={self.messages} "
             f"in_flight={outbox.in_flight} unconfirmed={outbox.unconfirmed}>"
         )
 
@@ -96,13 +93,14 @@ class Queue:
             manager.push_many([(self.name, item)])
             return True
         size = len(item.data)
-        limits = manager.limits
-        with manager.lock:
+        room = manager.room
+        limits = room.limits
+        with room.lock:
             if (
-                self._messages < limits.max_messages
-                and self._bytes + size <= limits.max_bytes
-                and manager.messages < limits.total_messages
-                and manager.bytes + size <= limits.total_bytes
+                self.messages < limits.max_messages
+                and self.bytes + size <= limits.max_bytes
+                and room.messages < limits.total_messages
+                and room.bytes + size <= limits.total_bytes
                 and not self._forgotten
             ):
                 if item.ttl is None:
@@ -111,10 +109,10 @@ class Queue:
                     return False
                 else:
                     self._append(item)
-                self._messages += 1
-                self._bytes += size
-                manager.messages += 1
-                manager.bytes += size
+                self.messages += 1
+                self.bytes += size
+                room.messages += 1
+                room.bytes += size
                 return True
         if item.ttl == 0 and not self.connected:
             return False
@@ -127,11 +125,12 @@ class Queue:
         :return: whether it is queued: the peer is connected
         :raises QueueFull: there is no room for it
         """
-        with self.manager.lock:
+        room = self.manager.room
+        with room.lock:
             if not self.connected or self._forgotten:
                 return False
-            self.manager.check_room(self, 1, len(item.data))
-            self._count(1, len(item.data))
+            room.check(self, 1, len(item.data))
+            room.count(self, 1, len(item.data))
             self._has_untimed = True
             self._outbox.put_urgent(item)
             return True
@@ -143,12 +142,8 @@ class Queue:
         """Whether it left the manager, and there may be another one of its name."""
         return self._forgotten
 
-    def reserve(self, messages: int, size: int) -> None:
-        """Count messages that are going to be appended."""
-        self._count(messages, size)
-
     def append_reserved(self, item: Message) -> None:
-        """Append a message that was counted by :meth:`reserve`."""
+        """Append a message that was counted before."""
         self._append(item)
 
     def drop_oldest(self) -> bool:
@@ -160,15 +155,9 @@ class Queue:
         if entry is None:
             return False
         message = self._gone(entry)
-        self._count(-1, -len(message.data))
+        self.manager.room.count(self, -1, -len(message.data))
         self._overflow.append(message)
         return True
-
-    def _count(self, messages: int, size: int) -> None:
-        self._messages += messages
-        self._bytes += size
-        self.manager.messages += messages
-        self.manager.bytes += size
 
     def _append(self, item: Message, *, loaded: bool = False) -> None:
         ttl = item.ttl
@@ -205,14 +194,14 @@ class Queue:
     def get(self) -> Message | None:
         """The first waiting message, with what remains of its TTL; it stays."""
         self.expire()
-        with self.manager.lock:
+        with self.manager.room.lock:
             entry = self._outbox.first()
             return entry.fresh(self._reading()) if isinstance(entry, Timed) else entry
 
     def pop(self) -> None:
         """Remove the first waiting message, from the storage too."""
         self.expire()
-        with self.manager.lock:
+        with self.manager.room.lock:
             entry = self._outbox.drop_first()
             messages = [] if entry is None else self._leave([entry])
         self._remove_stored(messages)
@@ -224,7 +213,7 @@ class Queue:
         :param max_bytes: stop when there are so many bytes of data
         :return: the messages with what remains of their TTL
         """
-        with self.manager.lock:
+        with self.manager.room.lock:
             return self._outbox.take(max_count, max_bytes, self._reading())
 
     @property
@@ -261,7 +250,7 @@ class Queue:
 
         :return: the messages that this process has not told of as sent before
         """
-        with self.manager.lock:
+        with self.manager.room.lock:
             messages, leaving = self._outbox.sent(count)
             if leaving:
                 self._leave(leaving)
@@ -272,7 +261,7 @@ class Queue:
 
         :return: the messages
         """
-        with self.manager.lock:
+        with self.manager.room.lock:
             messages = self._leave(self._outbox.confirmed(count))
         self._remove_stored(messages)
         return messages
@@ -285,8 +274,8 @@ class Queue:
             message = self._gone(entry) if isinstance(entry, Timed) else entry
             size += len(message.data)
             add(message)
-        self._count(-len(messages), -size)
-        self.manager.tell_room()
+        self.manager.room.count(self, -len(messages), -size)
+        self.manager.room.tell()
         return messages
 
     def _remove_stored(self, messages: list[Message]) -> None:
@@ -298,7 +287,7 @@ class Queue:
 
     def connect(self) -> None:
         """The peer is connected: TTL stands still from now on."""
-        with self.manager.lock:
+        with self.manager.room.lock:
             dropped = self._take_expired()
             self._offline.stop(self.manager.clock())
             self.connected = True
@@ -312,19 +301,21 @@ class Queue:
 
         Messages with TTL 0 are dropped.
         """
-        with self.manager.lock:
+        with self.manager.room.lock:
             self.connected = False
             self._offline.start(self.manager.clock())
             dropped = self._outbox.disconnect()
-            self._count(-len(dropped), -sum(len(message.data) for message in dropped))
+            self.manager.room.count(
+                self, -len(dropped), -sum(len(message.data) for message in dropped)
+            )
             dropped += self._take_expired()
-            self.manager.tell_room()
+            self.manager.room.tell()
         self._remove_stored(dropped)
         self.manager.report_drops(self.name, dropped, DropReason.EXPIRED)
 
     def next_expiry(self) -> float | None:
         """When :meth:`expire` has something to do next, on the manager's clock."""
-        with self.manager.lock:
+        with self.manager.room.lock:
             if self.connected:
                 return None
             expires = self._heap.next_expiry()
@@ -334,7 +325,7 @@ class Queue:
 
     def expire(self) -> None:
         """Drop what has expired, and report it."""
-        with self.manager.lock:
+        with self.manager.room.lock:
             dropped = [] if self.connected else self._take_expired()
         self._remove_stored(dropped)
         self.manager.report_drops(self.name, dropped, DropReason.EXPIRED)
@@ -353,8 +344,10 @@ class Queue:
             if outbox.dead * 2 > len(outbox.waiting):
                 outbox.rebuild(lambda entry: None if message_of(entry) is None else entry)
         if dropped:
-            self._count(-len(dropped), -sum(len(message.data) for message in dropped))
-            self.manager.tell_room()
+            self.manager.room.count(
+                self, -len(dropped), -sum(len(message.data) for message in dropped)
+            )
+            self.manager.room.tell()
         return dropped
 
     def _see_to_untimed(self) -> list[Message]:
@@ -394,7 +387,7 @@ class Queue:
                 self.advance_stored_clock()
                 return
             # A storage that was written for 1.6: each TTL has to be stored.
-            with self.manager.lock:
+            with self.manager.room.lock:
                 reading = self._reading()
                 changed = [
                     message
@@ -423,7 +416,7 @@ class Queue:
 
     def unstored_seconds(self) -> float:
         """How long the TTLs in the storage have run without its knowledge."""
-        with self.manager.lock:
+        with self.manager.room.lock:
             reading = self._reading()
             if not self._stored_timed:
                 self._stored_reading = reading
@@ -432,7 +425,7 @@ class Queue:
     def report_overflow(self) -> None:
         """Report what was dropped to make room, and remove it from the storage."""
         if self._overflow:
-            with self.manager.lock:
+            with self.manager.room.lock:
                 dropped, self._overflow = self._overflow, []
             self._remove_stored(dropped)
             self.manager.report_drops(self.name, dropped, DropReason.QUEUE_FULL)
@@ -442,10 +435,10 @@ class Queue:
 
         :return: whether it was empty and is gone now
         """
-        with self.manager.lock:
+        with self.manager.room.lock:
             if self._forgotten:
                 return True  # there may be another queue of this name by now
-            if self.connected or self._messages or self._overflow:
+            if self.connected or self.messages or self._overflow:
                 return False
             self._forgotten = True
             del self.manager.queues[self.name]
@@ -480,23 +473,13 @@ class QueuesManager(CallbackOwner):
         self.log = logging.getLogger("snakemq.queuesmanager")
         self.storage = storage
         self.clock = clock
-        self.limits = QueueLimits()
-        #: whether the calling thread may wait for room: the loop's may not
-        self.may_wait: Callable[[], bool] = lambda: True
-        #: how many messages are queued, and of how many bytes of data
-        self.messages = 0
-        self.bytes = 0
-        #: how many messages were dropped to make room
-        self.overflowed = 0
         self.queues: dict[str, Queue] = {}
         # Taken in this order: a queue is made; the order on the disk is the
-        # order in memory; what the queues hold.
+        # order in memory; what the queues hold, which is the lock of room.
         self._making = threading.Lock()
         self.storage_lock = threading.Lock()
-        self.lock = threading.Lock()
-        self._room = threading.Condition(self.lock)
-        self._waiters = 0
-        self._closed = False
+        #: how much is queued and may be queued
+        self.room = Room(clock)
         #: threads that are inside a transaction of the storage
         self.in_transaction: set[int] = set()
         if storage is not None:
@@ -562,132 +545,43 @@ class QueuesManager(CallbackOwner):
         :raises QueueFull: there is no room
         """
         entries = list(entries)
-        deadline: float | None = None
-        if self.limits.block_timeout is not None:
-            deadline = self.clock() + self.limits.block_timeout
+        room = self.room
+        deadline = room.deadline()
         while True:
             reserved = [
                 (self.get_queue(name), message)
                 for name, message in entries
                 if message.ttl != 0 or self._is_connected(name)
             ]
-            sums: dict[Queue, tuple[int, int]] = {}
+            needed: dict[Queue, tuple[int, int]] = {}
             for queue, message in reserved:
-                count, size = sums.get(queue, (0, 0))
-                sums[queue] = (count + 1, size + len(message.data))
-            with self.lock:
-                if any(queue.is_forgotten for queue in sums):
+                count, size = needed.get(queue, (0, 0))
+                needed[queue] = (count + 1, size + len(message.data))
+            with room.lock:
+                if any(queue.is_forgotten for queue in needed):
                     continue
-                if self._make_room(sums, deadline):
-                    for queue, (count, size) in sums.items():
-                        queue.reserve(count, size)
+                if room.make(needed, deadline):
+                    for queue, (count, size) in needed.items():
+                        room.count(queue, count, size)
                     return reserved
 
     def append(self, reserved: Reserved) -> list[Queue]:
         """Queue what there was made room for."""
-        with self.lock:
+        with self.room.lock:
             for queue, message in reserved:
                 queue.append_reserved(message)
         return list({queue: None for queue, _ in reserved})
 
     def release(self, reserved: Reserved) -> None:
         """Give up what there was made room for."""
-        with self.lock:
+        with self.room.lock:
             for queue, message in reserved:
-                queue.reserve(-1, -len(message.data))
-            self.tell_room()
+                self.room.count(queue, -1, -len(message.data))
+            self.room.tell()
 
     def _is_connected(self, name: str) -> bool:
         queue = self.queues.get(name)
         return queue is not None and queue.connected
-
-    def check_room(self, queue: Queue, count: int, size: int) -> None:
-        """For who holds the lock.
-
-        :raises QueueFull: there is no room for so many messages and bytes
-        """
-        limits = self.limits
-        for queued, more, limit, what, whose in (
-            (len(queue), count, limits.max_messages, "messages", f"for {queue.name!r}"),
-            (queue.bytes, size, limits.max_bytes, "bytes", f"for {queue.name!r}"),
-            (self.messages, count, limits.total_messages, "messages", "for all peers together"),
-            (self.bytes, size, limits.total_bytes, "bytes", "for all peers together"),
-        ):
-            if queued + more > limit:
-                raise QueueFull(
-                    f"{queued} {what} are queued {whose}, and {more} more would be over the limit "
-                    f"of {limit}; wait until some are acknowledged, or set queue_limits"
-                )
-
-    def _make_room(self, sums: dict[Queue, tuple[int, int]], deadline: float | None) -> bool:
-        """With the lock, which is released while it waits.
-
-        :return: whether there is room; false: the lock was released, look again
-        """
-        try:
-            self._check_all(sums)
-        except QueueFull:
-            if self.limits.when_full is WhenFull.BLOCK:
-                if self._closed or not self.may_wait() or not self._wait_for_room(deadline):
-                    raise
-                return False
-            if self.limits.when_full is WhenFull.REFUSE or not self._drop_oldest(sums):
-                raise
-        return True
-
-    def _check_all(self, sums: dict[Queue, tuple[int, int]]) -> None:
-        all_messages = all_bytes = 0
-        for queue, (count, size) in sums.items():
-            # What this batch needs for the queues before counts in the totals.
-            self.check_room(queue, count, size)
-            all_messages += count
-            all_bytes += size
-        if len(sums) > 1:
-            limits = self.limits
-            if (
-                self.messages + all_messages > limits.total_messages
-                or self.bytes + all_bytes > limits.total_bytes
-            ):
-                raise QueueFull(
-                    f"a batch of {all_messages} messages and {all_bytes} bytes is too large for "
-                    "what may be queued for all peers together; send less at once"
-                )
-
-    def _wait_for_room(self, deadline: float | None) -> bool:
-        timeout = None if deadline is None else deadline - self.clock()
-        if timeout is not None and timeout <= 0:
-            return False
-        self._waiters += 1
-        try:
-            self._room.wait(timeout)
-        finally:
-            self._waiters -= 1
-        return True
-
-    def _drop_oldest(self, sums: dict[Queue, tuple[int, int]]) -> bool:
-        for queue, (count, size) in sums.items():
-            # What is on its way is not dropped. If that leaves no room nothing is.
-            if (
-                queue.under_way + count > self.limits.max_messages
-                or queue.bytes_under_way + size > self.limits.max_bytes
-            ):
-                return False
-        for queue in sums:
-            while True:
-                try:
-                    self._check_all({queue: sums[queue]})
-                    break
-                except QueueFull:
-                    if not queue.drop_oldest():
-                        return False
-                    self.overflowed += 1
-        self._check_all(sums)
-        return True
-
-    def tell_room(self) -> None:
-        """Something left: let those look who wait for room. With the lock."""
-        if self._waiters:
-            self._room.notify_all()
 
     def report_drops(self, queue_name: str, items: list[Message], reason: DropReason) -> None:
         """Tell that messages were dropped. Loop thread, without the lock."""
@@ -729,9 +623,7 @@ class QueuesManager(CallbackOwner):
 
     def close(self) -> None:
         """Forget all queues and close the storage. What is stored stays stored."""
-        with self.lock:
-            self._closed = True
-            self._room.notify_all()
+        self.room.close()
         if self.storage is not None:
             for queue in list(self.queues.values()):
                 if not queue.connected:

@@ -10,7 +10,10 @@ Two memories, for two cases:
   among its last messages, at most so many as it may have unacknowledged.
 
 Nothing here can disagree after a restored backup, a lost storage or a second
-process of the same name: what is not recognised is delivered.
+process of the same name: what is not recognised is delivered. And nobody can
+tell from an identifier that is missing that the message was not received: the
+process may have been killed before it wrote that down. So what may have been
+sent before, and is not known by its number, is delivered as such.
 """
 
 from __future__ import annotations
@@ -44,17 +47,13 @@ class Received:
 
     :param size: how many identifiers are to be remembered at least
     :param known: those that an earlier process remembered, the oldest first
-    :param durable: whether that memory is kept, so that what is missing in it
-        was not received
     """
 
-    __slots__ = ("_again", "_durable", "_recent", "_size", "_streams", "_trimmed")
+    __slots__ = ("_again", "_recent", "_size", "_streams")
 
-    def __init__(self, size: int, known: Iterable[bytes] = (), *, durable: bool = False) -> None:
+    def __init__(self, size: int, known: Iterable[bytes] = ()) -> None:
         self._size = size * _UUID_SIZE
         self._recent = bytearray().join(known)
-        self._durable = durable
-        self._trimmed = len(self._recent) >= self._size
         self._streams: OrderedDict[bytes, _Stream] = OrderedDict()
         # Counted when the first one is asked for, taken out as they come: the
         # application may send the same identifier twice on purpose.
@@ -106,7 +105,6 @@ class Received:
         recent += uuid
         if len(recent) >= 2 * self._size:
             del recent[: self._size]
-            self._trimmed = True
 
     def recognise(self, uuid: bytes) -> bool:
         """Whether a message that may come again was received on an earlier connection."""
@@ -119,11 +117,3 @@ class Received:
             self._again[uuid] -= 1
             return True
         return False
-
-    def is_certain(self, *, stored: bool) -> bool:
-        """Whether what is not recognised is known not to have been received.
-
-        :param stored: an earlier process of the sender may have sent it. Then
-            it can be older than its window: a backup that was restored.
-        """
-        return self._durable and not (stored and self._trimmed)

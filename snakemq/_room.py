@@ -1,0 +1,171 @@
+"""Room for messages: how much is queued, and whether more may be."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+from snakemq.exceptions import QueueFull
+from snakemq.limits import QueueLimits, WhenFull
+
+__all__ = ["Countable", "Room"]
+
+
+class Countable(Protocol):
+    """What a queue is for this purpose. For those who hold the lock of the room."""
+
+    name: str
+    #: how many messages are queued, and of how many bytes of data
+    messages: int
+    bytes: int
+
+    @property
+    def under_way(self) -> int:
+        """How many messages can't be dropped."""
+
+    @property
+    def bytes_under_way(self) -> int:
+        """The data of those, in bytes."""
+
+    def drop_oldest(self) -> bool:
+        """Drop a message that waits; whether there was one."""
+
+
+_Queue = TypeVar("_Queue", bound=Countable)
+
+
+class Room:
+    """Counts what is queued, for each peer and in total. Thread-safe.
+
+    :param clock: gives the current time in seconds
+    :ivar lock: what the queues hold changes only for who holds it
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.limits = QueueLimits()
+        #: whether the calling thread may wait for room: the loop's may not
+        self.may_wait: Callable[[], bool] = lambda: True
+        #: how many messages are queued, and of how many bytes of data
+        self.messages = 0
+        self.bytes = 0
+        #: how many messages were dropped to make room
+        self.overflowed = 0
+        self.lock = threading.Lock()
+        self._clock = clock
+        self._changed = threading.Condition(self.lock)
+        self._waiters = 0
+        self._closed = False
+
+    def deadline(self) -> float | None:
+        """Until when a caller waits that has to."""
+        timeout = self.limits.block_timeout
+        return None if timeout is None else self._clock() + timeout
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        with self.lock:
+            self._closed = True
+            self._changed.notify_all()
+
+    # For those who hold the lock.
+
+    def count(self, queue: Countable, messages: int, size: int) -> None:
+        """So many messages and bytes more are queued, or less."""
+        queue.messages += messages
+        queue.bytes += size
+        self.messages += messages
+        self.bytes += size
+
+    def tell(self) -> None:
+        """Something left: let those look who wait for room."""
+        if self._waiters:
+            self._changed.notify_all()
+
+    def check(self, queue: Countable, count: int, size: int) -> None:
+        """Whether there is room for so many messages and bytes.
+
+        :raises QueueFull: there is none
+        """
+        limits = self.limits
+        peer = f"for {queue.name!r}"
+        everybody = "for all peers together"
+        for queued, more, limit, what, whose in (
+            (queue.messages, count, limits.max_messages, "messages", peer),
+            (queue.bytes, size, limits.max_bytes, "bytes", peer),
+            (self.messages, count, limits.total_messages, "messages", everybody),
+            (self.bytes, size, limits.total_bytes, "bytes", everybody),
+        ):
+            if queued + more > limit:
+                raise QueueFull(
+                    f"{queued} {what} are queued {whose}, and {more} more would be over the limit "
+                    f"of {limit}; wait until some are acknowledged, or set queue_limits"
+                )
+
+    def make(self, needed: Mapping[_Queue, tuple[int, int]], deadline: float | None) -> bool:
+        """Make room, as the limits say. The lock is released while this waits.
+
+        :param needed: messages and bytes, for each queue
+        :return: whether there is room; false: the lock was released, look again
+        :raises QueueFull: there is none
+        """
+        try:
+            self._check_all(needed)
+        except QueueFull:
+            if self.limits.when_full is WhenFull.BLOCK:
+                if self._closed or not self.may_wait() or not self._wait(deadline):
+                    raise
+                return False
+            if self.limits.when_full is WhenFull.REFUSE or not self._drop_oldest(needed):
+                raise
+        return True
+
+    def _check_all(self, needed: Mapping[_Queue, tuple[int, int]]) -> None:
+        messages = size = 0
+        for queue, (count, more) in needed.items():
+            self.check(queue, count, more)
+            messages += count
+            size += more
+        limits = self.limits
+        if (
+            self.messages + messages > limits.total_messages
+            or self.bytes + size > limits.total_bytes
+        ):
+            raise QueueFull(
+                f"a batch of {messages} messages and {size} bytes would be over the limit of what "
+                "may be queued for all peers together; send less at once, or set queue_limits"
+            )
+
+    def _wait(self, deadline: float | None) -> bool:
+        timeout = None if deadline is None else deadline - self._clock()
+        if timeout is not None and timeout <= 0:
+            return False
+        self._waiters += 1
+        try:
+            self._changed.wait(timeout)
+        finally:
+            self._waiters -= 1
+        return True
+
+    def _drop_oldest(self, needed: Mapping[_Queue, tuple[int, int]]) -> bool:
+        for queue, (count, size) in needed.items():
+            # What is on its way is not dropped. If that leaves no room nothing is.
+            if (
+                queue.under_way + count > self.limits.max_messages
+                or queue.bytes_under_way + size > self.limits.max_bytes
+            ):
+                return False
+        for queue in needed:
+            while not self._has_room(needed, queue):
+                if not queue.drop_oldest():
+                    return False
+                self.overflowed += 1
+        self._check_all(needed)
+        return True
+
+    def _has_room(self, needed: Mapping[_Queue, tuple[int, int]], queue: _Queue) -> bool:
+        try:
+            self.check(queue, *needed[queue])
+        except QueueFull:
+            return False
+        return True
