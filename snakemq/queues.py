@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeAlias, cast
@@ -21,7 +22,7 @@ from snakemq._room import Room
 from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.exceptions import StorageError
 from snakemq.limits import DropReason
-from snakemq.message import FLAG_PERSISTENT, Message, UniqueIds
+from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.storage import QueuesStorageBase
 
 __all__ = ["Queue", "QueuesManager"]
@@ -29,8 +30,6 @@ __all__ = ["Queue", "QueuesManager"]
 # A timer that was set for the moment of an expiry may find the clock some
 # rounding before it, and would be set again and again. In seconds.
 _ROUNDING: Final = 1e-6
-
-_stream_ids = UniqueIds()
 
 
 class Queue:
@@ -46,8 +45,8 @@ class Queue:
         self.connected = False
         #: there may be something new to send (used by messaging)
         self.dirty = False
-        #: identifies the numbers of its messages: 8 bytes, unlike any other's
-        self.stream = _stream_ids.next()[8:]
+        #: what the numbers of its messages belong to: 8 bytes, unlike any other's
+        self.stream = os.urandom(8)
         self._forgotten = False
         # All that follows is for those who hold the manager's lock.
         self._outbox = Outbox()
