@@ -15,8 +15,8 @@ __all__ = ["push_with"]
 
 # "main." because the application may have a temporary table of that name.
 _PUSH: Final = """INSERT INTO main.items (queue_name, uuid, data, ttl, flags, offline)
-    VALUES (?1, ?2, ?3, ?4, ?5, CASE WHEN ?4 IS NOT NULL THEN coalesce(
-        (SELECT seconds FROM main.snakemq_offline WHERE queue_name = ?1), 0.0) END)"""
+    VALUES (?, ?, ?, ?, ?, CASE WHEN ? IS NOT NULL THEN coalesce(
+        (SELECT seconds FROM main.snakemq_offline WHERE queue_name = ?), 0.0) END)"""
 
 
 def push_with(
@@ -37,8 +37,8 @@ def push_with(
         )
     _check_file(connection, path)
     rows = [
-        (queue_name, b2a_hex(item.uuid), item.data, item.ttl, item.flags)
-        for queue_name, item in entries
+        (name, b2a_hex(item.uuid), item.data, item.ttl, item.flags, item.ttl, name)
+        for name, item in entries
     ]
     if not connection.in_transaction and _commits_by_itself(connection):
         raise ValueError(

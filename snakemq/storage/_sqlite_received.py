@@ -26,8 +26,8 @@ _LENGTHS: Final = [bytes((length,)) for length in range(_SIZE)]
 
 # The number is that of this process; if another one has been here, which is a
 # mistake, it still is a new one.
-_ADD: Final = """INSERT INTO snakemq_received (ident, number, uuids) VALUES (?1,
-    max(?2, (SELECT coalesce(max(number), 0) + 1 FROM snakemq_received WHERE ident = ?1)), ?3)"""
+_ADD: Final = """INSERT INTO snakemq_received (ident, number, uuids) VALUES (?,
+    max(?, (SELECT coalesce(max(number), 0) + 1 FROM snakemq_received WHERE ident = ?)), ?)"""
 
 _LOAD: Final = "SELECT uuids FROM snakemq_received WHERE ident = ? ORDER BY number"
 
@@ -146,7 +146,7 @@ class SqliteReceived:
         if count + new > 2 * addition.keep:
             count = addition.keep - new
             statements += self._trim(ident, count)
-        statements.append((_ADD, (ident, self._next_number, addition.packed())))
+        statements.append((_ADD, (ident, self._next_number, ident, addition.packed())))
         return Plan(statements, ident, count + new, oldest)
 
     def carried_out(self, plan: Plan) -> None:

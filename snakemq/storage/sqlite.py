@@ -44,8 +44,8 @@ from snakemq.storage.base import DeadLetter, InboxItem, QueuesStorageBase
 __all__ = ["SqliteQueuesStorage"]
 
 _GET: Final = """SELECT rowid, uuid, data, ttl, flags,
-    (SELECT seconds FROM snakemq_offline WHERE queue_name = ?1) - offline
-    FROM items WHERE queue_name = ?1 ORDER BY rowid"""
+    (SELECT seconds FROM snakemq_offline WHERE queue_name = ?) - offline
+    FROM items WHERE queue_name = ? ORDER BY rowid"""
 
 _PUSH: Final = """INSERT INTO items (queue_name, uuid, data, ttl, flags, offline)
     VALUES (?, ?, ?, ?, ?, ?)"""
@@ -59,8 +59,8 @@ _UPDATE_TTL: Final = """UPDATE items SET ttl = ?, offline = coalesce(
 
 _CLOCK: Final = "SELECT seconds FROM snakemq_offline WHERE queue_name = ?"
 
-_IN_USE: Final = """SELECT EXISTS (SELECT 1 FROM items WHERE queue_name = ?1),
-    EXISTS (SELECT 1 FROM snakemq_offline WHERE queue_name = ?1)"""
+_IN_USE: Final = """SELECT EXISTS (SELECT 1 FROM items WHERE queue_name = ?),
+    EXISTS (SELECT 1 FROM snakemq_offline WHERE queue_name = ?)"""
 
 _ADVANCE: Final = """INSERT INTO snakemq_offline (queue_name, seconds) VALUES (?, ?)
     ON CONFLICT (queue_name) DO UPDATE SET seconds = seconds + excluded.seconds"""
@@ -117,7 +117,7 @@ class SqliteQueuesStorage(QueuesStorageBase):
         return [row[0] for row in self._file.read("SELECT DISTINCT queue_name FROM items")]
 
     def get_items(self, queue_name: str) -> list[Message]:
-        return [self._item(*row) for row in self._file.read(_GET, queue_name)]
+        return [self._item(*row) for row in self._file.read(_GET, queue_name, queue_name)]
 
     def push(self, queue_name: str, item: Message) -> None:
         self.push_many(((queue_name, item),))
@@ -165,7 +165,7 @@ class SqliteQueuesStorage(QueuesStorageBase):
         # one is stored next, which takes this along.
         check_seconds(seconds)
         with self._file.exclusive():
-            ((has_items, has_clock),) = self._file.read(_IN_USE, queue_name)
+            ((has_items, has_clock),) = self._file.read(_IN_USE, queue_name, queue_name)
             if has_items and seconds:
                 self._file.run([(_ADVANCE, (queue_name, seconds))], late=True)
             elif has_clock and not has_items:

@@ -209,3 +209,69 @@ def test_1_6_opens_a_file_after_a_crash_here(old: Old, path: Path, this_env: Pyt
     assert run_python(this_env, ["-c", program, str(path)]).returncode == 0
     assert path.with_name("storage.db-wal").stat().st_size > 0
     assert old() == {"peer": [(b"data".hex(), None, 1, b"id".hex())]}
+
+
+def test_1_6_takes_over_ttls_and_gives_them_back(old: Old, path: Path) -> None:
+    """It sees the TTL as it was when it was stored, and may only make it shorter."""
+    items = [Message(b"%d" % number, ttl, 1) for number, ttl in enumerate((60.0, None, 60.0))]
+    with SqliteQueuesStorage(path) as storage:
+        storage.push_many(("peer", item) for item in items)
+        storage.advance_ttl("peer", 20.0)
+        expect_ttls(storage, 40.0, None, 40.0)
+    assert old() == {"peer": [fields(item) for item in items]}
+    # 30 seconds pass there for one of them, and another one is stored.
+    late = Message(b"late", 60.0, 1)
+    old.update_items_ttl(items[0].with_ttl(30.0))
+    old.push(("peer", late), ("other", late))
+    with SqliteQueuesStorage(path) as storage:
+        expect_ttls(storage, 10.0, None, 40.0, 60.0)
+        storage.advance_ttl("peer", 5.0)
+        expect_ttls(storage, 5.0, None, 35.0, 55.0)
+        assert [item.ttl for item in storage.get_items("other")] == [60.0]
+    assert len(old()["peer"]) == 4
+    with SqliteQueuesStorage(path) as storage:
+        expect_ttls(storage, 5.0, None, 35.0, 55.0)
+
+
+def expect_ttls(storage: SqliteQueuesStorage, *expected: float | None) -> None:
+    assert [item.ttl for item in storage.get_items("peer")] == list(expected)
+
+
+def test_what_was_received_survives_1_6(old: Old, path: Path) -> None:
+    """It has its way with the file: VACUUM, deletions, insertions."""
+    stored = entries()
+    with SqliteQueuesStorage(path) as storage:
+        storage.push_many(stored)
+        uuids = [b"%d" % number for number in range(500)]
+        storage.add_received("alice", uuids, keep=400, sync=True)
+        messages = [Message(b"%d" % number, 60.0, 1) for number in range(30)]
+        ids = storage.push_inbox("bob", messages, keep=400)
+        for item_id in ids[:10]:
+            storage.advance_inbox(item_id, None)
+        for item_id in ids[10:20]:
+            storage.advance_inbox(None, item_id)
+            storage.bury(item_id, "tired of it")
+        before = received(storage)
+    for _ in range(2):
+        assert old() == grouped(stored)
+        one = Message(b"", 5, 1)
+        old.push(("alice", one))
+        assert old.delete_items(one) == grouped(stored)
+    with SqliteQueuesStorage(path) as storage:
+        assert received(storage) == before
+        assert content(storage) == grouped(stored)
+        # The numbers go on where they were.
+        for item in storage.get_inbox():
+            storage.advance_inbox(item.id, None)
+        storage.drop_dead(None)
+    assert old() == grouped(stored)
+    with SqliteQueuesStorage(path) as storage:
+        assert storage.push_inbox("bob", messages[:1], keep=400) == [ids[-1] + 1]
+
+
+def received(storage: SqliteQueuesStorage) -> list[object]:
+    return [
+        [storage.load_received(ident) for ident in ("alice", "bob")],
+        [(*item[:2], *item[3:], fields(item.message)) for item in storage.get_inbox()],
+        [(*letter[:2], *letter[3:], fields(letter.message)) for letter in storage.get_dead()],
+    ]
