@@ -100,10 +100,19 @@ class Incoming:
             return
         self._connected.discard(ident)
         self._memories.move_to_end(ident)
+        if connection.memory.is_empty:
+            # Soon: a callback may have closed it, whose message is not noted yet.
+            self._packeter.call_soon(self._forget_empty, ident)
         absent = len(self._memories) - len(self._connected)
         if absent > MAX_ABSENT:
             oldest = next(name for name in self._memories if name not in self._connected)
             del self._memories[oldest]
+
+    def _forget_empty(self, ident: str) -> None:
+        """Whoever makes up an identifier costs nothing that lasts."""
+        memory = self._memories.get(ident)
+        if memory is not None and memory.is_empty and ident not in self._connected:
+            del self._memories[ident]
 
     def expect(self, connection: PeerConnection, payload: bytes) -> None:
         """The other side says where it is in the line of its messages.

@@ -469,6 +469,8 @@ class Messaging(CallbackOwner):
         queue.expect_confirmations(of_all=connection.acknowledges)
         if connection.acknowledges:
             self._incoming.arrive(connection, queue.name)
+        if self._inbox is not None and self._inbox.is_full(queue.name):
+            self._holding.set(connection, Hold.INBOX, True)
         settle_time = self._takeover.settle_time(connection)
         if settle_time:
             connection.settle_timer = self.packeter.call_later(
@@ -647,6 +649,8 @@ class Messaging(CallbackOwner):
     def _flush(self, queue: Queue) -> None:
         # Cleared first: who pushes from now on asks for another flush.
         queue.dirty = False
+        # It may have been forgotten while somebody pushed, who was then sent on.
+        queue = self._queues.get(queue.name, queue)
         queue.report_overflow()
         connection = self._by_ident.get(queue.name)
         if connection is not None:

@@ -62,6 +62,11 @@ class Received:
     def __len__(self) -> int:
         return len(self._recent) // _UUID_SIZE
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was received."""
+        return not self._recent and not self._streams
+
     def begin(self) -> None:
         """A new connection: what was received until now may come again."""
         self._again = None
