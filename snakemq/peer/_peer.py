@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.exceptions import NoConnection, PeerClosed
+from snakemq.limits import DropReason
 from snakemq.link import SSLConfig
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.peer._address import Address, Addresses, AddressLike, format_address
@@ -180,7 +181,8 @@ class Peer(CallbackOwner):
         messaging = self.messaging
         messaging.on_message_recv.wire(self._handle_message)
         messaging.on_messages_sent.wire(self._handle_sent)
-        messaging.on_message_drop.wire(self._handle_drop)
+        messaging.on_messages_acked.wire(self._handle_acked)
+        messaging.on_messages_dropped.wire(self._handle_drops)
         messaging.on_connect.wire(self._handle_connect)
         messaging.on_disconnect.wire(self._handle_disconnect)
         for layer in (self.link, self.throttle, self.packeter, messaging):
@@ -535,8 +537,12 @@ class Peer(CallbackOwner):
                 self._sent_slot(ident, message.uuid)
         self._less_queued(ident)
 
-    def _handle_drop(self, ident: str, uuid: bytes) -> None:
-        self.on_message_drop(ident, uuid)
+    def _handle_acked(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+        self._less_queued(ident)
+
+    def _handle_drops(self, ident: str, messages: list[Message], reason: DropReason) -> None:
+        for message in messages:
+            self.on_message_drop(ident, message.uuid)
         self._less_queued(ident)
 
     def _handle_connect(self, conn_id: str, ident: str) -> None:
