@@ -37,7 +37,7 @@ class IntermixedParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Called once for the verb, and by itself for the parts."""
-        if self._inside:
+        if self._inside or self._subparsers is not None:  # which do so themselves
             return super().parse_known_args(args, namespace)
         self._inside = True
         try:

@@ -37,7 +37,13 @@ def documented_options(section: str) -> set[str]:
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
-    return {option for action in parser._actions for option in action.option_strings}
+    """Its options, and those of what can be done with it."""
+    found: set[str] = set()
+    for action in parser._actions:
+        found.update(action.option_strings)
+        if isinstance(action, argparse._SubParsersAction):
+            found.update(*map(options_of, action.choices.values()))
+    return found
 
 
 def test_every_verb_has_a_section() -> None:
