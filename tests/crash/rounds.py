@@ -10,7 +10,8 @@ from __future__ import annotations
 import enum
 import random
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,10 +23,14 @@ from tests.crash.proxy import CuttingProxy, Direction, Ending, Trap
 from tests.crash.workers.records import RECEIVED, Workload, read_records
 from tests.helpers import DEADLINE, wait_until
 
-__all__ = ["CUTS", "KILLS", "Fault", "Run", "Setup"]
+__all__ = ["CUTS", "KILLS", "Fault", "Run", "Setup", "Stuck"]
 
 #: How many messages may be queued when the sender begins another burst.
 AHEAD: Final = 200
+
+
+class Stuck(AssertionError):
+    """Something that has to happen does not."""
 
 
 class Fault(enum.Enum):
@@ -52,8 +57,8 @@ class Setup:
     :ivar faults: one of these in each round, chosen by the seed
     :ivar api: on which of :mod:`tests.crash.workers.stacks` both run
     :ivar persistent: whether the sender has a storage and the messages use it
-    :ivar remembers: whether the receiver has a storage
-    :ivar keywords: more arguments for the receiver's ``Peer``
+    :ivar receiver_storage: whether the receiver has a storage
+    :ivar keywords: more arguments for the receiver's ``Peer`` or ``Messaging``
     :ivar endings: how connections are cut
     :ivar both_ways: whether the receiver sends something, too, to be cut at
     """
@@ -61,10 +66,15 @@ class Setup:
     faults: tuple[Fault, ...]
     api: str = "peer"
     persistent: bool = True
-    remembers: bool = True
+    receiver_storage: bool = True
     keywords: dict[str, Any] = field(default_factory=dict)
     endings: tuple[Ending, ...] = (Ending.CLOSE, Ending.RESET, Ending.SILENCE)
     both_ways: bool = True
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a receiver that was killed knows each message that it had received."""
+        return self.receiver_storage and self.persistent
 
 
 class Run:
@@ -74,9 +84,18 @@ class Run:
     :param setup: what to run
     :param where: the Python and the snakemq of both processes
     :param seed: determines the faults and where they hit
+    :param patience: how long anything may take, in seconds
     """
 
-    def __init__(self, directory: Path, setup: Setup, where: PythonEnv, seed: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        setup: Setup,
+        where: PythonEnv,
+        seed: int,
+        patience: float = DEADLINE,
+    ) -> None:
+        self._patience = patience
         self._setup = setup
         self._rng = random.Random(f"{setup} {seed}")
         run = f"run{seed % 10**5:05}"
@@ -90,7 +109,7 @@ class Run:
             directory,
             **common,
             listen=True,
-            storage=str(directory / "receiver.db") if setup.remembers else None,
+            storage=str(directory / "receiver.db") if setup.receiver_storage else None,
             keywords=setup.keywords,
         )
         self.sender = Role(
@@ -134,11 +153,11 @@ class Run:
         if fault is Fault.CUT:
             self._spring(Trap(*self._place(), self._rng.choice(self._setup.endings)))
         elif fault is Fault.SENDER_DIES:
-            self.sender.worker.tell("die", count=self._count(2))
+            self.sender.worker.tell("die", count=self._count(0, 2))
             self._replace(self.sender)
         elif fault is Fault.RECEIVER_DIES:
             recorded = self._rng.random() < 0.5
-            self.receiver.worker.tell("die", count=self._count(2), recorded=recorded)
+            self.receiver.worker.tell("die", count=self._count(0, 2), recorded=recorded)
             self._replace(self.receiver)
         else:
             roles = {
@@ -155,15 +174,38 @@ class Run:
             self._spring(Trap(*self._place(), action=kill))
             self._replace(*roles)
 
-    def finish(self, mark_timeout: float = DEADLINE, marks: int = 1) -> Findings:
-        """Let everything arrive, end both processes, and see what is wrong.
+    def start_over(self) -> None:
+        """Replace both processes, whatever they are doing."""
+        for role in (self.sender, self.receiver):
+            role.worker.kill()
+        self._replace(self.sender, self.receiver)
 
-        :param mark_timeout: how long a message may take, in seconds
-        :param marks: after how many that did not come in time to give up
+    def settle(self) -> None:
+        """Send a last message and wait for it.
+
+        There are no more faults, so what was before it came, or never will.
         """
-        self._wait_for_mark(mark_timeout, marks)
+        position = sum(1 for _ in read_records(self.receiver.records))
+        self.sender.worker.tell("mark")
+        number = self.sender.worker.hear("marked", self._patience)
+
+        def arrived() -> bool:
+            nonlocal position
+            for record in read_records(self.receiver.records, position):
+                position += 1
+                if record.kind == RECEIVED and record.number == number:
+                    return True
+            return False
+
+        with self._or_stuck():
+            wait_until(arrived, self._patience, what=f"message {number} comes")
+
+    def finish(self) -> Findings:
+        """Let everything arrive, end both processes, and see what is wrong."""
+        self.settle()
         self.sender.worker.tell("drain")
-        self.sender.worker.hear("drained")
+        with self._or_stuck():
+            self.sender.worker.hear("drained", self._patience)
         for role in (self.sender, self.receiver):
             role.worker.tell("stop")
             assert role.worker.join() == 0, role.worker.complaints()
@@ -186,55 +228,42 @@ class Run:
             count: int = connection.execute("SELECT count(*) FROM items").fetchone()[0]
             return count
 
-    def _wait_for_mark(self, timeout: float, marks: int) -> None:
-        """A last message arrives: as there are no more faults, all before it came or never will."""
-        position = sum(1 for _ in read_records(self.receiver.records))
-        for left in reversed(range(marks)):
-            self.sender.worker.tell("mark")
-            number = self.sender.worker.hear("marked")
-
-            def arrived(number: int = number) -> bool:
-                nonlocal position
-                for record in read_records(self.receiver.records, position):
-                    position += 1
-                    if record.kind == RECEIVED and record.number == number:
-                        return True
-                return False
-
-            try:
-                wait_until(arrived, timeout, what=self._state)
-                return
-            except AssertionError:
-                if not left:
-                    raise
+    @contextmanager
+    def _or_stuck(self) -> Iterator[None]:
+        try:
+            yield
+        except AssertionError as exc:
+            raise Stuck(f"{exc}\n{self._state()}") from None
 
     def _state(self) -> str:
         return (
-            f"message {self.findings()}; passed {self.proxy.passed}, "
-            f"connections {self.proxy.connections}\n"
-            + "\n".join(role.worker.complaints() for role in (self.sender, self.receiver))
+            f"{self.findings()}; passed {sum(self.proxy.passed.values())} bytes "
+            f"on {self.proxy.connections} connections\n"
+            + "".join(role.worker.complaints() for role in (self.sender, self.receiver))
         )
 
     # Faults.
 
-    def _count(self, magnitude: float) -> int:
-        """From 1 to ten to the power of ``magnitude``, the small ones as often as the large."""
-        return int(10 ** self._rng.uniform(0, magnitude))
+    def _count(self, least: float, most: float) -> int:
+        """From ten to the power of ``least`` on, the small ones as often as the large."""
+        return int(10 ** self._rng.uniform(least, most))
 
     def _place(self) -> tuple[Direction, int]:
-        """Behind which byte it happens: in a handshake, in a small message, in a large one."""
+        """Behind which byte it happens: in a handshake, in small messages, in large ones."""
         if self._setup.both_ways and self._rng.random() < 0.3:
-            return Direction.TO_CONNECTOR, self._count(2.3)
-        return Direction.TO_LISTENER, self._count(5.5)
+            return Direction.TO_CONNECTOR, self._count(*self._rng.choice(((0, 2), (2, 3))))
+        return Direction.TO_LISTENER, self._count(*self._rng.choice(((0, 2), (2, 4), (4, 6))))
 
     def _spring(self, trap: Trap) -> None:
         self.proxy.arm(trap)
-        assert trap.wait(), f"nothing happens: {trap!r}\n{self._state()}"
+        if not trap.wait(self._patience):
+            raise Stuck(f"nothing happens: {trap!r}\n{self._state()}")
 
     def _replace(self, *roles: Role) -> None:
         """These are being killed: let others take their places."""
         for role in roles:
-            role.worker.join()
+            with self._or_stuck():
+                role.worker.join(self._patience)
         self._begin(*roles)
 
     def _begin(self, *roles: Role) -> None:

@@ -19,15 +19,19 @@ from tests.crash.rounds import CUTS, KILLS, Fault, Run, Setup
 #: consequences of another, few enough for its time limit.
 ROUNDS_PER_RUN = 25
 
+SENDER = (Fault.KILL_SENDER, Fault.SENDER_DIES)
+RECEIVER = (Fault.KILL_RECEIVER, Fault.RECEIVER_DIES)
+
 SETUPS = {
     "connection cut": Setup(CUTS),
-    "sender killed": Setup((Fault.KILL_SENDER, Fault.SENDER_DIES)),
-    "receiver killed": Setup((Fault.KILL_RECEIVER, Fault.RECEIVER_DIES)),
+    "sender killed": Setup(SENDER),
+    "receiver killed": Setup(RECEIVER),
     "both killed": Setup((Fault.KILL_BOTH,)),
     "all of it": Setup(CUTS * 5 + KILLS),
     "all of it, with 1.6's classes": Setup(CUTS * 5 + KILLS, api="layers"),
-    "not persistent, connection cut": Setup(CUTS, persistent=False, remembers=False),
-    "receiver without a storage, all of it": Setup(CUTS * 5 + KILLS, remembers=False),
+    "not persistent, connection cut": Setup(CUTS, persistent=False, receiver_storage=False),
+    "not persistent, receiver killed": Setup(CUTS * 3 + RECEIVER, persistent=False),
+    "receiver without a storage": Setup(CUTS * 5 + KILLS, receiver_storage=False),
 }
 
 #: In all, by default.

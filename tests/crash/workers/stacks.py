@@ -35,7 +35,7 @@ def make_stack(
 
     :param options: ``api`` (peer or layers), ``ident``; optional ``connect``
         (port), ``listen``, ``storage`` (path), ``keywords`` (more arguments of
-        ``Peer``), ``takeover_wait``
+        ``Peer`` or ``Messaging``), ``takeover_wait``
     :param changed: is set when there is something to do, from any thread
     :param receive: is called in the loop's thread with each message that comes
     """
@@ -111,7 +111,9 @@ class LayersStack:
             storage = SqliteQueuesStorage(options["storage"])
         self.link = snakemq.link.Link()
         packeter = snakemq.packeter.Packeter(self.link)
-        self.messaging = snakemq.messaging.Messaging(options["ident"], "", packeter, storage)
+        self.messaging = snakemq.messaging.Messaging(
+            options["ident"], "", packeter, storage, **options.get("keywords", {})
+        )
         if receive is not None:
             self.messaging.on_message_recv.add(
                 lambda conn_id, ident, message: receive(
