@@ -43,7 +43,6 @@ class SqliteFile:
         # Re-entrant for the thread that is inside shared_transaction().
         self._lock = threading.RLock()
         self._shared = False
-        self._unsynced = False
         self._conn: sqlite3.Connection | None = None
         if not create and not os.path.exists(filename):
             raise StorageError(f"there is no queue storage {filename!r}; check the name")
@@ -57,6 +56,8 @@ class SqliteFile:
             try:
                 check_schema(conn, filename, create)
                 self._configure(conn)
+                # What a process left that was killed need not be on the disk.
+                self._unsynced = self._can_be_late and _has_content(f"{filename}-wal")
                 update_schema(conn)
             except BaseException:
                 conn.close()
@@ -298,6 +299,13 @@ class SqliteFile:
     def _translated(self, exc: Exception) -> StorageError:
         advice = _advice(exc, self.filename, self._busy_timeout)
         return StorageError(f"queue storage {self.filename!r} {advice} ({exc})")
+
+
+def _has_content(path: str) -> bool:
+    try:
+        return os.path.getsize(path) > 0
+    except OSError:
+        return False
 
 
 def _execute(conn: sqlite3.Connection, statements: Iterable[Statement]) -> None:

@@ -240,7 +240,7 @@ class QueuesStorageBase:
     def sync(self) -> None:
         """Have on disk, when this returns, what was allowed to be late.
 
-        Costs nothing if there is nothing.
+        Also what an earlier process left so. Costs nothing if there is nothing.
         """
         raise NotImplementedError
 

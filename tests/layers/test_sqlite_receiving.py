@@ -20,6 +20,7 @@ from tests.layers.sqlite_support import (
     contents,
     execute,
     message,
+    run,
     running,
     setting,
     statements,
@@ -181,6 +182,25 @@ class TestLate:
         assert any(one == "COMMIT" for one in statements(storage, storage.sync))
         assert statements(storage, storage.sync) == []
 
+    def test_the_first_sync_is_for_what_a_killed_process_left(self, path: Path) -> None:
+        program = """
+            import os, sys
+            from snakemq.storage.sqlite import SqliteQueuesStorage
+            storage = SqliteQueuesStorage(sys.argv[1])
+            storage.add_received("bob", [b"1"], keep=1, sync=False)
+            os._exit(0)
+        """
+        killed = path.with_name("killed.db")
+        run(program, killed)
+        with SqliteQueuesStorage(killed) as storage:
+            written = _log_size(killed)
+            assert written > 0
+            storage.sync()
+            assert _log_size(killed) > written
+            assert setting(storage, "synchronous") == FULL
+            assert statements(storage, storage.sync) == []
+            assert storage.load_received("bob") == [b"1"]
+
     def test_a_row_of_late_changes_is_not_more_than_the_changes(
         self, storage: SqliteQueuesStorage
     ) -> None:
@@ -266,13 +286,13 @@ class TestCost:
                     storage.add_received("alice", [uuid], keep=10_000, sync=False)
                     storage.add_received(f"peer{number % 500}", [uuid], keep=99, sync=False)
                 middle = ids[there // 2]
-                run: dict[str, Callable[[], object]] = {
+                operations: dict[str, Callable[[], object]] = {
                     "add": lambda: storage.add_received("alice", [b"x"], keep=9999, sync=False),
                     "push": lambda: storage.push_inbox("alice", [message()], keep=9999),
                     "advance": lambda: storage.advance_inbox(middle, middle + 1),
                     "bury": lambda: storage.bury(middle, "tired of it"),
                 }
-                return steps(storage, run[operation])
+                return steps(storage, operations[operation])
 
         assert cost(2000) <= cost(20) + 30
 
