@@ -49,10 +49,10 @@ class Holding:
     def set(self, connection: PeerConnection, hold: Hold, held: bool) -> None:
         """Put a connection on hold, or undo that."""
         if held:
-            connection.holds.add(hold)
+            connection.holds |= {hold}
             connection.interrupted = True
         elif hold in connection.holds:
-            connection.holds.discard(hold)
+            connection.holds -= {hold}
             if not connection.holds and not connection.is_gone:
                 connection.interrupted = connection.is_waiting
                 self._packeter.call_soon(self.release, connection)
@@ -80,8 +80,8 @@ class Holding:
         """Handle what is held, if there is no reason any more to hold it."""
         while connection.held and not (connection.is_gone or connection.interrupted):
             buffer, bounds = connection.held.popleft()
+            connection.held_bytes -= len(buffer)
             if not connection.held:
-                connection.held_bytes = 0
                 self._packeter.resume_recv(connection.conn_id)
             self._receive(connection, buffer, bounds)
 

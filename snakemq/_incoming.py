@@ -154,7 +154,7 @@ class Incoming:
         if memory.recognise(message.uuid):
             # It may be an earlier process that wrote that down, and the disk
             # not have it yet.
-            connection.must_sync = True
+            connection.must_sync = self._storage is not None
             return False
         message.redelivered = True
         return True
@@ -296,8 +296,13 @@ class Incoming:
         self._acknowledge(connection)
 
     def _acknowledge(self, connection: PeerConnection) -> None:
-        if connection.ident is None or connection.unstored or connection.unmarked:
-            return
+        if (
+            connection.ident is None
+            or connection.unstored
+            or connection.unmarked
+            or connection.must_sync
+        ):
+            return  # it is gone, or tried again later
         if connection.ack_timer is not None:
             connection.ack_timer.cancel()
             connection.ack_timer = None

@@ -131,7 +131,7 @@ class PeerConnection:
         # Packets received that can't be handled yet, and why.
         self.held: deque[tuple[bytes, list[int]]] = deque()
         self.held_bytes = 0
-        self.holds: set[Hold] = set()
+        self.holds: frozenset[Hold] = frozenset()
         #: what was received together is not to be handled any further now: it
         #: is gone, or there is a hold
         self.interrupted = False

@@ -112,13 +112,33 @@ class Room:
         try:
             self._check_all(needed)
         except QueueFull:
-            if self.limits.when_full is WhenFull.BLOCK:
+            policy = self.limits.when_full
+            if policy is WhenFull.REFUSE or not self._fits(needed, dropping=policy):
+                raise
+            if policy is WhenFull.BLOCK:
                 if self._closed or not self.may_wait() or not self._wait(deadline):
                     raise
                 return False
-            if self.limits.when_full is WhenFull.REFUSE or not self._drop_oldest(needed):
+            if not self._drop_oldest(needed):
                 raise
         return True
+
+    def _fits(self, needed: Mapping[_Queue, tuple[int, int]], *, dropping: WhenFull) -> bool:
+        """Whether there can be room: at some time, or when what waits there is dropped now."""
+        limits = self.limits
+        all_messages = all_bytes = 0
+        drop = dropping is WhenFull.DROP_OLDEST
+        for queue, (count, size) in needed.items():
+            messages = count + (queue.under_way if drop else 0)
+            data = size + (queue.bytes_under_way if drop else 0)
+            if messages > limits.max_messages or data > limits.max_bytes:
+                return False
+            all_messages += messages - (queue.messages if drop else 0)
+            all_bytes += data - (queue.bytes if drop else 0)
+        if drop:
+            all_messages += self.messages
+            all_bytes += self.bytes
+        return all_messages <= limits.total_messages and all_bytes <= limits.total_bytes
 
     def _check_all(self, needed: Mapping[_Queue, tuple[int, int]]) -> None:
         messages = size = 0
@@ -148,13 +168,6 @@ class Room:
         return True
 
     def _drop_oldest(self, needed: Mapping[_Queue, tuple[int, int]]) -> bool:
-        for queue, (count, size) in needed.items():
-            # What is on its way is not dropped. If that leaves no room nothing is.
-            if (
-                queue.under_way + count > self.limits.max_messages
-                or queue.bytes_under_way + size > self.limits.max_bytes
-            ):
-                return False
         for queue in needed:
             while not self._has_room(needed, queue):
                 if not queue.drop_oldest():

@@ -122,7 +122,7 @@ class Messaging(CallbackOwner):
         self.domain = domain
         self.packeter = packeter
         self.queues_manager = QueuesManager(queues_storage, clock=packeter.time)
-        self.queues_manager.room.may_wait = lambda: not packeter.is_inside_loop()
+        self.queues_manager.may_wait = lambda: not packeter.is_inside_loop()
         self._connections: dict[str, PeerConnection] = {}
         self._by_ident: dict[str, PeerConnection] = {}
         self._takeover = Takeover(packeter, self.identifier, self._ping, self.log)
@@ -525,11 +525,12 @@ class Messaging(CallbackOwner):
                         self._handle_frame(connection, buffer[start : start + 1])
                         ident = connection.session.ident
                     message = decode_message(buffer, start, end)
+                    wanted = not connection.doubtful or incoming.is_wanted(connection, message)
                     count += 1
                     size += end - start
                     if message.ttl != 0:
                         wait = False
-                    if connection.doubtful and not incoming.is_wanted(connection, message):
+                    if not wanted:
                         continue
                     if self._inbox is not None:
                         connection.unstored.append(message)

@@ -37,9 +37,11 @@ class Queue:
 
     :meth:`push` may be called from any thread, everything else from the
     thread of the loop only.
+
+    :param stored: what an earlier process left in the storage
     """
 
-    def __init__(self, name: str, manager: QueuesManager) -> None:
+    def __init__(self, name: str, manager: QueuesManager, stored: Iterable[Message] = ()) -> None:
         self.name = name
         self.manager = manager
         self.connected = False
@@ -59,12 +61,11 @@ class Queue:
         self._stored_reading = 0.0  # of _offline: what the storage knows of it
         self._has_untimed = False  # there may be bare messages with a finite TTL
         self._overflow: list[Message] = []  # dropped and not reported yet
-        if manager.storage is not None:
-            with manager.room.lock:
-                for item in manager.storage.get_items(name):
-                    self.manager.room.count(self, 1, len(item.data))
-                    self._append(item, loaded=True)
-                self._outbox.mark_stored()
+        with manager.room.lock:
+            for item in stored:
+                manager.room.count(self, 1, len(item.data))
+                self._append(item, loaded=True)
+            self._outbox.mark_stored()
 
     def __len__(self) -> int:
         return self.messages
@@ -479,15 +480,22 @@ class QueuesManager(CallbackOwner):
         self.storage_lock = threading.Lock()
         #: how much is queued and may be queued
         self.room = Room(clock)
+        self.room.may_wait = self._may_wait
+        #: whether the calling thread may wait for room; the loop's may not
+        self.may_wait: Callable[[], bool] = lambda: True
         #: threads that are inside a transaction of the storage
         self.in_transaction: set[int] = set()
         if storage is not None:
             for name in list(storage.get_queues()):
-                self.get_queue(name)
+                self.queues[name] = Queue(name, self, storage.get_items(name))
             self.log.debug("queues in storage: %i", len(self.queues))
 
     def get_queue(self, queue_name: str) -> Queue:
-        """The queue of that name; it is made if need be. Any thread."""
+        """The queue of that name; it is made if need be. Any thread.
+
+        What the storage has was taken up at the start. A name that appears
+        later has nothing there.
+        """
         queue = self.queues.get(queue_name)
         if queue is None:
             with self._making:
@@ -577,6 +585,10 @@ class QueuesManager(CallbackOwner):
             for queue, message in reserved:
                 self.room.count(queue, -1, -len(message.data))
             self.room.tell()
+
+    def _may_wait(self) -> bool:
+        # Who is inside a transaction has what the loop may be waiting for.
+        return threading.get_ident() not in self.in_transaction and self.may_wait()
 
     def _is_connected(self, name: str) -> bool:
         queue = self.queues.get(name)

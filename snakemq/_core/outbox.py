@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import chain
 from typing import NamedTuple, TypeAlias, cast
 
 from snakemq._core.ttl import Timed
@@ -75,7 +76,7 @@ class Outbox:
         self.waiting: deque[Entry] = deque()
         #: how many entries of ``waiting`` have no message any more
         self.dead = 0
-        self._urgent: deque[Message] = deque()
+        self._urgent: list[Message] = []
         self._in_flight: deque[Entry] = deque()
         self._unconfirmed: deque[Entry] = deque()
         #: data of what is in flight or unconfirmed, in bytes
@@ -84,8 +85,9 @@ class Outbox:
         self._next_number = 0
         # The numbers of the first entries of waiting, which this process sent
         # before to a peer that knows them; and of what is under way, as runs.
-        self._numbers: deque[int] = deque()
-        self._flights: deque[tuple[int, int]] = deque()
+        # Not all of these are deques, because an empty one takes 600 bytes.
+        self._numbers: deque[int] | None = None
+        self._flights: list[tuple[int, int]] = []
         # How many entries at the front of waiting, and of what is under way,
         # an earlier process may have sent; and how many at the front of
         # waiting, and of what is in flight, this process has told of as sent.
@@ -168,28 +170,32 @@ class Outbox:
         number = self._next_number
         messages: list[Message] = []
         if self._urgent:
-            max_bytes = self._take_from(self._urgent, max_count, max_bytes, reading, messages)
+            max_bytes = self._take_urgent(max_count, max_bytes, messages)
         if max_bytes > 0:
-            self._take_from(self.waiting, max_count - len(messages), max_bytes, reading, messages)
+            self._take_new(max_count - len(messages), max_bytes, reading, messages)
         self._next_number += len(messages)
         return self._taken(Taken(messages, number))
 
-    def _take_from(
-        self,
-        source: deque[Message] | deque[Entry],
-        max_count: int,
-        max_bytes: int,
-        reading: float,
-        messages: list[Message],
-    ) -> int:
-        """Take what was never sent, which is what counts for the speed.
+    def _take_urgent(self, max_count: int, max_bytes: int, messages: list[Message]) -> int:
+        """Take what goes before all that was never sent.
 
         :return: how many bytes there is still room for
         """
+        while self._urgent and len(messages) < max_count and max_bytes > 0:
+            message = self._urgent.pop(0)
+            self._in_flight.append(message)
+            messages.append(message)
+            max_bytes -= len(message.data)
+        return max_bytes
+
+    def _take_new(
+        self, max_count: int, max_bytes: int, reading: float, messages: list[Message]
+    ) -> None:
+        """Take what was never sent, which is what counts for the speed."""
         add = messages.append
         keep = self._in_flight.append
-        next_entry = source.popleft
-        for _ in range(min(max_count, len(source))):
+        next_entry = self.waiting.popleft
+        for _ in range(min(max_count, len(self.waiting))):
             entry = next_entry()
             if isinstance(entry, Timed):
                 message = entry.fresh(reading)
@@ -203,7 +209,6 @@ class Outbox:
             max_bytes -= len(message.data)
             if max_bytes <= 0:
                 break
-        return max_bytes
 
     def _take_again(self, max_count: int, max_bytes: int, reading: float) -> Taken:
         """Take what may have been sent before, up to where its numbers skip."""
@@ -293,9 +298,9 @@ class Outbox:
         flights = self._flights
         left = count
         while left and flights:
-            number, size = flights.popleft()
+            number, size = flights.pop(0)
             if size > left:
-                flights.appendleft((number + left, size - left))
+                flights.insert(0, (number + left, size - left))
                 break
             left -= size
         size = 0
@@ -315,14 +320,15 @@ class Outbox:
             numbers = [number + offset for number, size in self._flights for offset in range(size)][
                 :sent
             ]
-            self._numbers.extendleft(reversed(numbers))
+            if numbers:
+                self._numbers = deque(chain(numbers, self._numbers or ()))
             self._stored += self._stored_flying
             # What the other side has never had may get other numbers.
             self._next_number -= never_sent
         else:
             # Nobody knows their numbers: they are like those of an earlier process.
-            self._stored = max(self._stored + self._stored_flying, sent + len(self._numbers))
-            self._numbers.clear()
+            self._stored = max(self._stored + self._stored_flying, sent + len(self._numbers or ()))
+            self._numbers = None
         self._told += sent
         self.waiting.extendleft(reversed(self._in_flight))
         self.waiting.extendleft(reversed(self._unconfirmed))
@@ -337,7 +343,7 @@ class Outbox:
     def rebuild(self, keep: Callable[[Entry], Entry | None]) -> None:
         """Replace each entry that waits by what ``keep`` makes of it; ``None``: nothing."""
         waiting: deque[Entry] = deque()
-        old_numbers = list(self._numbers)
+        old_numbers = list(self._numbers or ())
         numbers: deque[int] = deque()
         stored = told = dead = 0
         for position, entry in enumerate(self.waiting):

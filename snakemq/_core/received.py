@@ -18,7 +18,7 @@ sent before, and is not known by its number, is delivered as such.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -54,7 +54,8 @@ class Received:
     def __init__(self, size: int, known: Iterable[bytes] = ()) -> None:
         self._size = size * _UUID_SIZE
         self._recent = bytearray().join(known)
-        self._streams: OrderedDict[bytes, _Stream] = OrderedDict()
+        # The one that was heard of last is the last.
+        self._streams: dict[bytes, _Stream] = {}
         # Counted when the first one is asked for, taken out as they come: the
         # application may send the same identifier twice on purpose.
         self._again: Counter[bytes] | None = None
@@ -94,11 +95,12 @@ class Received:
         known = streams.get(stream)
         if known is None:
             while len(streams) >= MAX_STREAMS:
-                streams.popitem(last=False)
-            known = streams[stream] = _Stream(number)
+                del streams[next(iter(streams))]
+            known = _Stream(number)
         else:
-            streams.move_to_end(stream)
+            del streams[stream]
             known.last = max(known.last, number)
+        streams[stream] = known
         known.has_new |= has_new
 
     def add(self, uuid: bytes) -> None:
