@@ -303,7 +303,7 @@ def run_python(
 
 
 class Tap:
-    """A TCP relay that counts the frames that pass, by direction and type.
+    """A TCP relay that counts the frames that come, by direction and type.
 
     :param target: port on loopback to which connections are relayed
     """
@@ -315,7 +315,20 @@ class Tap:
         self.log = EventLog()
         self._sockets = [self._listener]
         self._threads: list[threading.Thread] = []
+        self._swallowed: dict[str, int | None] = {}
         self._spawn(self._accept)
+
+    def swallow(self, direction: str, kind: int | None) -> None:
+        """From now on let no frame of that type pass; ``None``: let all pass."""
+        self._swallowed[direction] = kind
+
+    def cut(self) -> None:
+        """Break the connections that are there."""
+        connections, self._sockets = self._sockets[1:], self._sockets[:1]
+        for sock in connections:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
 
     def _spawn(self, func: Callable[..., None], *args: Any) -> None:
         thread = threading.Thread(target=func, args=args, daemon=True)
@@ -335,15 +348,16 @@ class Tap:
         pending = b""
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                sink.sendall(data)
                 pending += data
                 while len(pending) >= 4:
                     end = 4 + int.from_bytes(pending[:4], "big")
                     if len(pending) < end:
                         break
                     kind = pending[4] if end > 4 else None
-                    pending = pending[end:]
                     self.log.add("frame", direction=direction, kind=kind)
+                    if kind is None or kind != self._swallowed.get(direction):
+                        sink.sendall(pending[:end])
+                    pending = pending[end:]
         for sock in (source, sink):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

@@ -33,6 +33,9 @@ VERSION, INCOMPATIBLE, IDENT, MESSAGE, PING, PONG = range(6)
 VERSION_PACKET = bytes.fromhex("00000005 00 00000001")
 PING_PACKET = bytes.fromhex("00000001 04")
 PONG_PACKET = bytes.fromhex("00000001 05")
+#: What this package sends right behind its identification: it acknowledges
+#: messages, and takes 8,192 of them, or 16 MiB, before it has to.
+FEATURES_PACKET = bytes.fromhex("0000000d 06 0001 0008 00002000 01000000")
 
 
 def packet(payload: bytes) -> bytes:
@@ -76,6 +79,7 @@ class Stack:
         m.on_error.add(lambda conn, exc: log("error", conn=conn, exc=exc, type=type(exc)))
         m.on_message_recv.add(self._on_message)
         m.on_message_sent.add(lambda conn, peer, uuid: log("sent", peer=peer, uuid=uuid))
+        m.on_message_acked.add(lambda conn, peer, uuid: log("acked", peer=peer, uuid=uuid))
         m.on_message_drop.add(lambda peer, uuid: log("dropped", peer=peer, uuid=uuid))
         self.link.on_connect.add(lambda conn: log("link connected", conn=conn))
         self.link.on_disconnect.add(lambda conn: log("link disconnected", conn=conn))
@@ -204,9 +208,18 @@ class RawPeer:
         """Connected, and the greetings of both sides are through."""
         peer = cls.dial(port)
         peer.send(VERSION_PACKET + ident_packet(ident))
-        assert peer.frame()[0] == VERSION
-        assert peer.frame()[0] == IDENT
+        peer.greeted()
         return peer
+
+    def greeted(self) -> None:
+        """Read the greeting, and show that there is nothing beyond protocol version 1 here.
+
+        That takes no more than what 1.6 does: it answers a ping.
+        """
+        assert self.frame()[0] == VERSION
+        assert self.frame()[0] == IDENT
+        assert self.frame() == b"\x04"
+        self.send(PONG_PACKET)
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
@@ -226,6 +239,13 @@ class RawPeer:
             frame = self.read(int.from_bytes(self.read(4), "big"))
             if frame[0] <= PONG:
                 return frame
+
+    def message(self) -> bytes:
+        """The data of the next message. Pings before it are answered, as 1.6 does it."""
+        while (frame := self.frame()) == b"\x04":
+            self.send(PONG_PACKET)
+        assert frame[0] == MESSAGE, frame
+        return frame[25:]
 
     def ping(self) -> None:
         """A round trip: everything sent before has been worked on."""

@@ -129,8 +129,8 @@ class TestHangs:
             assert first.frame() == b"\x04"
             assert first.is_closed()
             stack.send("twin", b"to the new one", ttl=60)
-            second.frame(), second.frame()
-            assert second.frame()[25:] == b"to the new one"
+            assert [second.frame()[0] for _ in range(2)] == [0, 2]
+            assert second.message() == b"to the new one"
 
     def test_an_incompatible_version_followed_by_data(self, stack: Stack) -> None:
         with RawPeer.dial(stack.port) as raw:
@@ -324,37 +324,66 @@ class TestHangs:
 
 
 class TestWrong:
-    def test_messages_stay_queued_and_stored_until_they_are_sent(self, tmp_path: Path) -> None:
+    def test_messages_stay_queued_until_they_are_sent(self) -> None:
         """1.6 forgot them when it handed them to its own buffers.
 
         What was not handed to the system when the connection broke comes back,
         in order, and goes out on the next one.
         """
-        file = str(tmp_path / "storage.db")
-        sender = Stack("sender", SqliteQueuesStorage(file))
+        sender = Stack("sender")
         port = sender.listen()
         count, size = 60, 500_000
         with stacks(sender.start()):
             with RawPeer.identified(port, "raw") as raw:
                 sender.wait("connected")
                 for number in range(count):
-                    sender.send(
-                        "raw", b"%04d" % number + bytes(size), ttl=None, flags=FLAG_PERSISTENT
-                    )
+                    sender.send("raw", b"%04d" % number + bytes(size), ttl=None)
                 # Nobody reads, so most of it has nowhere to go.
                 sender.wait("sent")
                 assert sender.messaging.queued_messages("raw") > count / 2
-                with contextlib.closing(SqliteQueuesStorage(file)) as other:
-                    assert len(other.get_items("raw")) > count / 2
                 raw.reset()
             sender.wait("disconnected")
             sent = len(sender.log.all("sent"))
             assert sender.messaging.queued_messages("raw") == count - sent
             with RawPeer.identified(port, "raw") as raw:
-                numbers = [int(raw.frame()[25:29]) for _ in range(count - sent)]
+                numbers = [int(raw.message()[:4]) for _ in range(count - sent)]
             assert numbers == list(range(sent, count))
             sender.log.wait("sent", count=count)
             assert sender.messaging.queued_messages("raw") == 0
+
+    def test_persistent_messages_stay_queued_and_stored_until_a_pong(self, tmp_path: Path) -> None:
+        """1.6 removed them from its storage when it handed them to its own buffers.
+
+        A pong says that the callbacks of all earlier messages have returned.
+        Until then they come again on each connection.
+        """
+        file = str(tmp_path / "storage.db")
+        sender = Stack("sender", SqliteQueuesStorage(file))
+        port = sender.listen()
+        with stacks(sender.start()):
+            with RawPeer.identified(port, "raw") as raw:
+                uuids = [
+                    sender.send("raw", b"%d" % number, ttl=None, flags=FLAG_PERSISTENT)
+                    for number in range(3)
+                ]
+                received: list[bytes] = []
+                while len(received) < 3:
+                    frame = raw.frame()
+                    if frame != b"\x04":
+                        received.append(frame[25:])
+                sender.log.wait("sent", count=3)
+                assert sender.messaging.queued_messages("raw") == 3
+                with contextlib.closing(SqliteQueuesStorage(file)) as other:
+                    assert len(other.get_items("raw")) == 3
+            sender.wait("disconnected")
+            with RawPeer.identified(port, "raw") as raw:
+                assert [raw.message() for _ in range(3)] == received == [b"0", b"1", b"2"]
+                assert raw.frame() == b"\x04"
+                assert sender.messaging.queued_messages("raw") == 3
+                raw.send(PONG_PACKET)
+                assert [e["uuid"] for e in sender.log.wait("acked", count=3)] == uuids
+                assert sender.messaging.queued_messages("raw") == 0
+            assert len(sender.log.all("sent")) == 3  # each is told once
         with contextlib.closing(SqliteQueuesStorage(file)) as other:
             assert other.get_items("raw") == []
 
@@ -455,8 +484,10 @@ class TestWrong:
                 thread.join(DEADLINE)
             assert len(storage.get_items("raw")) == 2
             with RawPeer.identified(port, "raw") as raw:
-                raw.frame(), raw.frame()
-                sender.log.wait("sent", count=2)
+                raw.message(), raw.message()
+                assert raw.frame() == b"\x04"
+                raw.send(PONG_PACKET)
+                sender.log.wait("acked", count=2)
             assert storage.get_items("raw") == []
 
     def test_an_empty_packet_does_not_wait_for_the_next_bytes(self) -> None:

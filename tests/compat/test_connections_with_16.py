@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from snakemq.message import FLAG_PERSISTENT
+from snakemq.storage.sqlite import SqliteQueuesStorage
 from tests.compat.harness import PeerProcess, PeerProcesses, Tap
+from tests.compat.inprocess import FEATURES_PACKET, Stack, stacks
 from tests.helpers import DEADLINE
 
 #: Who listens, who connects.
@@ -70,7 +73,10 @@ def test_keepalive_keeps_an_idle_connection(
     else:
         tap.log.wait("frame", kind=PING, direction=pings_to[0], count=4)
         tap.log.wait("frame", kind=PONG, direction=pongs_to[pings_to[0]], count=4)
-        assert not tap.log.all("frame", kind=PING, direction=pongs_to[pings_to[0]])
+        # The other one has at most asked once whether there are features.
+        other = connects if pings_to == ["to connector"] else listens
+        asks = other == "new" and "old" in (listens, connects)
+        assert len(tap.log.all("frame", kind=PING, direction=pongs_to[pings_to[0]])) <= asks
     for peer in (listener, connector):
         assert len(peer.all("connected")) == 1
         assert not peer.all("disconnected")
@@ -247,7 +253,10 @@ def test_a_newcomer_takes_the_place_of_a_peer_that_does_not_answer(
 
 @pytest.mark.parametrize("kind", ["old", "new"])
 def test_another_protocol_version_is_told_so_and_closed(peers: PeerProcesses, kind: str) -> None:
-    """The same bytes from 1.6 and from this package: greeting, frame 1, end."""
+    """The same bytes from 1.6 and from this package: greeting, frame 1, end.
+
+    But for the features frame in the greeting, of which 1.6 takes no notice.
+    """
     peer = peers.listener(kind, PROGRAM, "x")
     assert peer.port is not None
     with closing(socket.create_connection(("127.0.0.1", peer.port), DEADLINE)) as sock:
@@ -256,8 +265,97 @@ def test_another_protocol_version_is_told_so_and_closed(peers: PeerProcesses, ki
         while data := sock.recv(1000):
             received += data
     greeting = bytes.fromhex("00000005 00 00000001 00000002 02") + b"x"
+    if kind == "new":
+        greeting += FEATURES_PACKET
     refusal = bytes.fromhex("00000001 01")
     # 1.6 closes at once and may lose what it has just said.
     assert received == greeting + refusal or (kind == "old" and received == greeting)
     assert peer.wait_one("error")["type"] == "SnakeMQIncompatibleProtocol"
     peer.do("ping")
+
+
+class TestPersistentMessagesToward16:
+    """Each stays in the storage until the pong of a ping that was sent after it.
+
+    1.6 answers a ping when the callbacks of all earlier messages have returned.
+    """
+
+    @pytest.fixture
+    def old(self, peers: PeerProcesses) -> PeerProcess:
+        return peers.listener("old", PROGRAM, "old")
+
+    @pytest.fixture
+    def tap(self, old: PeerProcess, tap_of: list[Tap]) -> Tap:
+        assert old.port is not None
+        tap = Tap(old.port)
+        tap_of.append(tap)
+        return tap
+
+    @pytest.fixture
+    def sender(self, tmp_path: Path, tap: Tap) -> Iterator[Stack]:
+        sender = Stack("sender", SqliteQueuesStorage(str(tmp_path / "storage.db")))
+        sender.connect(tap.port)
+        with stacks(sender):
+            yield sender
+
+    def test_what_was_not_answered_comes_again(
+        self, old: PeerProcess, tap: Tap, sender: Stack, tmp_path: Path
+    ) -> None:
+        sender.start()
+        sender.send("old", b"hello", ttl=60)
+        assert old.wait_one("message")["data"] == "hello"
+        tap.swallow("to connector", PONG)
+        since, tapped = old.mark(), tap.log.mark()
+        for data in (b"1", b"2", b"3"):
+            sender.send("old", data, ttl=None, flags=FLAG_PERSISTENT)
+        first = old.wait("message", since=since, count=3)
+        tap.log.wait("frame", since=tapped, kind=PONG)
+        assert sender.messaging.queued_messages("old") == 3
+        with closing(SqliteQueuesStorage(str(tmp_path / "storage.db"))) as other:
+            assert [item.data for item in other.get_items("old")] == [b"1", b"2", b"3"]
+        tap.swallow("to connector", None)
+        tap.cut()
+        messages = old.wait("message", since=since, count=6)
+        assert [m["data"] for m in messages] == ["1", "2", "3"] * 2
+        assert [m["uuid"] for m in messages] == [m["uuid"] for m in first] * 2
+        sender.log.wait("acked", count=3)
+        assert sender.messaging.queued_messages("old") == 0
+
+    def test_what_was_answered_does_not(self, old: PeerProcess, tap: Tap, sender: Stack) -> None:
+        sender.start()
+        uuid = sender.send("old", b"once", ttl=None, flags=FLAG_PERSISTENT)
+        assert sender.wait("acked")["uuid"] == uuid
+        assert sender.messaging.queued_messages("old") == 0
+        tap.cut()
+        sender.wait("disconnected")
+        sender.send("old", b"last", ttl=60)
+        messages = old.wait("message", count=2)
+        assert [m["data"] for m in messages] == ["once", "last"]
+
+    def test_they_survive_the_sender_and_the_receiver(
+        self, peers: PeerProcesses, tmp_path: Path
+    ) -> None:
+        """Killed before it has answered, and the sender restarted."""
+        file = str(tmp_path / "storage.db")
+        first = peers.listener("old", PROGRAM, "old")
+        assert first.port is not None
+        sender = Stack("sender", SqliteQueuesStorage(file))
+        sender.connect(first.port)
+        with stacks(sender.start()):
+            sender.wait("connected")
+            sender.send("old", b"hello", ttl=60)
+            first.wait_one("message")
+            first.pause()
+            sender.send("old", b"precious", ttl=None, flags=FLAG_PERSISTENT)
+            sender.log.wait("sent", count=2)
+            first.kill()
+            sender.wait("disconnected")
+        second = peers.listener("old", PROGRAM, "old")
+        assert second.port is not None
+        restarted = Stack("sender", SqliteQueuesStorage(file))
+        restarted.connect(second.port)
+        with stacks(restarted.start()):
+            assert second.wait_one("message")["data"] == "precious"
+            restarted.wait("acked")
+        with closing(SqliteQueuesStorage(file)) as other:
+            assert list(other.get_queues()) == []

@@ -197,7 +197,7 @@ class TestPersistentQueues:
         alice.connect(second.listen())
         with stacks(second.start(), alice.start()):
             received = alice.wait("message")
-            second.wait("sent")
+            second.wait("acked")
         assert received["data"] == b"hello"
         assert received["uuid"] == message.uuid
         assert received["flags"] == FLAG_PERSISTENT

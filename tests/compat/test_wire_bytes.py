@@ -1,6 +1,9 @@
 """The bytes of protocol version 1, spoken by hand against this package.
 
-Every number here was read off the wire between two peers of snakeMQ 1.6.
+Every number here was read off the wire between two peers of snakeMQ 1.6, but
+for two things that 1.6 takes no notice of or answers as ever: the features
+frame behind the identification, and the ping that finds out whether the other
+side has features.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from snakemq.exceptions import (
 )
 from snakemq.message import Message
 from tests.compat.inprocess import (
+    FEATURES_PACKET,
     LOCALHOST,
     PING_PACKET,
     PONG_PACKET,
@@ -52,7 +56,9 @@ def port(stack: Stack) -> int:
 
 
 class TestGreeting:
-    GREETING = bytes.fromhex("00000005 00 00000001 00000006 02 73 74 61 63 6b")
+    GREETING = bytes.fromhex(
+        "00000005 00 00000001 00000006 02 73 74 61 63 6b 0000000d 06 0001 0008 00002000 01000000"
+    )
 
     def test_a_listener_greets_at_once(self, port: int) -> None:
         with RawPeer.dial(port) as raw:
@@ -64,6 +70,34 @@ class TestGreeting:
             stack.in_loop(stack.connect, server.getsockname()[1])
             with RawPeer(server.accept()[0]) as raw:
                 assert raw.read(len(self.GREETING)) == self.GREETING
+
+    def test_it_comes_in_one_piece(self, port: int) -> None:
+        """So who has read the identification knows whether there are features behind it."""
+        with socket.create_connection((LOCALHOST, port), DEADLINE) as sock:
+            assert sock.recv(65536) == self.GREETING
+
+    def test_before_the_first_message_a_ping_finds_out_who_is_there(
+        self, stack: Stack, port: int
+    ) -> None:
+        """1.6 answers it; who has features announces them before the pong."""
+        stack.send("raw", b"hello", ttl=60, uuid=b"0123456789abcdef")
+        with RawPeer.dial(port) as raw:
+            raw.send(VERSION_PACKET + ident_packet("raw"))
+            assert raw.read(len(self.GREETING) + 5) == self.GREETING + PING_PACKET
+            stack.in_loop(lambda: None)  # has had its chance to send the message
+            assert select.select([raw.sock], [], [], 0) == ([], [], [])
+            raw.send(PONG_PACKET)
+            assert raw.frame()[25:] == b"hello"
+
+    @pytest.mark.parametrize("first", [PING_PACKET, message_packet(b"x")])
+    def test_anything_else_behind_the_identification_tells_it_too(
+        self, stack: Stack, port: int, first: bytes
+    ) -> None:
+        stack.send("raw", b"hello", ttl=60)
+        with RawPeer.dial(port) as raw:
+            raw.send(VERSION_PACKET + ident_packet("raw") + first)
+            raw.read(len(self.GREETING))
+            assert raw.frame()[25:] == b"hello"
 
     def test_an_identifier_travels_as_utf_8(self) -> None:
         stack = Stack("č€😀")
@@ -318,7 +352,7 @@ class TestMalformed:
             raw.read(len(TestGreeting.GREETING))
             if identified:
                 raw.send(ident_packet("raw"))
-                stack.wait("connected")
+                assert raw.read(5) == PING_PACKET
             raw.send(packet(payload))
             assert raw.is_closed()
         error = stack.wait("error")
@@ -401,7 +435,8 @@ class TestSplits:
                 self.EXPECTED
             )
             raw.read(len(TestGreeting.GREETING))
-            assert raw.frame() == b"\x05"
+            while (frame := raw.frame()) != b"\x05":
+                assert frame == b"\x04"  # asked before the rest came
         stack.wait("disconnected", since=since)
         stack.link.on_recv.remove(count)
         assert not stack.log.all("error")
