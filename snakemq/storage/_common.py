@@ -12,15 +12,10 @@ __all__ = [
     "check_keep",
     "check_seconds",
     "check_uuids",
-    "is_redelivered",
     "make_message",
-    "mark_redelivered",
     "remaining",
     "wall_clock",
 ]
-
-# Messaging sets it on received messages; it is no argument of Message.
-_MARK = "redelivered"
 
 
 def check_seconds(seconds: float) -> None:
@@ -58,24 +53,14 @@ def check_uuids(uuids: Iterable[bytes]) -> list[bytes]:
     return found
 
 
-def is_redelivered(message: Message) -> bool:
-    """Whether it is marked as one that may have been delivered before."""
-    return bool(getattr(message, _MARK, False))
-
-
 def make_message(
     data: bytes, ttl: float | None, flags: int, uuid: bytes, redelivered: object
 ) -> Message:
     """A received message as it was."""
     message = Message(data, ttl, flags, uuid)
     if redelivered:
-        mark_redelivered(message)
+        message.redelivered = True
     return message
-
-
-def mark_redelivered(message: Message) -> None:
-    """Mark a message as one that may have been delivered before."""
-    setattr(message, _MARK, True)
 
 
 def wall_clock() -> float:

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from snakemq.message import Message
-from snakemq.storage._common import is_redelivered, make_message, wall_clock
+from snakemq.storage._common import make_message, wall_clock
 from snakemq.storage._sqlite_file import SqliteFile, Statement
 from snakemq.storage._sqlite_received import Addition, SqliteReceived
 from snakemq.storage.base import DeadLetter, InboxItem
@@ -91,7 +91,7 @@ class SqliteInbox:
                             message.uuid,
                             message.ttl,
                             message.flags,
-                            is_redelivered(message),
+                            message.redelivered,
                             message.data,
                         )
                         for number, message in enumerate(found, first)

@@ -249,7 +249,7 @@ class QueuesStorageBase:
 
         :param ident: who sent them
         :param messages: in the order of their arrival; may have TTL 0. Their
-            attribute ``redelivered``, if they have one, is stored too.
+            attribute ``redelivered`` is stored too.
         :param keep: as for :meth:`add_received`
         :returns: the number of each; they rise, and none was ever used before
         """

@@ -11,9 +11,7 @@ from snakemq.storage._common import (
     check_keep,
     check_seconds,
     check_uuids,
-    is_redelivered,
     make_message,
-    mark_redelivered,
     remaining,
     wall_clock,
 )
@@ -186,7 +184,7 @@ class MemoryQueuesStorage(QueuesStorageBase):
             letters = [self._dead.pop(letter_id) for letter_id in self._dead_ids(ids)]
             for letter in letters:
                 if letter.attempts:
-                    mark_redelivered(letter.message)
+                    letter.message.redelivered = True
             items = [self._append(letter.ident, letter.message) for letter in letters]
             return [item._replace(message=_copy_received(item.message)) for item in items]
 
@@ -271,6 +269,4 @@ def _copy(item: Message) -> Message:
 
 
 def _copy_received(message: Message) -> Message:
-    return make_message(
-        message.data, message.ttl, message.flags, message.uuid, is_redelivered(message)
-    )
+    return make_message(message.data, message.ttl, message.flags, message.uuid, message.redelivered)

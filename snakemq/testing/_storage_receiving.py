@@ -163,11 +163,11 @@ class ReceivingSide(StorageSuite):
     def test_the_inbox_knows_what_may_have_been_delivered_before(self) -> None:
         storage = self._receiving()
         marked, unmarked = message(b"marked"), message(b"unmarked")
-        vars(marked)["redelivered"] = True
+        marked.redelivered = True
         storage.push_inbox("alice", [marked, unmarked], keep=10)
         storage = self._reopen(storage)
         found = [item.message for item in storage.get_inbox()]
-        assert [getattr(item, "redelivered", False) for item in found] == [True, False]
+        assert [item.redelivered for item in found] == [True, False]
 
     def test_what_is_put_into_the_inbox_is_remembered_too(self) -> None:
         storage = self._receiving()
@@ -266,7 +266,7 @@ class ReceivingSide(StorageSuite):
     def test_a_dead_letter_has_all_that_is_known_of_it(self) -> None:
         storage = self._receiving()
         buried = message(b"\0data", ttl=0.5, flags=7, uuid=b"abc\0")
-        vars(buried)["redelivered"] = True
+        buried.redelivered = True
         before, item_id, after = storage.push_inbox(
             "alice", [message(b"before"), buried, message(b"after")], keep=10
         )
@@ -281,7 +281,7 @@ class ReceivingSide(StorageSuite):
         assert type(letter) is DeadLetter
         assert letter[:2] == (item_id, "alice")
         assert facts([letter.message]) == facts([buried])
-        assert getattr(letter.message, "redelivered", False) is True
+        assert letter.message.redelivered is True
         assert letter[3:5] == (2, "ValueError: no číslo")
         assert earliest - 1 <= letter.died_at <= latest + 1
 
@@ -330,7 +330,7 @@ class ReceivingSide(StorageSuite):
     def test_what_is_tried_again_was_delivered_before_if_it_was_attempted(self) -> None:
         storage = self._receiving()
         marked = message(b"marked")
-        vars(marked)["redelivered"] = True
+        marked.redelivered = True
         messages = [message(b"attempted"), message(b"never"), marked]
         ids = storage.push_inbox("alice", messages, keep=10)
         storage.advance_inbox(None, ids[0])
@@ -339,7 +339,7 @@ class ReceivingSide(StorageSuite):
         retried = storage.retry_dead(None)
         expected = [(b"attempted", True), (b"never", False), (b"marked", True)]
         for items in (retried, self._reopen(storage).get_inbox()):
-            found = [(i.message.data, getattr(i.message, "redelivered", False)) for i in items]
+            found = [(i.message.data, i.message.redelivered) for i in items]
             assert found == expected
 
     def test_retrying_nothing_changes_nothing(self) -> None:
