@@ -7,6 +7,7 @@ import json
 import queue
 import subprocess
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,16 +26,22 @@ class Worker:
     :param program: file name in ``workers/``
     :param options: of the program
     :param stderr: file to which its standard error is appended
+    :param prefix: a command that runs it, and to which all the rest are arguments
     """
 
     def __init__(
-        self, where: PythonEnv, program: str, options: dict[str, Any], stderr: Path
+        self,
+        where: PythonEnv,
+        program: str,
+        options: dict[str, Any],
+        stderr: Path,
+        prefix: Sequence[str] = (),
     ) -> None:
         self._stderr = stderr
         self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         with stderr.open("ab") as file:
             self._process = subprocess.Popen(
-                [where.python, str(WORKERS / program), json.dumps(options)],
+                [*prefix, where.python, str(WORKERS / program), json.dumps(options)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
