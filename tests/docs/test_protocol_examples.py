@@ -6,18 +6,36 @@ bytes in hexadecimal, two spaces, a remark.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import pickle
 import re
 import socket
+import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from snakemq import Message, Peer
+from snakemq import Message, Peer, queues
 from snakemq._core import frames, rpc_records
+from snakemq._core.features import (
+    MAX_FEATURES_SIZE,
+    DeliveryFeature,
+    Feature,
+    decode_features,
+    encode_features,
+)
 from snakemq._core.framing import PacketDecoder, encode_header
-from snakemq._core.session import Event, Session
+from snakemq._core.received import Received
+from snakemq._core.session import Event, Session, SessionState
+from snakemq._incoming import WINDOW, Incoming
+from snakemq._peer_connection import PeerConnection
+from snakemq.exceptions import SnakeMQBrokenMessage
+from snakemq.link import Link
+from snakemq.packeter import Packeter
 from snakemq.rpc import as_signal
 from tests.docs.runner import ROOT
 from tests.helpers import DEADLINE, wait_until
@@ -28,6 +46,8 @@ _EXAMPLE = re.compile(
     r"^\.\. code-block:: none\n   :caption: (?P<caption>.+)\n\n(?P<lines>(?:   .*\n)+)",
     re.MULTILINE,
 )
+
+LOG = logging.getLogger(__name__)
 
 UUID = b"0123456789abcdef"
 REQ_ID = bytes(range(16))
@@ -72,12 +92,22 @@ def pickled(prefix: bytes, record: dict[str, object]) -> bytes:
     return prefix + pickle.dumps(record, protocol=4)
 
 
+BEGINNING = frames.Sequence(bytes.fromhex("9f27c15e08b344d2"), 0, 0, 0)
+AGAIN = frames.Sequence(BEGINNING.stream, 256, stored=0, repeated=2)
+RESTARTED = frames.Sequence(bytes.fromhex("40e61b97d57c20ae"), 0, stored=8192, repeated=0)
+
+#: What the examples have for the 8 bytes that bob makes up.
+BOBS_STREAM = bytes.fromhex("622d84f1390ac65b")
+
+#: What each peer sends first.
+GREETING_FRAMES = Session.greeting("bob", {Feature.DELIVERY: WINDOW.encode()})
+
 #: What the code makes of the same.
 PACKETS = {
     "A packet": packet(b"abc"),
     "A frame of an unknown type": packet(b"\x41???"),
-    "A protocol version": packet(Session.greeting("bob")[0]),
-    "An identification": packet(Session.greeting("bob")[1]),
+    "A protocol version": packet(GREETING_FRAMES[0]),
+    "An identification": packet(GREETING_FRAMES[1]),
     "An identification beyond ASCII": packet(frames.encode_identification("č€😀")),
     "The other side is incompatible": packet(frames.FRAME_INCOMPATIBLE),
     "A message": message_packet(Message(b"hello", ttl=600.5, flags=1, uuid=UUID)),
@@ -86,6 +116,12 @@ PACKETS = {
     ),
     "A ping": packet(frames.FRAME_PING),
     "A pong": packet(frames.FRAME_PONG),
+    "The features of snakemq 2": packet(GREETING_FRAMES[2]),
+    "No features": packet(b"\x06" + encode_features({})),
+    "An acknowledgement": packet(frames.encode_acknowledgement(3)),
+    "A sequence at the beginning": packet(frames.encode_sequence(BEGINNING)),
+    "A sequence on the next connection": packet(frames.encode_sequence(AGAIN)),
+    "A sequence after a restart": packet(frames.encode_sequence(RESTARTED)),
 }
 
 _CALL = rpc_records.call_record("calc", "add", (2, 40), {}, REQ_ID)
@@ -107,10 +143,21 @@ RECORDS = {
 
 BY_HAND = "A call, pickled by hand"
 CONVERSATION = "A conversation with bob"
+ACKNOWLEDGED = "A conversation with acknowledgements"
+NEXT_CONNECTION = "The next connection"
+AFTER_RESTART = "After a restart"
 
 
 def test_every_example_is_tested() -> None:
-    assert set(examples()) == {*PACKETS, *RECORDS, BY_HAND, CONVERSATION}
+    assert set(examples()) == {
+        *PACKETS,
+        *RECORDS,
+        BY_HAND,
+        CONVERSATION,
+        ACKNOWLEDGED,
+        NEXT_CONNECTION,
+        AFTER_RESTART,
+    }
 
 
 @pytest.mark.parametrize("caption", PACKETS)
@@ -153,6 +200,98 @@ def test_identifier(caption: str, ident: str) -> None:
     session = Session()
     session.receive(2, example(caption)[5:])
     assert session.ident == ident
+
+
+#: Frames that are skipped when the one behind the identification is looked for.
+SKIPPED = [
+    "A frame of an unknown type",
+    "A protocol version",
+    "An identification",
+    "An acknowledgement",
+    "A sequence at the beginning",
+]
+
+
+def identified() -> Session:
+    session = Session()
+    frame = example("An identification")[4:]
+    session.receive(frame[0], frame[1:])
+    return session
+
+
+def receive(session: Session, caption: str) -> Event:
+    frame = example(caption)[4:]
+    return session.receive(frame[0], frame[1:])
+
+
+@pytest.mark.parametrize("skipped", [None, *SKIPPED])
+def test_the_features_stand_right_behind_the_identification(skipped: str | None) -> None:
+    session = identified()
+    if skipped is not None:
+        assert receive(session, skipped) is Event.NOTHING
+        assert session.state is SessionState.IDENTIFIED
+    assert receive(session, "The features of snakemq 2") is Event.FEATURES
+    assert session.delivery == WINDOW
+    assert receive(session, "An acknowledgement") is Event.ACKNOWLEDGEMENT
+    assert receive(session, "A sequence at the beginning") is Event.SEQUENCE
+
+
+@pytest.mark.parametrize("other", ["A message", "A ping", "A pong", "No features"])
+def test_anything_else_at_that_place_means_no_features(other: str) -> None:
+    session = identified()
+    assert receive(session, other) is not Event.NOTHING
+    assert receive(session, "The features of snakemq 2") is Event.NOTHING
+    assert session.delivery is None
+    assert receive(session, "An acknowledgement") is Event.NOTHING
+    assert receive(session, "A sequence at the beginning") is Event.NOTHING
+
+
+def test_features_before_the_identification_are_ignored() -> None:
+    session = Session()
+    assert receive(session, "The features of snakemq 2") is Event.NOTHING
+    receive(session, "An identification")
+    receive(session, "A ping")
+    assert session.delivery is None
+
+
+def test_features_are_extended_by_numbers_and_at_the_end_of_a_value() -> None:
+    later = bytes.fromhex("0100 0003 616263  0001 000a 00000010 00010000 ffff")
+    features = decode_features(bytes.fromhex("0001 0001 00") + later)
+    assert features[0x100] == b"abc"
+    assert DeliveryFeature.decode(features[Feature.DELIVERY]) == (16, 65536)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        bytes.fromhex("000100"),
+        bytes.fromhex("0001 0008 00002000 010000"),
+        bytes.fromhex("0001 0007 00002000 010000"),
+        bytes.fromhex("0001 0008 00000000 01000000"),
+        bytes.fromhex("0001 0008 00002000 00000000"),
+        bytes.fromhex("0100 0ffd") + bytes(0xFFD),
+    ],
+    ids=["cut off", "value cut off", "short value", "no messages", "no bytes", "too long"],
+)
+def test_malformed_features_are_an_error(payload: bytes) -> None:
+    with pytest.raises(SnakeMQBrokenMessage):
+        identified().receive(6, payload)
+
+
+def test_the_longest_features() -> None:
+    payload = bytes.fromhex("0100 0ffc") + bytes(0xFFC)
+    assert len(payload) == MAX_FEATURES_SIZE == 4096
+    assert identified().receive(6, payload) is Event.FEATURES
+
+
+def test_acknowledgements_and_sequences_are_decoded() -> None:
+    assert frames.decode_acknowledgement(example("An acknowledgement")[5:]) == 3
+    for caption, sequence in {
+        "A sequence at the beginning": BEGINNING,
+        "A sequence on the next connection": AGAIN,
+        "A sequence after a restart": RESTARTED,
+    }.items():
+        assert frames.decode_sequence(example(caption)[5:]) == sequence
 
 
 def test_messages_are_decoded() -> None:
@@ -211,7 +350,18 @@ def read(sock: socket.socket, size: int) -> bytes:
     return data
 
 
-GREETING = PACKETS["A protocol version"] + PACKETS["An identification"]
+def read_message(sock: socket.socket) -> bytes:
+    """The next frame but for a ping: bob may ask for features."""
+    while (frame := read(sock, int.from_bytes(read(sock, 4), "big"))) == frames.FRAME_PING:
+        pass
+    return frame
+
+
+GREETING = (
+    PACKETS["A protocol version"]
+    + PACKETS["An identification"]
+    + PACKETS["The features of snakemq 2"]
+)
 
 
 @pytest.mark.parametrize("caption", ["A call, pickled by Python", BY_HAND])
@@ -219,8 +369,7 @@ def test_a_running_peer_answers_the_call(bob: Peer, caption: str) -> None:
     with dial(bob) as sock:
         sock.sendall(packet(b"\x02anna") + message_packet(Message(example(caption))))
         assert read(sock, len(GREETING)) == GREETING
-        length = int.from_bytes(read(sock, 4), "big")
-        reply = read(sock, length)[frames.MESSAGE_OVERHEAD :]
+        reply = read_message(sock)[frames.MESSAGE_OVERHEAD :]
     expected = example("A reply with a value, pickled by Python")
     assert reply[:6] == expected[:6]
     assert pickle.loads(reply[6:]) == pickle.loads(expected[6:])
@@ -244,26 +393,128 @@ def test_no_reply_to_half_a_record(bob: Peer, caption: str) -> None:
         whole = message_packet(Message(example(caption)))
         sock.sendall(packet(b"\x02anna") + broken + whole)
         assert read(sock, len(GREETING)) == GREETING
-        length = int.from_bytes(read(sock, 4), "big")
-        assert read(sock, length)[25:31] == b"rpcrep"
+        assert read_message(sock)[25:31] == b"rpcrep"
         sock.sendall(PACKETS["A ping"])
         assert read(sock, 5) == PACKETS["A pong"]
 
 
+def play(caption: str, bob: Peer, ident: str, sock: socket.socket) -> None:
+    """Play a conversation from top to bottom against a running peer."""
+    to_send = b""
+    for line in examples()[caption]:
+        data = _bytes_of(line[1:].strip())
+        if line.startswith(">"):
+            to_send += data
+            continue
+        # In one piece: bob would ask for features that come too late.
+        sock.sendall(to_send)
+        to_send = b""
+        if "bob sends a" in line:
+            wait_until(lambda: bob.is_connected(ident))
+            bob.send(ident, "helo", uuid=b"fedcba9876543210")
+        assert read(sock, len(data)).hex(" ") == data.hex(" "), line
+    sock.sendall(to_send)
+
+
 def test_conversation(bob: Peer) -> None:
-    """Played from top to bottom against a running peer."""
-    sends_his = "bob sends a message"
     with dial(bob) as sock:
-        for line in examples()[CONVERSATION]:
-            data = _bytes_of(line[1:].strip())
-            if line.startswith(">"):
-                sock.sendall(data)
-                continue
-            if sends_his in line:
-                wait_until(lambda: bob.is_connected("anna"))
-                bob.send("anna", "helo", uuid=b"fedcba9876543210")
-            assert read(sock, len(data)).hex(" ") == data.hex(" "), line
+        play(CONVERSATION, bob, "anna", sock)
         assert sock.recv(1) == b"", "bob closes"
     received = bob.receive(DEADLINE)
     assert received is not None
     assert (received.data, received.uuid, received.ttl) == (b"hi!", UUID, 0)
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob's stream is the one of the examples."""
+    monkeypatch.setattr(queues, "os", SimpleNamespace(urandom=lambda size: BOBS_STREAM[:size]))
+
+
+@pytest.mark.usefixtures("made_up")
+def test_conversation_with_acknowledgements(bob: Peer) -> None:
+    with dial(bob) as sock:
+        play(ACKNOWLEDGED, bob, "carl", sock)
+        assert bob.flush("carl", DEADLINE), "it was acknowledged"
+    for caption in (NEXT_CONNECTION, AFTER_RESTART):
+        wait_until(lambda: not bob.is_connected("carl"))
+        with dial(bob) as sock:
+            play(caption, bob, "carl", sock)
+            sock.sendall(PACKETS["A ping"])
+            assert read(sock, 5) == PACKETS["A pong"], "and nothing before it"
+    received = [bob.receive(DEADLINE) for _ in range(3)]
+    assert [(one.text, one.message.redelivered) for one in received if one is not None] == [
+        ("one", False),
+        ("two", False),
+        ("six", True),
+    ]
+    assert bob.receive(0) is None
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        frames.encode_acknowledgement(1),
+        frames.encode_acknowledgement(0)[:-1],
+        frames.encode_sequence(BEGINNING)[:-1],
+        frames.encode_sequence(BEGINNING) + b"\0",
+        frames.encode_message(Message(b"", uuid=UUID)),
+    ],
+    ids=["of nothing", "short acknowledgement", "short sequence", "long sequence", "no sequence"],
+)
+def test_malformed_delivery_frames_end_the_connection(bob: Peer, frame: bytes) -> None:
+    with dial(bob) as sock:
+        features = PACKETS["The features of snakemq 2"]
+        sock.sendall(packet(b"\x02carl") + features + packet(frame) + PACKETS["A ping"])
+        assert read(sock, len(GREETING)) == GREETING
+        assert sock.recv(1) == b""
+
+
+def documented_judge() -> Callable[..., str]:
+    """What the specification has as a program."""
+    text = SPECIFICATION.read_text("utf-8")
+    (source,) = re.findall(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", text, re.MULTILINE)
+    namespace: dict[str, Any] = {}
+    exec(textwrap.dedent(source), namespace)
+
+    def judge(number: int, uuid: bytes, sequence: frames.Sequence, known: Any, uuids: Any) -> str:
+        streams = {} if known is None else {sequence.stream: namespace["Stream"](*known)}
+        return str(namespace["judge"](number, uuid, tuple(sequence), streams, uuids))
+
+    return judge
+
+
+@pytest.mark.parametrize("known", [None, (2, False), (2, True)])
+@pytest.mark.parametrize("stored", range(4))
+@pytest.mark.parametrize("repeated", range(4))
+def test_the_program_is_what_the_code_does(
+    known: tuple[int, bool] | None, stored: int, repeated: int
+) -> None:
+    """For all that may have come before, and five messages of which two are known."""
+    judge = documented_judge()
+    sequence = frames.Sequence(b"astream.", 1, stored, repeated)
+    uuids = [bytes([number] * 16) for number in (2, 4)]
+    memory = Received(100, uuids)
+    if known is not None:
+        memory.handled(sequence.stream, known[0], has_new=known[1])
+    with new_link() as network_link:
+        incoming = Incoming(Packeter(network_link), None, None, lambda *_: None, LOG)
+        connection = PeerConnection("connection", 0.0)
+        connection.memory = memory
+        incoming.expect(connection, frames.encode_sequence(sequence)[1:])
+        for number in range(1, 6):
+            message = Message(b"", uuid=bytes([number] * 16))
+            wanted = not connection.doubtful or incoming.is_wanted(connection, message)
+            verdict = "leave out" if not wanted else "deliver"
+            if message.redelivered:
+                verdict += ", redelivered"
+            assert judge(number, message.uuid, sequence, known, uuids) == verdict
+
+
+@contextlib.contextmanager
+def new_link() -> Iterator[Link]:
+    network_link = Link()
+    try:
+        yield network_link
+    finally:
+        network_link.cleanup()
