@@ -23,7 +23,6 @@ from snakemq.exceptions import (
 )
 from snakemq.message import Message
 from tests.compat.inprocess import (
-    FEATURES_PACKET,
     LOCALHOST,
     PING_PACKET,
     PONG_PACKET,
