@@ -9,11 +9,27 @@ from collections.abc import Callable
 
 import pytest
 
-from snakemq import _takeover, link, message, messaging, packeter, peer, rpc, throttle
-from snakemq._core import backoff, frames
+from snakemq import (
+    _holding,
+    _inbox,
+    _incoming,
+    _outgoing,
+    _takeover,
+    link,
+    message,
+    messaging,
+    packeter,
+    peer,
+    rpc,
+    throttle,
+)
+from snakemq._core import backoff, features, frames, received
 from snakemq._io import connector, link_socket, listener, resolver, workers
 from snakemq.cli import _main
-from snakemq.peer import _calls, _inbox, _stack
+from snakemq.limits import QueueLimits
+from snakemq.peer import _calls, _stack
+from snakemq.peer import _inbox as peer_inbox
+from snakemq.storage.base import MAX_RECEIVED_PEERS
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from tests.docs.runner import ROOT
 
@@ -66,6 +82,20 @@ def longest_ttl() -> int:
     return int.from_bytes(encoded[17:21], "big")
 
 
+def remembered() -> tuple[int, int]:
+    """Of how many messages the identifiers are remembered: at least, at most."""
+    window = _incoming.WINDOW.window_messages
+    memory = received.Received(window)
+    counts = []
+    for number in range(window * 4):
+        memory.add(number.to_bytes(16, "big"))
+        counts.append(len(memory))
+    return min(counts[window:]), max(counts) + 1
+
+
+IDENTIFIERS = "Identifiers remembered of what a peer has sent"
+SECOND = "What a second connection of a connected identifier may send meanwhile"
+
 OPTIONS = link_socket.TcpOptions()
 
 #: What the tables are to say.
@@ -78,6 +108,7 @@ EXPECTED = {
     "Identifier of a message": size(message.MAX_UUID_LENGTH),
     "Flags of a message": "32 bits",
     "Largest finite time to live on the wire": seconds(longest_ttl()),
+    "Features of a peer": size(features.MAX_FEATURES_SIZE),
     # Connecting
     "First delay before dialling again": seconds(link.RECONNECT_INTERVAL),
     "How a delay grows": f"{backoff._FACTOR:g} times",
@@ -106,14 +137,28 @@ EXPECTED = {
     "Nothing is sent on a new connection that may lose its place at once": seconds(
         _takeover.SETTLE_TIME
     ),
-    "What such a second connection may send meanwhile": size(messaging._HELD_LIMIT),
+    SECOND: size(_holding._LIMIT_WITH_WINDOW),
     "Closed connection: time to deliver what was sent": seconds(link.LINGER_TIMEOUT),
     "Faulty connection: time to send why": seconds(packeter.FINISH_TIMEOUT),
     # Sending and receiving
     "Messages of a connection between the queue and the system, in bytes": size(
-        messaging.SEND_WINDOW_BYTES
+        _outgoing.SEND_WINDOW_BYTES
     ),
-    "... and in number": str(messaging.SEND_WINDOW_MESSAGES),
+    "... and in number": str(_outgoing.SEND_WINDOW_MESSAGES),
+    "Window: what a peer may send without an acknowledgement, in messages": str(
+        _incoming.WINDOW.window_messages
+    ),
+    "... and in bytes": size(_incoming.WINDOW.window_bytes),
+    "Acknowledgement of messages with time to live 0: waits for others": seconds(
+        _incoming.ACK_DELAY
+    ),
+    "Messages held back of a connection that is paused": size(_holding._LIMIT_WITH_WINDOW),
+    IDENTIFIERS: str(remembered()[0]),
+    "Absent peers for which this is remembered": str(_incoming.MAX_ABSENT),
+    "Peers for which a storage remembers it": str(MAX_RECEIVED_PEERS),
+    "A storage that fails to note what was received: tried again after": seconds(
+        _incoming.STORAGE_RETRY
+    ),
     "What is given to the system at once": size(packeter.SEND_BLOCK_SIZE),
     "What is read from a connection at once": size(link.RECV_BLOCK_SIZE),
     "Longest sleep of the loop when somebody listens to ``on_loop_pass``": seconds(
@@ -122,6 +167,18 @@ EXPECTED = {
     "Throttle: what goes out at once at least": seconds(throttle._PORTION),
     "Throttle: what may go out at once after a pause": seconds(throttle._BURST),
     "Throttle: what is made up for when the loop was late": seconds(throttle._CATCH_UP),
+    # Queues
+    "Messages for one peer": str(QueueLimits().max_messages),
+    "Their data": size(QueueLimits().max_bytes),
+    "Messages for all peers together": str(QueueLimits().total_messages),
+    "The data of those": size(QueueLimits().total_bytes),
+    "Waiting for room, with ``WhenFull.BLOCK``": {None: "without end"}[QueueLimits().block_timeout],
+    # Receiving durably
+    "Attempts to handle a message": str(_inbox.MAX_ATTEMPTS),
+    "Delay after the first attempt": seconds(_inbox.RETRY_DELAY),
+    "Longest delay between attempts": seconds(_inbox.MAX_RETRY_DELAY),
+    "Messages of a peer that wait to be handled": str(_inbox.INBOX_MESSAGES),
+    "... and of how many bytes": size(_inbox.INBOX_BYTES),
     # Remote calls
     "Calls that a server runs at the same time": str(default(rpc.RpcServer, "max_workers")),
     "A worker without work ends after": seconds(workers.IDLE_TIMEOUT),
@@ -136,7 +193,7 @@ EXPECTED = {
     "Largest message in an SQLite file": "about 1 GB",
     # Peer
     "Inbox": size(default(peer.Peer, "inbox_limit")),
-    "What a message counts there beside its data": size(_inbox.MESSAGE_COST),
+    "What a message counts there beside its data": size(peer_inbox.MESSAGE_COST),
     "Draining and hanging up in ``stop()``": seconds(default(peer.Peer.stop, "drain")),
     "Waiting for the answer in ``ping()``": seconds(default(peer.Peer.ping, "timeout")),
     # Command line
@@ -178,6 +235,21 @@ def test_numbers_in_the_remarks() -> None:
     assert f"({dead_after} s)" in remarks["Unanswered probes of the system"]
     early = seconds(_calls._EARLY_SECONDS)
     assert early in remarks["Requests that a ``Peer`` keeps before it serves anything"]
+    for what in (SECOND, "Messages held back of a connection that is paused"):
+        assert f"may send {size(_holding._LIMIT)}" in remarks[what]
+    assert f"last {received.MAX_STREAMS} streams" in remarks[IDENTIFIERS]
+
+
+def test_how_many_identifiers_are_remembered() -> None:
+    at_least, at_most = remembered()
+    assert at_most == 2 * at_least
+    assert "at most twice as many" in dict(rows())[IDENTIFIERS][1]
+
+
+def test_when_acknowledgements_must_not_wait() -> None:
+    window = _incoming.WINDOW
+    assert window.window_messages == 4 * _incoming._ACK_MESSAGES
+    assert window.window_bytes == 4 * _incoming._ACK_BYTES
 
 
 def test_the_backlog_is_the_larger_of_two_numbers() -> None:
