@@ -101,12 +101,13 @@ class Inbox:
     :param begin: ``func(remove)``; begins a transaction whose last step is
         ``remove(storage)``
     :param log: where is told what becomes of messages that fail
+    :raises StorageError: the storage can't keep them, or not be read
     """
 
     def __init__(
         self,
         packeter: Packeter,
-        storage: QueuesStorageBase,
+        storage: QueuesStorageBase | None,
         deliver: Callable[[str, str, Message], Exception | None],
         tell_room: Callable[[str], object],
         begin: Callable[
@@ -114,6 +115,12 @@ class Inbox:
         ],
         log: logging.Logger,
     ) -> None:
+        if storage is None or not storage.keeps_received:
+            what = "no storage" if storage is None else f"a {type(storage).__name__}"
+            raise StorageError(
+                "durable_receive needs a storage that keeps what is received, such as "
+                f"SqliteQueuesStorage, and there is {what}"
+            )
         self.max_attempts = MAX_ATTEMPTS
         self.retry_delay = RETRY_DELAY
         self.max_retry_delay = MAX_RETRY_DELAY
@@ -124,13 +131,8 @@ class Inbox:
         self._begin = begin
         self._log = log
         self._lines: dict[str, _Line] = {}
-
-    def load(self) -> None:
-        """Take up what an earlier process left. Its callbacks are called when the loop runs.
-
-        :raises snakemq.exceptions.StorageError: it can't be read
-        """
-        self.take_up(self._storage.get_inbox())
+        # What an earlier process left. The callbacks are called when the loop runs.
+        self.take_up(storage.get_inbox())
 
     def take_up(self, items: Iterable[InboxItem]) -> None:
         """Messages are in the storage: have their callbacks called."""

@@ -291,6 +291,11 @@ class Incoming:
         if self._settle(connection) and connection.memory is not None:
             self._acknowledge(connection)
 
+    def acknowledge_now(self, connection: PeerConnection) -> None:
+        """Send the acknowledgement that waits for more messages, if there is one."""
+        if connection.ack_timer is not None:
+            self._acknowledge(connection)
+
     def _acknowledge_later(self, connection: PeerConnection) -> None:
         connection.ack_timer = None
         self._acknowledge(connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -45,6 +46,7 @@ class Outgoing:
     :param packeter: the layer below
     :param ping: ``func(connection, callback)``
     :param tell_sent: ``func(conn_id, ident, messages)``; they are with the system
+    :param tell_left: likewise; and nothing more will be heard of them
     :param tell_acked: likewise; they are known to have arrived
     """
 
@@ -53,11 +55,13 @@ class Outgoing:
         packeter: Packeter,
         ping: Callable[[PeerConnection, Callable[[float], object]], object],
         tell_sent: Callback[[str, str, list[Message]]],
+        tell_left: Callback[[str, str, list[Message]]],
         tell_acked: Callback[[str, str, list[Message]]],
     ) -> None:
         self._packeter = packeter
         self._ping = ping
         self._tell_sent = tell_sent
+        self._tell_left = tell_left
         self._tell_acked = tell_acked
 
     def pump(self, connection: PeerConnection) -> None:
@@ -142,7 +146,7 @@ class Outgoing:
         if queue is not None:
             count = sent - known
             connection.handed_total += count
-            self._tell(self._tell_sent, connection, queue, queue.sent(count) if count else [])
+            self._tell_all(connection, queue, queue.sent(count), [])
 
     def handle_acknowledgement(self, connection: PeerConnection, payload: bytes) -> None:
         """The other side has handled messages.
@@ -172,22 +176,25 @@ class Outgoing:
         connection.handed_total += missing
         # Before anybody is told: a callback may close the connection, and the
         # queue takes back what is not confirmed then.
-        sent = queue.sent(missing) if missing else []
-        confirmed = queue.confirmed(count)
-        try:
-            self._tell(self._tell_sent, connection, queue, sent)
-        finally:
-            self._tell(self._tell_acked, connection, queue, confirmed)
+        sent = queue.sent(missing)
+        self._tell_all(connection, queue, sent, queue.confirmed(count))
 
-    def _tell(
+    def _tell_all(
         self,
-        callback: Callback[[str, str, list[Message]]],
         connection: PeerConnection,
         queue: Queue,
-        messages: list[Message],
+        sent: tuple[list[Message], list[Message]],
+        confirmed: list[Message],
     ) -> None:
-        try:
-            if messages:
-                callback(connection.conn_id, queue.name, messages)
-        finally:  # also when a callback raised KeyboardInterrupt
-            self.pump(connection)
+        conn_id = connection.conn_id
+        messages, left = sent
+        # All of it also when a callback raises KeyboardInterrupt.
+        with contextlib.ExitStack() as last_first:
+            last_first.callback(self.pump, connection)
+            for callback, about in (
+                (self._tell_acked, confirmed),
+                (self._tell_left, left),
+                (self._tell_sent, messages),
+            ):
+                if about:
+                    last_first.callback(callback, conn_id, queue.name, about)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from snakemq.exceptions import StorageError
 from snakemq.message import FLAG_PERSISTENT, Message
-from snakemq.queues import Queue, QueuesManager, Reserved
+from snakemq.queues import QueuesManager, Reserved
 from snakemq.storage import QueuesStorageBase
 
 if TYPE_CHECKING:
@@ -62,13 +62,14 @@ class Transaction:
             raise
         self._reserved += reserved
 
-    def committed(self) -> list[Queue]:
+    def committed(self) -> Reserved:
         """What was sent is in the storage for good: queue it.
 
-        :return: the queues that have something new
+        :return: what is queued, and where
         """
         reserved, self._reserved = self._reserved, []
-        return self._manager.append(reserved)
+        self._manager.append(reserved)
+        return reserved
 
     def rolled_back(self) -> None:
         """Nothing was sent."""
@@ -80,12 +81,12 @@ class Transaction:
 def begin(
     manager: QueuesManager,
     connection: sqlite3.Connection | None,
-    flush: Callable[[list[Queue]], object],
+    flush: Callable[[Reserved], object],
     before_commit: Callable[[QueuesStorageBase], object] = lambda storage: None,
 ) -> Iterator[Transaction]:
     """See :meth:`snakemq.messaging.Messaging.transaction`.
 
-    :param flush: is given the queues that have something new
+    :param flush: is given what is queued then
     :param before_commit: the last thing in the transaction
     """
     storage = manager.storage

@@ -30,7 +30,7 @@ from snakemq._peer_connection import Hold, PeerConnection
 from snakemq._receive_hook import ReceiveHook
 from snakemq._takeover import Takeover
 from snakemq._transaction import Transaction, begin
-from snakemq.callbacks import CallbackOwner, CallbackSlot
+from snakemq.callbacks import Callback, CallbackOwner, CallbackSlot
 from snakemq.contracts import TimerHandle
 from snakemq.exceptions import (
     NoConnection,
@@ -43,7 +43,7 @@ from snakemq.exceptions import (
 from snakemq.limits import DropReason, QueueLimits
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.packeter import Packeter
-from snakemq.queues import Queue, QueuesManager
+from snakemq.queues import Queue, QueuesManager, Reserved
 from snakemq.storage import QueuesStorageBase
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class Messaging(CallbackOwner):
         remembered of those that were received
     :param durable_receive: store each message before it is acknowledged, and
         remove it when its callbacks have returned. One whose callback raises
-        comes again, at most :attr:`max_attempts` times, and is a dead letter then.
+        comes again, and is a dead letter after some attempts; see :attr:`inbox`.
+        This is not for messages with TTL 0, which are never repeated.
     :raises StorageError: ``durable_receive`` without a storage that can do that;
         what is stored can't be read
     """
@@ -88,6 +89,10 @@ class Messaging(CallbackOwner):
     #: ``func(conn_id, ident, messages)``; likewise, for layers: one call for
     #: all that were handed over together
     on_messages_sent = CallbackSlot[[str, str, list[Message]]]()
+    #: ``func(conn_id, ident, messages)``; they were handed to the system for a
+    #: peer that does not acknowledge them, and nothing more will be heard of
+    #: them. After ``on_messages_sent``, for layers.
+    on_messages_left = CallbackSlot[[str, str, list[Message]]]()
     #: ``func(conn_id, ident, message_uuid)``; it is known to have arrived: the
     #: other side acknowledged it, or, for a persistent message to a 1.6 peer,
     #: answered a ping that was sent after it. Never for other messages to a
@@ -128,7 +133,11 @@ class Messaging(CallbackOwner):
         self._takeover = Takeover(packeter, self.identifier, self._ping, self.log)
         self._keepalive = KeepaliveTimers(packeter, self._ping, self.log)
         self._outgoing = Outgoing(
-            packeter, self._ping, self.on_messages_sent, self.on_messages_acked
+            packeter,
+            self._ping,
+            self.on_messages_sent,
+            self.on_messages_left,
+            self.on_messages_acked,
         )
         self._inbox = self._make_inbox(queues_storage) if durable_receive else None
         memory = queues_storage if queues_storage and queues_storage.keeps_received else None
@@ -149,13 +158,7 @@ class Messaging(CallbackOwner):
             self._expiry.arm(queue)
 
     def _make_inbox(self, storage: QueuesStorageBase | None) -> Inbox:
-        if storage is None or not storage.keeps_received:
-            what = "none" if storage is None else type(storage).__name__
-            raise StorageError(
-                "durable_receive needs a storage that keeps what is received, such as "
-                f"SqliteQueuesStorage; there is {what}"
-            )
-        inbox = Inbox(
+        return Inbox(
             self.packeter,
             storage,
             self._deliver,
@@ -163,8 +166,6 @@ class Messaging(CallbackOwner):
             lambda remove: begin(self.queues_manager, None, self._flush_soon, remove),
             self.log,
         )
-        inbox.load()
-        return inbox
 
     @property
     def takeover_wait(self) -> float:
@@ -195,11 +196,7 @@ class Messaging(CallbackOwner):
         :raises snakemq.exceptions.StorageError: it could not be stored and is
             not queued
         """
-        if not isinstance(message, Message):
-            raise TypeError(f"message must be a Message, not {type(message).__name__}")
-        size = len(message.data) + MESSAGE_OVERHEAD
-        if size > self.packeter.max_packet_size:
-            raise PacketTooLarge(size, self.packeter.max_packet_size)
+        self._check(message)
         queue = self._queues.get(ident)
         if queue is None:
             if not isinstance(ident, str):
@@ -219,22 +216,36 @@ class Messaging(CallbackOwner):
             self.packeter.wakeup_poll()
         return queued
 
-    def send_messages(self, entries: Iterable[tuple[str, Message]]) -> None:
+    def _check(self, message: Message) -> None:
+        if not isinstance(message, Message):
+            raise TypeError(f"message must be a Message, not {type(message).__name__}")
+        size = len(message.data) + MESSAGE_OVERHEAD
+        if size > self.packeter.max_packet_size:
+            raise PacketTooLarge(size, self.packeter.max_packet_size)
+
+    def send_messages(self, entries: Iterable[tuple[str, Message]]) -> list[bool]:
         """Queue messages, all of them or none, with one commit in the storage. Thread-safe.
 
         :param entries: pairs of identifier and message
+        :return: for each, whether it is queued; see :meth:`send_message`
         :raises Exception: as :meth:`send_message`; nothing is queued then
         """
         entries = list(entries)
         for ident, message in entries:
             if not isinstance(ident, str):
                 raise TypeError(f"ident must be a str, not {type(ident).__name__}")
-            if not isinstance(message, Message):
-                raise TypeError(f"message must be a Message, not {type(message).__name__}")
-            size = len(message.data) + MESSAGE_OVERHEAD
-            if size > self.packeter.max_packet_size:
-                raise PacketTooLarge(size, self.packeter.max_packet_size)
-        self._flush_soon(self.queues_manager.push_many(entries))
+            self._check(message)
+        reserved = self.queues_manager.push_many(entries)
+        self._flush_soon(reserved)
+        # In the same order, and some may be left out.
+        queued = []
+        rest = iter([(queue.name, message) for queue, message in reserved])
+        following = next(rest, None)
+        for entry in entries:
+            queued.append(entry == following)
+            if queued[-1]:
+                following = next(rest, None)
+        return queued
 
     def transaction(
         self, connection: sqlite3.Connection | None = None
@@ -308,6 +319,16 @@ class Messaging(CallbackOwner):
             queue = queues.get(ident)
             return 0 if queue is None else len(queue)
         return sum(len(queue) for queue in list(queues.values()))
+
+    def transient_messages(self) -> int:
+        """How many queued messages end with this process. Takes a look at each. Thread-safe."""
+        queues = list(self.queues_manager.queues.values())
+        return sum(queue.count_transient() for queue in queues)
+
+    def acknowledge(self) -> None:
+        """Send the acknowledgements that wait for more. For before the end. Loop thread only."""
+        for connection in list(self._by_ident.values()):
+            self._incoming.acknowledge_now(connection)
 
     def is_inside_loop(self) -> bool:
         """See :meth:`snakemq.contracts.LinkInterface.is_inside_loop`."""
@@ -514,6 +535,7 @@ class Messaging(CallbackOwner):
         # Until it is ready each frame is looked at.
         ident = connection.ident if connection.is_ready else None
         tracked = connection.memory is not None
+        stores = self._inbox is not None
         count = size = 0
         wait = True  # with the acknowledgement
         rest = iter(bounds)
@@ -532,7 +554,8 @@ class Messaging(CallbackOwner):
                         wait = False
                     if not wanted:
                         continue
-                    if self._inbox is not None:
+                    if stores and (message.ttl != 0 or message.flags & FLAG_PERSISTENT):
+                        # The others are never repeated, and somebody may wait for them.
                         connection.unstored.append(message)
                         continue
                     # What calling the callback does, without its cost, which
@@ -640,8 +663,8 @@ class Messaging(CallbackOwner):
 
     # Sending.
 
-    def _flush_soon(self, queues: list[Queue]) -> None:
-        for queue in queues:
+    def _flush_soon(self, reserved: Reserved) -> None:
+        for queue in {queue for queue, _ in reserved}:
             if not queue.dirty:
                 queue.dirty = True
                 self.packeter.call_soon(self._flush, queue)
@@ -665,14 +688,10 @@ class Messaging(CallbackOwner):
             self._outgoing.handle_sent(connection, packet_id)
 
     def _tell_sent(self, conn_id: str, ident: str, messages: list[Message]) -> None:
-        if self.on_message_sent:
-            for message in messages:
-                self.on_message_sent(conn_id, ident, message.uuid)
+        _tell_each(self.on_message_sent, conn_id, ident, messages)
 
     def _tell_acked(self, conn_id: str, ident: str, messages: list[Message]) -> None:
-        if self.on_message_acked:
-            for message in messages:
-                self.on_message_acked(conn_id, ident, message.uuid)
+        _tell_each(self.on_message_acked, conn_id, ident, messages)
 
     def _ping(self, connection: PeerConnection, callback: Callable[[float], object] | None) -> None:
         if connection.conn_id in self._connections:
@@ -704,3 +723,11 @@ class Messaging(CallbackOwner):
 
     def __repr__(self) -> str:
         return f"<Messaging {self.identifier!r} peers={len(self._by_ident)}>"
+
+
+def _tell_each(
+    callback: Callback[[str, str, bytes]], conn_id: str, ident: str, messages: list[Message]
+) -> None:
+    if callback:
+        for message in messages:
+            callback(conn_id, ident, message.uuid)

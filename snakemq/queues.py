@@ -243,18 +243,17 @@ class Queue:
         """
         self._outbox.expect(confirms_all=of_all)
 
-    def sent(self, count: int) -> list[Message]:
+    def sent(self, count: int) -> tuple[list[Message], list[Message]]:
         """The first ``count`` in flight are with the system.
 
         They wait to be confirmed then, or leave if they are not going to be.
 
-        :return: the messages that this process has not told of as sent before
+        :return: the messages that this process has not told of as sent before,
+            and those that leave
         """
         with self.manager.room.lock:
             messages, leaving = self._outbox.sent(count)
-            if leaving:
-                self._leave(leaving)
-        return messages
+            return messages, self._leave(leaving) if leaving else []
 
     def confirmed(self, count: int) -> list[Message]:
         """The first ``count`` unconfirmed have arrived: they leave, the storage too.
@@ -312,6 +311,16 @@ class Queue:
             self.manager.room.tell()
         self._remove_stored(dropped)
         self.manager.report_drops(self.name, dropped, DropReason.EXPIRED)
+
+    def count_transient(self) -> int:
+        """How many messages end with this process; it takes a look at each."""
+        with self.manager.room.lock:
+            if self.manager.storage is None:
+                return self.messages
+            return sum(
+                not message.flags & FLAG_PERSISTENT or message.ttl == 0
+                for message in self._outbox.messages()
+            )
 
     def next_expiry(self) -> float | None:
         """When :meth:`expire` has something to do next, on the manager's clock."""
@@ -504,13 +513,14 @@ class QueuesManager(CallbackOwner):
                     queue = self.queues[queue_name] = Queue(queue_name, self)
         return queue
 
-    def push_many(self, entries: Iterable[tuple[str, Message]]) -> list[Queue]:
+    def push_many(self, entries: Iterable[tuple[str, Message]]) -> Reserved:
         """Append messages to their queues, all of them or none. Any thread.
 
         The persistent ones are in the storage when this returns.
 
         :param entries: pairs of queue name and message
-        :return: the queues that have something new
+        :return: what is queued, and where; what has TTL 0 is left out if the
+            peer is not connected
         :raises QueueFull: there is no room for them
         :raises snakemq.exceptions.StorageError: they could not be stored
         """
@@ -534,10 +544,11 @@ class QueuesManager(CallbackOwner):
                         self.storage.push(*stored[0])
                     else:
                         self.storage.push_many(stored)
-                return self.append(reserved)
+                self.append(reserved)
         except BaseException:
             self.release(reserved)
             raise
+        return reserved
 
     def advance_stored_clocks(self, reserved: Reserved) -> None:
         """See :meth:`Queue.advance_stored_clock`; for messages that are going to be stored."""
@@ -572,12 +583,11 @@ class QueuesManager(CallbackOwner):
                         room.count(queue, count, size)
                     return reserved
 
-    def append(self, reserved: Reserved) -> list[Queue]:
+    def append(self, reserved: Reserved) -> None:
         """Queue what there was made room for."""
         with self.room.lock:
             for queue, message in reserved:
                 queue.append_reserved(message)
-        return list({queue: None for queue, _ in reserved})
 
     def release(self, reserved: Reserved) -> None:
         """Give up what there was made room for."""

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "snakemq"
 #: What a part of the package may import of the package, besides itself. A
 #: module belongs to the longest name here that it is under; nothing reaches
 #: around the layer below, and nothing at all may import snakemq.testing.
-LEAVES = {"exceptions", "version", "callbacks", "message", "contracts"}
+LEAVES = {"exceptions", "version", "callbacks", "message", "contracts", "limits"}
 SHARED = LEAVES | {"_core"}
 FLOORS: dict[str, set[str]] = {
     "version": set(),
@@ -57,10 +57,12 @@ FLOORS: dict[str, set[str]] = {
 PARTS = {
     "_drops": "messaging",
     "_expiry_timers": "messaging",
+    "_holding": "messaging",
     "_inbox": "messaging",
     "_incoming": "messaging",
     "_keepalive_timers": "messaging",
     "_outgoing": "messaging",
+    "_room": "queues",
     "_peer_connection": "messaging",
     "_receive_hook": "messaging",
     "_takeover": "messaging",

@@ -22,7 +22,7 @@ with that the other side recognises it when it comes again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import NamedTuple, TypeAlias, cast
 
@@ -123,6 +123,11 @@ class Outbox:
         """All that waits comes from a storage: an earlier process may have sent it."""
         self._stored = len(self.waiting)
 
+    def messages(self) -> Iterator[Message]:
+        """All messages."""
+        entries = chain(self._unconfirmed, self._in_flight, self._urgent, self.waiting)
+        return (message for entry in entries if (message := message_of(entry)) is not None)
+
     def put_urgent(self, message: Message) -> None:
         """Append a message that goes before all that wait and were not sent yet."""
         self._urgent.append(message)
@@ -163,6 +168,8 @@ class Outbox:
         :param max_bytes: stop when there are so many bytes of data
         :param reading: of the clock by which the messages expire
         """
+        if self.dead:
+            self.first()  # so that at least one is taken, if there is any
         if self._numbers or self._stored:
             taken = self._take_again(max_count, max_bytes, reading)
             if taken.messages:
