@@ -117,15 +117,30 @@ class Role:
     :param name: ``sender`` or ``receiver``, a program in ``workers/``
     :param where: the Python and the snakemq they run on
     :param directory: where the files of all of them are
+    :param has_storage: whether it has one
     :param options: of the program
     """
 
-    def __init__(self, name: str, where: PythonEnv, directory: Path, **options: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        where: PythonEnv,
+        directory: Path,
+        *,
+        has_storage: bool,
+        **options: Any,
+    ) -> None:
         self.name = name
+        self.storage = directory / f"{name}.db"
         self.records = directory / f"{name}.records"
         self.stderr = directory / f"{name}.stderr"
         self._where = where
-        self._options = {**options, "ident": name, "records": str(self.records)}
+        self._options = {
+            **options,
+            "ident": name,
+            "records": str(self.records),
+            "storage": str(self.storage) if has_storage else None,
+        }
         self.incarnation = 0
         self._worker: Worker | None = None
 

@@ -102,14 +102,13 @@ class Run:
         self._workload = Workload(run.encode())
         self.proxy = CuttingProxy()
         common = {"api": setup.api, "run": run, "takeover_wait": 0.05}
-        self._sender_storage = directory / "sender.db"
         self.receiver = Role(
             "receiver",
             where,
             directory,
             **common,
             listen=True,
-            storage=str(directory / "receiver.db") if setup.receiver_storage else None,
+            has_storage=setup.receiver_storage,
             keywords=setup.keywords,
         )
         self.sender = Role(
@@ -118,7 +117,7 @@ class Run:
             directory,
             **common,
             connect=self.proxy.port,
-            storage=str(self._sender_storage) if setup.persistent else None,
+            has_storage=setup.persistent,
             to="receiver",
             seed=seed,
             persistent=setup.persistent,
@@ -127,11 +126,15 @@ class Run:
 
     def __enter__(self) -> Run:
         try:
-            self._begin(self.receiver, self.sender)
+            self.begin()
         except BaseException:
             self.close()
             raise
         return self
+
+    def begin(self) -> None:
+        """Start both processes."""
+        self._begin(self.receiver, self.sender)
 
     def __exit__(self, *exc: object) -> None:
         self.close()
@@ -224,7 +227,7 @@ class Run:
         """How many messages the sender's storage still has."""
         if not self._setup.persistent:
             return 0
-        with closing(sqlite3.connect(self._sender_storage)) as connection:
+        with closing(sqlite3.connect(self.sender.storage)) as connection:
             count: int = connection.execute("SELECT count(*) FROM items").fetchone()[0]
             return count
 

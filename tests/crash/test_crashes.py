@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.compat.harness import PythonEnv
 from tests.crash.rounds import CUTS, KILLS, Fault, Run, Setup
+from tests.crash.workers.records import ACCEPTED, RECEIVED, read_records
 
 #: How many rounds there are in one test at most: enough to have one fault meet the
 #: consequences of another, few enough for its time limit.
@@ -64,3 +67,77 @@ def test_nothing_is_lost_or_comes_twice_or_too_late(
     for role in (run.sender, run.receiver):
         assert "Traceback" not in role.worker.complaints()
     print(findings)
+
+
+class TestStorages:
+    """One that is lost, or brought back. It also shows that the meter finds what is wrong."""
+
+    @pytest.fixture
+    def run(self, this_env: PythonEnv, tmp_path: Path) -> Iterator[Run]:
+        with Run(tmp_path, Setup(KILLS), this_env, seed=1) as run:
+            yield run
+
+    @staticmethod
+    def stop_with_a_backlog(run: Run) -> set[int]:
+        """Kill both, the receiver first; the numbers that it did not get."""
+
+        run.receiver.kill()
+        for _ in range(20):
+            run.sender.worker.tell("mark")
+            run.sender.worker.hear("marked")
+        run.sender.kill()
+        accepted = {r.number for r in read_records(run.sender.records) if r.kind == ACCEPTED}
+        got = {r.number for r in read_records(run.receiver.records) if r.kind == RECEIVED}
+        return accepted - got
+
+    def test_a_lost_sender(self, run: Run) -> None:
+        waiting = self.stop_with_a_backlog(run)
+        remove(run.sender.storage)
+        run.begin()
+        assert set(run.finish().lost) == waiting
+
+    def test_a_sender_from_a_backup(self, run: Run, tmp_path: Path) -> None:
+        """The receiver recognises what it had got from the sender of then."""
+        waiting = self.stop_with_a_backlog(run)
+        copy(run.sender.storage, tmp_path / "backup.db")
+        run.begin()
+        run.settle()
+        self.stop_with_a_backlog(run)
+        remove(run.sender.storage)
+        copy(tmp_path / "backup.db", run.sender.storage)
+        run.begin()
+        findings = run.finish()
+        assert findings.duplicated == []
+        assert not waiting & set(findings.lost)
+
+    def test_a_lost_receiver(self, run: Run) -> None:
+        self.stop_with_a_backlog(run)
+        remove(run.receiver.storage)
+        run.begin()
+        assert run.finish().problems() == []
+
+    def test_a_sender_from_a_backup_and_a_lost_receiver(self, run: Run, tmp_path: Path) -> None:
+        """All that is in the backup comes a second time, and marked."""
+        waiting = self.stop_with_a_backlog(run)
+        copy(run.sender.storage, tmp_path / "backup.db")
+        run.begin()
+        run.settle()
+        self.stop_with_a_backlog(run)
+        for storage in (run.sender.storage, run.receiver.storage):
+            remove(storage)
+        copy(tmp_path / "backup.db", run.sender.storage)
+        run.begin()
+        again = [record for record in run.finish().duplicated if record.number in waiting]
+        assert {record.number for record in again} == waiting
+        assert all(record.redelivered for record in again)
+
+
+def copy(storage: Path, target: Path) -> None:
+    """With the log that is beside it."""
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{storage}{suffix}", f"{target}{suffix}")
+
+
+def remove(storage: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        os.unlink(f"{storage}{suffix}")
