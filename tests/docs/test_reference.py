@@ -26,10 +26,11 @@ MODULES_OF_THEIR_OWN = [
 
 #: In design and code, each has one name.
 TERMS = {
-    "acknowledgement", "backoff", "backpressure", "connector", "frame", "high-water mark",
-    "identifier", "in flight", "jitter", "keepalive", "link", "listener", "message", "outbox",
-    "packet", "peer", "proxy", "queue", "redelivery", "relay", "rendezvous", "serializer",
-    "signal", "storage", "throttle", "time to live", "window",
+    "acknowledgement", "backoff", "backpressure", "connector", "dead letter", "features", "frame",
+    "high-water mark", "identifier", "in flight", "inbox", "jitter", "keepalive", "link",
+    "listener", "message", "outbox", "packet", "peer", "proxy", "queue", "redelivered",
+    "redelivery", "relay", "rendezvous", "serializer", "signal", "storage", "stream", "throttle",
+    "time to live", "unconfirmed", "window",
 }  # fmt: skip
 
 
