@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from snakemq._core.frames import FRAME_PONG, FrameType
+from snakemq._core.frames import FRAME_PONG, MESSAGE_OVERHEAD, FrameType, decode_message
+from snakemq._inbox import is_passing
 from snakemq._incoming import WINDOW
 from snakemq._peer_connection import Hold, PeerConnection
 from snakemq.exceptions import SnakeMQException
+from snakemq.message import Message
 from snakemq.packeter import Packeter
 
-__all__ = ["Holding"]
+__all__ = ["HANDLED", "Holding"]
 
 #: How much is held of a connection before nothing more is read from it, in
 #: bytes. One that acknowledges is slowed down by its window before.
 _LIMIT: Final = 256 * 1024
 _LIMIT_WITH_WINDOW: Final = 2 * WINDOW.window_bytes
 
-#: What has to be handled in order.
-_ORDERED: Final = (FrameType.MESSAGE, FrameType.SEQUENCE)
+#: Stands for the end of a message that was handled before its turn. What is
+#: left of it is its place: it counts.
+HANDLED: Final = -1
 
 
 class Holding:
     """Keeps messages back, in order, and lets everything else pass. Loop thread only.
+
+    Messages with TTL 0 pass, too.
 
     A connection is on hold while it waits for another one of its identifier to
     end, or for one of the reasons in :class:`Hold`.
@@ -31,6 +36,7 @@ class Holding:
     :param packeter: the layer below
     :param handle_frame: ``func(connection, frame)``
     :param receive: ``func(connection, buffer, bounds)``
+    :param deliver: ``func(conn_id, ident, message)``; calls the callbacks
     :param fail: ``func(connection, exception)``; the other side made a mistake
     """
 
@@ -39,11 +45,13 @@ class Holding:
         packeter: Packeter,
         handle_frame: Callable[[PeerConnection, bytes], object],
         receive: Callable[[PeerConnection, bytes, list[int]], object],
+        deliver: Callable[[str, str, Message], object],
         fail: Callable[[PeerConnection, SnakeMQException], object],
     ) -> None:
         self._packeter = packeter
         self._handle_frame = handle_frame
         self._receive = receive
+        self._deliver = deliver
         self._fail = fail
 
     def set(self, connection: PeerConnection, hold: Hold, held: bool) -> None:
@@ -95,7 +103,9 @@ class Holding:
         try:
             for start, end in zip(ends, ends, strict=True):
                 frame_type = buffer[start] if start < end else None
-                if connection.is_waiting:
+                if end == HANDLED:
+                    held += (start, end)
+                elif connection.is_waiting:
                     # It has to be known that it is alive, and what it can do.
                     if frame_type == FrameType.PING:
                         self._packeter.send_packet(connection.conn_id, FRAME_PONG)
@@ -103,7 +113,11 @@ class Holding:
                         connection.session.receive(FrameType.FEATURES, buffer[start + 1 : end])
                     else:
                         held += (start, end)
-                elif frame_type in _ORDERED:
+                elif frame_type == FrameType.MESSAGE:
+                    held += (start, self._pass_on(connection, buffer, start, end))
+                    if connection.is_gone:
+                        break
+                elif frame_type == FrameType.SEQUENCE:
                     held += (start, end)
                 else:
                     self._handle_frame(connection, buffer[start:end])
@@ -113,3 +127,18 @@ class Holding:
             self._fail(connection, exc)
             return []
         return held
+
+    def _pass_on(self, connection: PeerConnection, buffer: bytes, start: int, end: int) -> int:
+        """Call the callbacks for a message that is for now only: somebody may wait for it.
+
+        Above all a call and its reply. Whoever holds the messages of a peer may
+        be waiting for just that.
+
+        :return: the end of what is left of it
+        """
+        if connection.is_ready and end - start >= MESSAGE_OVERHEAD:
+            message = decode_message(buffer, start, end)
+            if is_passing(message):
+                self._deliver(connection.conn_id, connection.session.ident, message)
+                return HANDLED
+        return end

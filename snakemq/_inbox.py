@@ -19,11 +19,11 @@ from typing import Final, cast
 from snakemq._transaction import Transaction
 from snakemq.contracts import TimerHandle
 from snakemq.exceptions import StorageError
-from snakemq.message import Message
+from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.packeter import Packeter
 from snakemq.storage import DeadLetter, InboxItem, QueuesStorageBase
 
-__all__ = ["INBOX_BYTES", "INBOX_MESSAGES", "Inbox", "Waiting"]
+__all__ = ["INBOX_BYTES", "INBOX_MESSAGES", "Inbox", "Waiting", "is_passing"]
 
 #: How often the callbacks of a message are called before it is a dead letter.
 MAX_ATTEMPTS: Final = 10
@@ -51,17 +51,34 @@ class _State(enum.Enum):
 
 
 class Waiting:
-    """A message that is stored here and not handled yet."""
+    """A message that is stored here and not handled yet.
 
-    __slots__ = ("conn_id", "id", "ident", "message", "state")
+    :param number: what the storage knows it by
+    """
 
-    def __init__(self, item: InboxItem, conn_id: str) -> None:
-        self.id = item.id
-        self.ident = item.ident
-        self.message = item.message
-        self.message.attempts = item.attempts
+    __slots__ = ("conn_id", "ident", "message", "number", "state")
+
+    def __init__(self, number: int, conn_id: str, ident: str, message: Message) -> None:
+        self.number = number
         self.conn_id = conn_id
+        self.ident = ident
+        self.message = message
         self.state = _State.STORED
+
+
+class _Passing:
+    """A message that is not stored, and keeps its place among the others."""
+
+    __slots__ = ("conn_id", "message")
+
+    def __init__(self, conn_id: str, message: Message) -> None:
+        self.conn_id = conn_id
+        self.message = message
+
+
+def is_passing(message: Message) -> bool:
+    """Whether a message is for now only: it is neither stored nor repeated."""
+    return message.ttl == 0 and not message.flags & FLAG_PERSISTENT
 
 
 def _waiting(message: Message) -> Waiting | None:
@@ -74,7 +91,7 @@ class _Line:
     __slots__ = ("bytes", "count", "done", "items", "timer")
 
     def __init__(self) -> None:
-        self.items: deque[Waiting] = deque()
+        self.items: deque[Waiting | _Passing] = deque()
         # With those that are deferred.
         self.count = 0
         self.bytes = 0
@@ -128,7 +145,7 @@ class Inbox:
         self._storage = storage
         self._deliver = deliver
         self._tell_room = tell_room
-        self._begin = begin
+        self._begin_transaction = begin
         self._log = log
         self._lines: dict[str, _Line] = {}
         # What an earlier process left. The callbacks are called when the loop runs.
@@ -140,24 +157,36 @@ class Inbox:
             # They may have been, by an earlier process that could not write
             # that down any more.
             item.message.redelivered = True
-            self._add(Waiting(item, ""))
+            item.message.attempts = item.attempts
+            self._add(Waiting(item.id, "", item.ident, item.message))
+            self._packeter.call_soon(self.run, item.ident)
 
     def store(self, conn_id: str, ident: str, messages: list[Message], *, keep: int) -> None:
-        """Messages arrived.
+        """Messages arrived; then :meth:`run`.
+
+        Those with TTL 0 are never repeated, so they are not stored, and do not
+        wait behind one that failed, because somebody may wait for them.
 
         :param keep: how many identifiers are remembered of this peer
         :raises snakemq.exceptions.StorageError: they are not stored
         """
-        ids = self._storage.push_inbox(ident, messages, keep=keep)
-        for number, message in zip(ids, messages, strict=True):
-            self._add(Waiting(InboxItem(number, ident, message, 0), conn_id))
+        stored = [message for message in messages if not is_passing(message)]
+        ids = iter(self._storage.push_inbox(ident, stored, keep=keep) if stored else ())
+        for message in messages:
+            if not is_passing(message):
+                message.attempts = 0
+                self._add(Waiting(next(ids), conn_id, ident, message))
+                continue
+            line = self._lines.get(ident)
+            if line is None or not line.items or line.timer is not None:
+                self._deliver(conn_id, ident, message)
+            else:
+                line.items.append(_Passing(conn_id, message))
 
     def _add(self, waiting: Waiting) -> None:
         line = self._lines.get(waiting.ident)
         if line is None:
             line = self._lines[waiting.ident] = _Line()
-        if not line.items and line.timer is None:
-            self._packeter.call_soon(self._run, waiting.ident)
         line.items.append(waiting)
         line.count += 1
         line.bytes += len(waiting.message.data)
@@ -209,8 +238,10 @@ class Inbox:
             raise StorageError(
                 "only a message that is in the inbox has a transaction, and this one is not there"
             )
-        number = waiting.id
-        with self._begin(lambda storage: storage.advance_inbox(number, None)) as transaction:
+        number = waiting.number
+        with self._begin_transaction(
+            lambda storage: storage.advance_inbox(number, None)
+        ) as transaction:
             yield transaction
         deferred = waiting.state is _State.DEFERRED
         waiting.state = _State.REMOVED
@@ -221,7 +252,7 @@ class Inbox:
         """In a callback: the message is not handled when the callbacks return.
 
         It stays in the inbox until :meth:`done`, and those after it are handled
-        meanwhile.
+        meanwhile. This was no attempt; the next :meth:`begin` is one.
 
         :return: false if it is not one of the inbox
         """
@@ -229,7 +260,26 @@ class Inbox:
         if waiting is None or waiting.state is not _State.STORED:
             return False
         waiting.state = _State.DEFERRED
+        message.attempts -= 1
+        with self._errors_logged(waiting.ident):
+            self._storage.uncount_attempt(waiting.number)
         return True
+
+    def begin(self, message: Message) -> None:
+        """A message that was deferred is being handled now. Any thread."""
+        waiting = _waiting(message)
+        if waiting is not None and waiting.state is _State.DEFERRED:
+            message.attempts += 1
+            with self._errors_logged(waiting.ident):
+                self._storage.advance_inbox(None, waiting.number)
+
+    @contextlib.contextmanager
+    def _errors_logged(self, ident: str) -> Iterator[None]:
+        # It is only about how often a message comes again at most.
+        try:
+            yield
+        except Exception:
+            self._log.exception("ident=%r the storage of the inbox failed", ident)
 
     def done(self, message: Message) -> None:
         """A message that was deferred is handled. Any thread."""
@@ -240,7 +290,7 @@ class Inbox:
         if waiting is None or waiting.state is not _State.DEFERRED:
             return
         try:
-            self._storage.advance_inbox(waiting.id, None)
+            self._storage.advance_inbox(waiting.number, None)
         except Exception:
             self._log.exception("ident=%r the storage of the inbox failed", waiting.ident)
             self._packeter.call_later(self.retry_delay, self._done, message)
@@ -256,20 +306,24 @@ class Inbox:
 
     # Calling the callbacks.
 
-    def _run(self, ident: str) -> None:
+    def run(self, ident: str) -> None:
         """Call the callbacks for what waits of a peer, until one raises."""
         line = self._lines.get(ident)
         if line is None or line.timer is not None:
             return
         try:
             while line.items:
-                if not self._step(line, line.items[0]):
+                first = line.items[0]
+                if isinstance(first, _Passing):
+                    line.items.popleft()
+                    self._deliver(first.conn_id, ident, first.message)
+                elif not self._step(line, first):
                     return
             self._remove_done(line, ident)
         finally:
             if line.items and line.timer is None:
                 # KeyboardInterrupt out of a callback: the loop may be called again.
-                self._packeter.call_soon(self._run, ident)
+                self._packeter.call_soon(self.run, ident)
             elif not line.count and line.done is None:
                 self._lines.pop(ident, None)
 
@@ -279,7 +333,7 @@ class Inbox:
             return self._bury(line, waiting, "this process ended while its callbacks ran")
         if waiting.state is _State.STORED:
             try:
-                self._storage.advance_inbox(line.done, waiting.id)
+                self._storage.advance_inbox(line.done, waiting.number)
             except Exception:
                 self._storage_failed(line, waiting.ident)
                 return False
@@ -304,7 +358,7 @@ class Inbox:
         if waiting.state is _State.DONE:
             if not self._remove_done(line, waiting.ident):
                 return False
-            line.done = waiting.id
+            line.done = waiting.number
         line.items.popleft()
         if waiting.state is not _State.DEFERRED:
             self._gone(line, waiting)
@@ -340,7 +394,7 @@ class Inbox:
     def _bury(self, line: _Line, waiting: Waiting, reason: str) -> bool:
         message = waiting.message
         try:
-            self._storage.bury(waiting.id, reason)
+            self._storage.bury(waiting.number, reason)
         except Exception:
             self._storage_failed(line, waiting.ident)
             return False
@@ -365,7 +419,7 @@ class Inbox:
 
     def _retry(self, line: _Line, ident: str) -> None:
         line.timer = None
-        self._run(ident)
+        self.run(ident)
 
     def _gone(self, line: _Line, waiting: Waiting) -> None:
         was_full = self.is_full(waiting.ident)

@@ -10,7 +10,7 @@ from typing import Final
 from snakemq._core.features import DeliveryFeature
 from snakemq._core.frames import decode_sequence, encode_acknowledgement
 from snakemq._core.received import Received
-from snakemq._inbox import Inbox
+from snakemq._inbox import Inbox, is_passing
 from snakemq._peer_connection import Hold, PeerConnection
 from snakemq.exceptions import NoConnection, SnakeMQBrokenMessage
 from snakemq.message import FLAG_PERSISTENT, Message
@@ -159,6 +159,13 @@ class Incoming:
         message.redelivered = True
         return True
 
+    @staticmethod
+    def skip(connection: PeerConnection) -> None:
+        """A message was handled before its turn, which is now."""
+        if connection.doubtful:
+            connection.doubtful -= 1
+            connection.check_number += 1
+
     def note(self, connection: PeerConnection, message: Message) -> None:
         """The callbacks of a message have run: remember that.
 
@@ -167,13 +174,12 @@ class Incoming:
         """
         memory = connection.memory
         assert memory is not None
-        persistent = bool(message.flags & FLAG_PERSISTENT)
-        if message.ttl == 0 and not persistent:
+        if is_passing(message):
             return
         memory.add(message.uuid)
         if self._storage is not None:
             connection.unmarked.append(message.uuid)
-            if persistent:
+            if message.flags & FLAG_PERSISTENT:
                 connection.must_sync = True
                 self._mark(connection)
 
@@ -189,6 +195,9 @@ class Incoming:
         connection.received_total += count
         connection.number += count
         connection.unacked_bytes += size
+        if self._inbox is not None and connection.ack_timer is None:
+            # If one of the callbacks interrupts the loop.
+            self._acknowledge_soon(connection)
         if not self._settle(connection) or connection.memory is None or connection.ident is None:
             return
         if (
@@ -198,6 +207,10 @@ class Incoming:
         ):
             self._acknowledge(connection)
         elif connection.ack_timer is None:
+            self._acknowledge_soon(connection)
+
+    def _acknowledge_soon(self, connection: PeerConnection) -> None:
+        if connection.memory is not None:
             connection.ack_timer = self._packeter.call_later(
                 ACK_DELAY, self._acknowledge_later, connection
             )
@@ -225,6 +238,8 @@ class Incoming:
         if not (self._mark(connection) and self._sync(connection)):
             self._try_later(connection)
             return False
+        if self._inbox is not None:
+            self._inbox.run(connection.session.ident)
         return True
 
     def _store(self, connection: PeerConnection, inbox: Inbox) -> bool:
@@ -244,7 +259,8 @@ class Incoming:
             return False
         if connection.memory is not None:
             for message in messages:
-                connection.memory.add(message.uuid)
+                if not is_passing(message):
+                    connection.memory.add(message.uuid)
         connection.unstored = []
         if inbox.is_full(ident):
             self._set_hold(connection, Hold.INBOX, True)

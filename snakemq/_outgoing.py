@@ -92,11 +92,14 @@ class Outgoing:
             return None  # this is its end
         window = connection.session.delivery or _NO_WINDOW
         under_way = queue.under_way
-        count = min(SEND_WINDOW_MESSAGES - queue.in_flight, window.window_messages - under_way)
-        room = min(room, window.window_bytes - queue.bytes_under_way)
-        if room <= 0 or count <= 0:
+        if room <= 0:
             return None
-        return queue.take(count, room)
+        count = min(SEND_WINDOW_MESSAGES - queue.in_flight, window.window_messages - under_way)
+        window_room = window.window_bytes - queue.bytes_under_way
+        if count <= 0 or window_room <= 0:
+            # Urgent messages are not kept waiting on the other side, either.
+            return queue.take_urgent(room)
+        return queue.take(count, min(room, window_room))
 
     @staticmethod
     def _announce(

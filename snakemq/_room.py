@@ -62,6 +62,10 @@ class Room:
         timeout = self.limits.block_timeout
         return None if timeout is None else self._clock() + timeout
 
+    def now(self) -> float:
+        """The deadline of who does not wait."""
+        return self._clock()
+
     def close(self) -> None:
         """Nobody waits any more."""
         with self.lock:

@@ -101,15 +101,25 @@ class Callback(Generic[P]):
             self.funcs = (*self._wired, func) if func is not None else self._wired
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        self.call(*args, **kwargs)
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Exception | None:
+        """Call them all.
+
+        :return: what the last of those raised that failed
+        """
+        failure: Exception | None = None
         funcs = iter(self.funcs)
         for func in funcs:
             try:
                 func(*args, **kwargs)
             except Exception as exc:
                 self.failed(func, args, exc)
+                failure = exc
             except (KeyboardInterrupt, SystemExit):
                 self.call_rest(funcs, *args, **kwargs)
                 raise
+        return failure
 
     def call_rest(
         self, funcs: Iterator[Callable[P, object]], *args: P.args, **kwargs: P.kwargs

@@ -21,7 +21,7 @@ from snakemq._core.framing import encode_packet
 from snakemq._core.session import Event, Session, SessionState
 from snakemq._drops import call_drop_callbacks
 from snakemq._expiry_timers import ExpiryTimers
-from snakemq._holding import Holding
+from snakemq._holding import HANDLED, Holding
 from snakemq._inbox import Inbox
 from snakemq._incoming import WINDOW, Incoming
 from snakemq._keepalive_timers import KeepaliveTimers
@@ -141,7 +141,9 @@ class Messaging(CallbackOwner):
         )
         self._inbox = self._make_inbox(queues_storage) if durable_receive else None
         memory = queues_storage if queues_storage and queues_storage.keeps_received else None
-        self._holding = Holding(packeter, self._handle_frame, self._receive, self._fail)
+        self._holding = Holding(
+            packeter, self._handle_frame, self._receive, self.on_message_recv.call, self._fail
+        )
         self._incoming = Incoming(packeter, memory, self._inbox, self._holding.set, self.log)
         self._expiry = ExpiryTimers(packeter, self._expire)
         self._queues = self.queues_manager.queues
@@ -161,7 +163,7 @@ class Messaging(CallbackOwner):
         return Inbox(
             self.packeter,
             storage,
-            self._deliver,
+            self.on_message_recv.call,
             self._inbox_has_room,
             lambda remove: begin(self.queues_manager, None, self._flush_soon, remove),
             self.log,
@@ -554,8 +556,7 @@ class Messaging(CallbackOwner):
                         wait = False
                     if not wanted:
                         continue
-                    if stores and (message.ttl != 0 or message.flags & FLAG_PERSISTENT):
-                        # The others are never repeated, and somebody may wait for them.
+                    if stores:
                         connection.unstored.append(message)
                         continue
                     # What calling the callback does, without its cost, which
@@ -571,6 +572,9 @@ class Messaging(CallbackOwner):
                             raise
                     if tracked and (message.flags & FLAG_PERSISTENT or incoming.notes_all):
                         incoming.note(connection, message)
+                elif end == HANDLED:
+                    incoming.skip(connection)
+                    count += 1
                 else:
                     if count:
                         # Before it is said which number the next one has.
@@ -589,9 +593,11 @@ class Messaging(CallbackOwner):
         finally:
             # Also when a callback raised KeyboardInterrupt: the loop may be
             # called again.
-            if count:
-                incoming.handled(connection, count, size, wait=wait)
-            self._holding.put_aside(connection, buffer, list(rest))
+            try:
+                if count:
+                    incoming.handled(connection, count, size, wait=wait)
+            finally:
+                self._holding.put_aside(connection, buffer, list(rest))
 
     def _handle_frame(self, connection: PeerConnection, frame: bytes) -> None:
         if not frame:
@@ -618,25 +624,6 @@ class Messaging(CallbackOwner):
             self.log.error(
                 "conn=%s the other side does not speak this protocol version", connection.conn_id
             )
-
-    def _deliver(self, conn_id: str, ident: str, message: Message) -> Exception | None:
-        """Call the callbacks for a message of the inbox.
-
-        :return: what one of them raised
-        """
-        callback = self._recv_callback
-        failure: Exception | None = None
-        funcs = iter(callback.funcs)
-        for func in funcs:
-            try:
-                func(conn_id, ident, message)
-            except Exception as exc:
-                callback.failed(func, (conn_id, ident, message), exc)
-                failure = exc
-            except (KeyboardInterrupt, SystemExit):
-                callback.call_rest(funcs, conn_id, ident, message)
-                raise
-        return failure
 
     def _fail(self, connection: PeerConnection, exc: SnakeMQException) -> None:
         conn_id = connection.conn_id

@@ -129,8 +129,11 @@ class Queue:
         with room.lock:
             if not self.connected or self._forgotten:
                 return False
-            room.check(self, 1, len(item.data))
-            room.count(self, 1, len(item.data))
+            size = len(item.data)
+            # Not to wait: who replies may be in the loop, and holds up others.
+            if not room.make({self: (1, size)}, room.now()):
+                room.check(self, 1, size)
+            room.count(self, 1, size)
             self._has_untimed = True
             self._outbox.put_urgent(item)
             return True
@@ -215,6 +218,11 @@ class Queue:
         """
         with self.manager.room.lock:
             return self._outbox.take(max_count, max_bytes, self._reading())
+
+    def take_urgent(self, max_bytes: int) -> Taken:
+        """Likewise, of the urgent ones only."""
+        with self.manager.room.lock:
+            return self._outbox.take_urgent(max_bytes)
 
     @property
     def waiting(self) -> bool:

@@ -128,6 +128,11 @@ class Outbox:
         entries = chain(self._unconfirmed, self._in_flight, self._urgent, self.waiting)
         return (message for entry in entries if (message := message_of(entry)) is not None)
 
+    @property
+    def has_urgent(self) -> bool:
+        """Whether there is something that goes before the others."""
+        return bool(self._urgent)
+
     def put_urgent(self, message: Message) -> None:
         """Append a message that goes before all that wait and were not sent yet."""
         self._urgent.append(message)
@@ -180,6 +185,15 @@ class Outbox:
             max_bytes = self._take_urgent(max_count, max_bytes, messages)
         if max_bytes > 0:
             self._take_new(max_count - len(messages), max_bytes, reading, messages)
+        self._next_number += len(messages)
+        return self._taken(Taken(messages, number))
+
+    def take_urgent(self, max_bytes: int) -> Taken:
+        """Likewise, of the urgent ones only."""
+        number = self._next_number
+        messages: list[Message] = []
+        if not (self._numbers or self._stored):
+            self._take_urgent(len(self._urgent), max_bytes, messages)
         self._next_number += len(messages)
         return self._taken(Taken(messages, number))
 

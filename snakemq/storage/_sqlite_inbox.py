@@ -40,6 +40,8 @@ _GET: Final = """SELECT id, data, ttl, flags, uuid, redelivered, ident, attempts
 
 _REMOVE: Final = "DELETE FROM snakemq_inbox WHERE id = ?"
 
+_UNCOUNT_ATTEMPT: Final = "UPDATE snakemq_inbox SET attempts = max(0, attempts - 1) WHERE id = ?"
+
 _COUNT_ATTEMPT: Final = "UPDATE snakemq_inbox SET attempts = attempts + 1 WHERE id = ?"
 
 _BURY: Final = """INSERT INTO snakemq_dead
@@ -113,6 +115,9 @@ class SqliteInbox:
             self._file.run(statements, late=True, joins=True)
         else:
             self._file.check_usable()
+
+    def uncount(self, item_id: int) -> None:
+        self._file.run([(_UNCOUNT_ATTEMPT, (item_id,))], late=True)
 
     def bury(self, item_id: int, reason: str) -> None:
         self._file.run([(_BURY, (reason, wall_clock(), item_id)), (_REMOVE, (item_id,))])

@@ -270,6 +270,13 @@ class QueuesStorageBase:
         """
         raise NotImplementedError
 
+    def uncount_attempt(self, item_id: int) -> None:
+        """Take back an attempt that :meth:`advance_inbox` has counted. Allowed to be late.
+
+        :param item_id: number of the item; if it is not there, nothing happens
+        """
+        raise NotImplementedError
+
     def bury(self, item_id: int, reason: str) -> None:
         """Move a message from the inbox to the dead letters.
 

@@ -166,6 +166,12 @@ class MemoryQueuesStorage(QueuesStorageBase):
                 item = self._inbox[starting]
                 self._inbox[starting] = item._replace(attempts=item.attempts + 1)
 
+    def uncount_attempt(self, item_id: int) -> None:
+        with self._lock:
+            item = self._inbox.get(item_id)
+            if item is not None and item.attempts:
+                self._inbox[item_id] = item._replace(attempts=item.attempts - 1)
+
     def bury(self, item_id: int, reason: str) -> None:
         with self._lock:
             item = self._inbox.pop(item_id, None)

@@ -189,6 +189,9 @@ class SqliteQueuesStorage(QueuesStorageBase):
     def advance_inbox(self, done: int | None, starting: int | None) -> None:
         self._inbox.advance(done, starting)
 
+    def uncount_attempt(self, item_id: int) -> None:
+        self._inbox.uncount(item_id)
+
     def bury(self, item_id: int, reason: str) -> None:
         self._inbox.bury(item_id, reason)
 

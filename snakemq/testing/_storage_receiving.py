@@ -241,6 +241,17 @@ class ReceivingSide(StorageSuite):
         assert storage.get_inbox() == []
         assert self._reopen(storage).get_inbox() == []
 
+    def test_an_attempt_can_be_taken_back(self) -> None:
+        storage = self._receiving()
+        a, b = storage.push_inbox("alice", [message(b"a"), message(b"b")], keep=10)
+        storage.advance_inbox(None, a)
+        storage.advance_inbox(None, a)
+        storage.uncount_attempt(a)
+        storage.uncount_attempt(b)
+        storage.uncount_attempt(b + 1000)
+        assert _attempts(storage) == {a: 1, b: 0}
+        assert _attempts(self._reopen(storage)) == {a: 1, b: 0}
+
     def test_queues_and_what_was_received_are_apart(self) -> None:
         storage = self._receiving()
         item = message(b"both ways", uuid=b"same")
