@@ -78,7 +78,7 @@ class Outgoing:
             sizes: list[int] = []
             if connection.acknowledges:
                 self._announce(connection, queue, taken, buffers, sizes)
-            encode_message_packets(messages, buffers, sizes)
+            encode_message_packets(messages, buffers, sizes, acknowledged=connection.acknowledges)
             last = self._packeter.send_encoded(connection.conn_id, buffers, sizes)
             connection.flights.append((last - len(messages) + 1, last))
             connection.sent_total += len(messages)

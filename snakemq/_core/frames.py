@@ -176,6 +176,11 @@ def _wire_ttl(ttl: float | None) -> int:
     return min(math.floor(ttl), _MAX_FINITE_TTL)
 
 
+def _wire_ttl_up(ttl: float | None) -> int:
+    """Likewise, for a peer that acknowledges: 0 says that the message is never repeated."""
+    return _wire_ttl(ttl) or (1 if ttl else 0)
+
+
 def encode_message(message: Message) -> bytes:
     """A message frame."""
     return (
@@ -185,18 +190,22 @@ def encode_message(message: Message) -> bytes:
 
 
 def encode_message_packets(
-    messages: Iterable[Message], buffers: list[bytes], sizes: list[int]
+    messages: Iterable[Message], buffers: list[bytes], sizes: list[int], *, acknowledged: bool
 ) -> None:
     """Append the packets of ``messages``, headers included, and the size of each.
 
     Small messages that follow each other become one buffer. The data of a large
     one follows its header as a buffer of its own and is not copied.
+
+    :param acknowledged: the other side acknowledges them. To it a TTL below a
+        second is a second, because 0 says that a message is never repeated.
     """
     pack = _PACKET_AND_MESSAGE.pack
     overhead = MESSAGE_OVERHEAD
     pieces: list[bytes] = []
     add_piece = pieces.append
     add_size = sizes.append
+    wire_ttl = _wire_ttl_up if acknowledged else _wire_ttl
     for message in messages:
         data = message.data
         ttl = message.ttl
@@ -205,7 +214,7 @@ def encode_message_packets(
             length,
             3,  # FrameType.MESSAGE; a literal, because this is the hottest line there is
             message.uuid,
-            INFINITE_TTL if ttl is None else _wire_ttl(ttl) if ttl else 0,
+            INFINITE_TTL if ttl is None else wire_ttl(ttl) if ttl else 0,
             message.flags,
         )
         add_size(length + HEADER_SIZE)
