@@ -189,8 +189,6 @@ class Run:
         There are no more faults, so what was before it came, or never will.
         """
         position = sum(1 for _ in read_records(self.receiver.records))
-        self.sender.worker.tell("mark")
-        number = self.sender.worker.hear("marked", self._patience)
 
         def arrived() -> bool:
             nonlocal position
@@ -201,6 +199,8 @@ class Run:
             return False
 
         with self._or_stuck():
+            self.sender.worker.tell("mark")
+            number = self.sender.worker.hear("marked", self._patience)
             wait_until(arrived, self._patience, what=f"message {number} comes")
 
     def finish(self) -> Findings:
