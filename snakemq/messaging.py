@@ -360,6 +360,11 @@ class Messaging(CallbackOwner):
         self.queues_manager.room.limits = limits
 
     @property
+    def overflowed(self) -> int:
+        """How many messages were dropped to make room for newer ones."""
+        return self.queues_manager.room.overflowed
+
+    @property
     def inbox(self) -> Inbox:
         """Where messages wait for their callbacks, with ``durable_receive``.
 

@@ -190,7 +190,11 @@ def encode_message(message: Message) -> bytes:
 
 
 def encode_message_packets(
-    messages: Iterable[Message], buffers: list[bytes], sizes: list[int], *, acknowledged: bool
+    messages: Iterable[Message],
+    buffers: list[bytes],
+    sizes: list[int],
+    *,
+    acknowledged: bool = False,
 ) -> None:
     """Append the packets of ``messages``, headers included, and the size of each.
 
