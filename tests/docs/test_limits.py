@@ -172,7 +172,7 @@ EXPECTED = {
     "Their data": size(QueueLimits().max_bytes),
     "Messages for all peers together": str(QueueLimits().total_messages),
     "The data of those": size(QueueLimits().total_bytes),
-    "Waiting for room, with ``WhenFull.BLOCK``": {None: "without end"}[QueueLimits().block_timeout],
+    "Giving up to wait for room, with ``WhenFull.BLOCK``": seconds(QueueLimits().block_timeout),
     # Receiving durably
     "Attempts to handle a message": str(_inbox.MAX_ATTEMPTS),
     "Delay after the first attempt": seconds(_inbox.RETRY_DELAY),

@@ -79,12 +79,18 @@ def packet(content: bytes) -> bytes:
 
 def message_packet(message: Message) -> bytes:
     """As messages are sent: through the encoder of many at once."""
+    encoded = packet(frames.encode_message(message))
+    for acknowledged in (False, True):
+        assert batch(message, acknowledged=acknowledged) == encoded
+    return encoded
+
+
+def batch(message: Message, *, acknowledged: bool) -> bytes:
     buffers: list[bytes] = []
     sizes: list[int] = []
-    frames.encode_message_packets([message], buffers, sizes)
+    frames.encode_message_packets([message], buffers, sizes, acknowledged=acknowledged)
     encoded = b"".join(buffers)
     assert sizes == [len(encoded)]
-    assert encoded == packet(frames.encode_message(message))
     return encoded
 
 
@@ -302,6 +308,15 @@ def test_messages_are_decoded() -> None:
     message = frames.decode_message(encoded, 4, len(encoded))
     assert (message.data, message.ttl, message.flags) == (b"", None, 0)
     assert message.uuid == b"ab" + bytes(14)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "acknowledged", "on_the_wire"),
+    [(0, True, 0), (0.1, True, 1), (1.9, True, 1), (0.1, False, 0), (1.9, False, 1)],
+)
+def test_what_is_left_of_a_second(ttl: float, acknowledged: bool, on_the_wire: int) -> None:
+    encoded = batch(Message(b"", ttl), acknowledged=acknowledged)
+    assert int.from_bytes(encoded[21:25], "big") == on_the_wire
 
 
 @pytest.mark.parametrize("caption", RECORDS)
