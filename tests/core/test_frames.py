@@ -107,3 +107,42 @@ def test_packets_of_messages() -> None:
         frames.encode_message(message) for message in messages
     ]
     assert [e - s + 4 for s, e in zip(bounds[::2], bounds[1::2], strict=True)] == sizes
+
+
+def test_acknowledgement() -> None:
+    frame = frames.encode_acknowledgement(0x0102)
+    assert frame.hex() == "07" + "0000000000000102"
+    assert frames.decode_acknowledgement(frame[1:]) == 0x0102
+
+
+@pytest.mark.parametrize("size", [0, 7, 9])
+def test_an_acknowledgement_of_the_wrong_size_is_refused(size: int) -> None:
+    with pytest.raises(SnakeMQBrokenMessage, match=f"acknowledgement of {size} bytes"):
+        frames.decode_acknowledgement(bytes(size))
+
+
+def test_sequence() -> None:
+    sequence = frames.Sequence(stream=b"streamid", number=0x0304, stored=5, repeated=6)
+    frame = frames.encode_sequence(sequence)
+    assert frame.hex() == ("08" + b"streamid".hex() + "0000000000000304" + "00000005" + "00000006")
+    assert frames.decode_sequence(frame[1:]) == sequence
+
+
+@pytest.mark.parametrize("size", [0, 23, 25])
+def test_a_sequence_of_the_wrong_size_is_refused(size: int) -> None:
+    with pytest.raises(SnakeMQBrokenMessage, match=f"sequence of {size} bytes"):
+        frames.decode_sequence(bytes(size))
+
+
+@given(
+    st.binary(min_size=8, max_size=8),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+)
+def test_any_sequence_and_acknowledgement_is_read_as_written(
+    stream: bytes, number: int, stored: int, repeated: int
+) -> None:
+    sequence = frames.Sequence(stream, number, stored, repeated)
+    assert frames.decode_sequence(frames.encode_sequence(sequence)[1:]) == sequence
+    assert frames.decode_acknowledgement(frames.encode_acknowledgement(number)[1:]) == number

@@ -187,6 +187,23 @@ class TestPeerWithoutAcknowledgements:
         names, _, stored, repeated = take(outbox)
         assert (names, stored, repeated) == (["b", "c"], 0, False)
 
+    def test_what_left_is_not_counted_as_stored(self) -> None:
+        """Else what was never sent would be announced as something that may have been."""
+        outbox = Outbox()
+        outbox.expect(confirms_all=True)
+        outbox.waiting.extend(Message(name, None, 0) for name in (b"a", b"b"))
+        take(outbox)
+        outbox.sent(2)
+        reconnect(outbox, confirms_all=False)
+        take(outbox)
+        reconnect(outbox, confirms_all=False)
+        take(outbox)
+        assert len(outbox.sent(2)[1]) == 2
+        put(outbox, "c", "d")
+        reconnect(outbox)
+        names, _, stored, repeated = take(outbox)
+        assert (names, stored, repeated) == (["c", "d"], 0, False)
+
 
 class TestUrgent:
     def test_it_goes_before_what_was_never_sent(self) -> None:
