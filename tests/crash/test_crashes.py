@@ -20,7 +20,7 @@ from tests.crash.workers.records import ACCEPTED, RECEIVED, read_records
 
 #: How many rounds there are in one test at most: enough to have one fault meet the
 #: consequences of another, few enough for its time limit.
-ROUNDS_PER_RUN = 25
+ROUNDS_PER_RUN = 20
 
 SENDER = (Fault.KILL_SENDER, Fault.SENDER_DIES)
 RECEIVER = (Fault.KILL_RECEIVER, Fault.RECEIVER_DIES)
