@@ -26,30 +26,38 @@ from snakemq.exceptions import (
     NoConnection,
     PacketTooLarge,
     PeerClosed,
+    QueueFull,
     SendNotFinished,
     SnakeMQException,
     StorageError,
 )
+from snakemq.limits import DropReason, QueueLimits, WhenFull
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.version import VERSION
 
 if TYPE_CHECKING:
     from snakemq.link import SSLConfig
-    from snakemq.peer import Peer, ReceivedMessage
+    from snakemq.peer import Delivery, DeliveryState, Peer, ReceivedMessage
     from snakemq.rpc import as_signal
 
 __all__ = [
     "FLAG_PERSISTENT",
+    "Delivery",
+    "DeliveryState",
+    "DropReason",
     "Message",
     "NoConnection",
     "PacketTooLarge",
     "Peer",
     "PeerClosed",
+    "QueueFull",
+    "QueueLimits",
     "ReceivedMessage",
     "SSLConfig",
     "SendNotFinished",
     "SnakeMQException",
     "StorageError",
+    "WhenFull",
     "__version__",
     "as_signal",
     "init_logging",
@@ -60,6 +68,8 @@ __version__ = VERSION
 # Loaded when they are asked for: a program that builds its own stack does not
 # pay for the facade, and `import snakemq` stays cheap.
 _LAZY = {
+    "Delivery": "snakemq.peer",
+    "DeliveryState": "snakemq.peer",
     "Peer": "snakemq.peer",
     "ReceivedMessage": "snakemq.peer",
     "SSLConfig": "snakemq.link",

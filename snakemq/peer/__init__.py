@@ -1,11 +1,14 @@
 """A whole stack in one object, for programs that never want to see the layers.
 
-:class:`Peer` is the object, :class:`ReceivedMessage` what it hands out.
+:class:`Peer` is the object, :class:`ReceivedMessage` and :class:`Delivery` what
+it hands out.
 """
 
 from __future__ import annotations
 
 from snakemq.peer._address import Address, Addresses, AddressLike, format_address
+from snakemq.peer._batch import Batch, PeerTransaction
+from snakemq.peer._delivery import Delivery, DeliveryState
 from snakemq.peer._inbox import DEFAULT_INBOX_LIMIT, ReceivedMessage
 from snakemq.peer._peer import DEFAULT_DRAIN, DEFAULT_KEEPALIVE, Peer
 
@@ -16,7 +19,11 @@ __all__ = [
     "Address",
     "AddressLike",
     "Addresses",
+    "Batch",
+    "Delivery",
+    "DeliveryState",
     "Peer",
+    "PeerTransaction",
     "ReceivedMessage",
     "format_address",
 ]

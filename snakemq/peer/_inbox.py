@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import deque
-from typing import Final
+from collections import OrderedDict, deque
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Final
 
-from snakemq.message import Message
-from snakemq.packeter import Packeter
+from snakemq.exceptions import StorageError
+from snakemq.message import FLAG_PERSISTENT, Message
+from snakemq.messaging import Messaging
 from snakemq.peer._waiting import Changes
+
+if TYPE_CHECKING:
+    from snakemq.peer._batch import PeerTransaction
+    from snakemq.peer._durable import Durable
 
 __all__ = ["DEFAULT_INBOX_LIMIT", "Inbox", "ReceivedMessage"]
 
@@ -26,15 +32,19 @@ class ReceivedMessage:
 
     :ivar ident: identifier of the peer that sent it
     :ivar message: the message as the layers know it
-    :ivar conn_id: the connection on which it came; it may be gone already
+    :ivar conn_id: the connection on which it came; it may be gone already.
+        Empty if the message was in the storage when this peer was made.
     """
 
-    __slots__ = ("conn_id", "ident", "message")
+    __slots__ = ("_durable", "conn_id", "ident", "message")
 
-    def __init__(self, ident: str, message: Message, conn_id: str) -> None:
+    def __init__(
+        self, ident: str, message: Message, conn_id: str, durable: Durable | None = None
+    ) -> None:
         self.ident = ident
         self.message = message
         self.conn_id = conn_id
+        self._durable = durable
 
     @property
     def data(self) -> bytes:
@@ -64,6 +74,48 @@ class ReceivedMessage:
         """Combination of ``FLAG_*``."""
         return self.message.flags
 
+    @property
+    def redelivered(self) -> bool:
+        """Whether this program may have had it before. Without that it comes for the first time."""
+        return self.message.redelivered
+
+    @property
+    def attempts(self) -> int:
+        """With ``durable_receive``: how often it was tried, this time included."""
+        return self.message.attempts
+
+    def done(self) -> None:
+        """This message is handled, and does not come again.
+
+        For messages of :meth:`~snakemq.Peer.messages` with
+        ``durable_receive``, in the body of the loop, before something that
+        leaves it. Elsewhere there is no need for it, and no harm in it.
+        """
+        if self._durable is not None:
+            self._durable.done(self.message)
+
+    def transaction(self) -> AbstractContextManager[PeerTransaction]:
+        """Handle this message exactly once, with ``durable_receive`` and an SQLite file.
+
+        ::
+
+            with received.transaction() as transaction:
+                transaction.db.execute("INSERT ...")
+                transaction.send(received.ident, "done")
+
+        What is written by way of ``db`` is written, and what is sent is sent,
+        if and only if the message does not come again. In a callback, or in
+        the body of a loop over :meth:`~snakemq.Peer.messages`.
+
+        :raises StorageError: the message is not in the storage (any more)
+        """
+        if self._durable is None:
+            raise StorageError(
+                "only a message that is in the storage has a transaction; that takes a Peer with "
+                "durable_receive=True"
+            )
+        return self._durable.transaction(self.message)
+
     def __repr__(self) -> str:
         return f"<ReceivedMessage from {self.ident!r} {self.message!r}>"
 
@@ -71,29 +123,39 @@ class ReceivedMessage:
 class Inbox:
     """A queue of received messages with an end to its patience.
 
-    It holds ``limit`` bytes. What happens then depends on whether there is a
-    reader, that is whether :meth:`get` was ever called:
+    When it holds more than ``limit`` bytes, the connections that bring more
+    are paused until half of it is taken, and their senders keep the rest.
 
-    * There is one, it is only slow: nothing is lost. The connections that
-      bring more are paused until half of the messages are taken, and their
-      senders keep what is left in their queues.
-    * There is none: this program does not read messages, and connections that
-      bring other things too (calls, for instance) must not stand still because
-      of that. The oldest messages are dropped, counted in :attr:`dropped` and
-      logged.
+    A program that has never called :meth:`get` may be one that wants no
+    messages. As long as that is so, messages that are not persistent are
+    dropped to make room, the oldest first; this is counted in :attr:`dropped`
+    and logged. Persistent ones are not: somebody was told that they have
+    arrived.
 
-    :param packeter: its connections are paused
+    :param messaging: its connections are paused
     :param limit: in bytes; a message counts its data and :data:`MESSAGE_COST`
+    :param durable: keeps what waits here in the storage; nothing is dropped then
     """
 
-    def __init__(self, packeter: Packeter, limit: int, log: logging.Logger) -> None:
-        self._packeter = packeter
+    def __init__(
+        self,
+        messaging: Messaging,
+        limit: int,
+        log: logging.Logger,
+        durable: Durable | None = None,
+    ) -> None:
+        self._messaging = messaging
         self._limit = limit
         self._log = log
-        self._changes = Changes(packeter)
-        self._items: deque[ReceivedMessage] = deque()
+        self._durable = durable
+        self._changes = Changes(messaging)
+        # By a number, so that one can be dropped from anywhere.
+        self._items: OrderedDict[int, ReceivedMessage] = OrderedDict()
+        self._last_number = 0
+        #: the numbers of those that may be dropped, and perhaps were taken
+        self._droppable: deque[int] = deque()
         self._size = 0
-        self._read = False
+        self._read = durable is not None
         self._closed = False
         #: connections that are paused; loop thread only
         self._paused: set[str] = set()
@@ -108,37 +170,52 @@ class Inbox:
 
     def put(self, item: ReceivedMessage) -> None:
         """Append a message."""
-        size = MESSAGE_COST + len(item.message.data)
+        message = item.message
+        if self._durable is not None and not self._durable.defer(message):
+            item._durable = None
         with self._changes.lock:
-            self._items.append(item)
-            self._size += size
-            full = self._size > self._limit
-            paused = full and self._read
+            number = self._append(item)
             dropped = 0
-            if full and not paused:
+            keeps = self._read or bool(message.flags & FLAG_PERSISTENT)
+            if not keeps:
+                self._droppable.append(number)
+            if not self._read and self._size > self._limit:
                 dropped = self._drop()
+            paused = keeps and self._size > self._limit
         self._changes.notify()
+        if dropped:
+            self._report_drop(dropped)
         if paused:
             self._pause(item)
-        elif dropped:
-            self._report_drop(dropped)
 
-    def take_all(self) -> list[ReceivedMessage]:
-        """Empty it."""
+    def take(self) -> ReceivedMessage | None:
+        """Take the oldest message, if there is one."""
         with self._changes.lock:
-            items = [self._take() for _ in range(len(self._items))]
-        self._resume()
-        return items
+            if not self._items:
+                return None
+            item = self._take()
+            resume = self._may_resume()
+        if resume:
+            self._resume()
+        return item
 
     def forget(self, conn_id: str) -> None:
         """The connection is gone."""
         self._paused.discard(conn_id)
 
+    def _append(self, item: ReceivedMessage) -> int:
+        self._last_number += 1
+        self._items[self._last_number] = item
+        self._size += MESSAGE_COST + len(item.message.data)
+        return self._last_number
+
     def _drop(self) -> int:
         count = 0
-        while self._size > self._limit and len(self._items) > 1:
-            self._take()
-            count += 1
+        while self._size > self._limit and len(self._items) > 1 and self._droppable:
+            item = self._items.pop(self._droppable.popleft(), None)
+            if item is not None:
+                self._size -= MESSAGE_COST + len(item.message.data)
+                count += 1
         self.dropped += count
         return count
 
@@ -158,13 +235,14 @@ class Inbox:
         if item.conn_id in self._paused:
             return
         try:
-            self._packeter.pause_recv(item.conn_id)
+            self._messaging.pause(item.conn_id)
         except KeyError:
             return  # it brought this message and was closed since
         self._paused.add(item.conn_id)
         self._log.warning(
-            "%d messages wait to be read: conn=%s ident=%s paused",
+            "%d messages wait to be read%s: conn=%s ident=%s paused",
             len(self._items),
+            "" if self._read else ", and nobody has read any; set on_message or call receive()",
             item.conn_id,
             item.ident,
         )
@@ -180,7 +258,7 @@ class Inbox:
         for conn_id in paused:
             self._log.info("conn=%s resumed", conn_id)
             with contextlib.suppress(KeyError):  # closed since
-                self._packeter.resume_recv(conn_id)
+                self._messaging.resume(conn_id)
 
     # Any thread.
 
@@ -190,26 +268,42 @@ class Inbox:
         :return: ``None`` if there is none in time, or none and it is closed
         """
         changes = self._changes
-        resume = False
         with changes.lock:
-            self._read = True
+            if not self._read:
+                self._read = True
+                self._droppable.clear()
             if not changes.wait_for(lambda: bool(self._items) or self._closed, timeout):
                 return None
             if not self._items:
                 return None
             item = self._take()
-            if self._paused and not self._resuming and self._size <= self._limit // 2:
-                self._resuming = resume = True
+            resume = self._may_resume()
         if resume:
-            self._packeter.call_soon(self._resume)
+            self._messaging.call_soon(self._resume)
         return item
 
     def _take(self) -> ReceivedMessage:
-        item = self._items.popleft()
+        _, item = self._items.popitem(last=False)
         self._size -= MESSAGE_COST + len(item.message.data)
         return item
 
+    def _may_resume(self) -> bool:
+        """Whether it is up to the caller to resume what is paused."""
+        if not self._paused or self._resuming or self._size > self._limit // 2:
+            return False
+        self._resuming = True
+        return True
+
     def close(self) -> None:
-        """Let waiting readers go. What is there can still be taken."""
-        self._closed = True
+        """Let waiting readers go.
+
+        What is there can still be taken; but not what is in the storage, which
+        can't be removed there any more and comes again.
+        """
+        with self._changes.lock:
+            self._closed = True
+            left = [self._take() for _ in range(len(self._items))]
+            for item in left:
+                if item._durable is None:
+                    self._append(item)
         self._changes.notify()

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from snakemq.callbacks import CallbackOwner, CallbackSlot
+from snakemq.callbacks import Callback, CallbackOwner, CallbackSlot
 from snakemq.exceptions import NoConnection, PeerClosed
-from snakemq.limits import DropReason
+from snakemq.limits import DropReason, QueueLimits
 from snakemq.link import SSLConfig
-from snakemq.message import FLAG_PERSISTENT, Message
+from snakemq.message import Message
 from snakemq.peer._address import Address, Addresses, AddressLike, format_address
 from snakemq.peer._address import parse as parse_address
 from snakemq.peer._address import parse_many as parse_addresses
-from snakemq.peer._arguments import Data, check_ident, check_positive, to_bytes
+from snakemq.peer._arguments import check_ident, check_positive
+from snakemq.peer._delivery import Deliveries
+from snakemq.peer._durable import Durable
 from snakemq.peer._inbox import DEFAULT_INBOX_LIMIT, Inbox, ReceivedMessage
 from snakemq.peer._runner import Runner
+from snakemq.peer._sending import Sender
+from snakemq.peer._sends import Sends
 from snakemq.peer._shutdown import Shutdown
 from snakemq.peer._stack import Stack, StorageLike
 from snakemq.peer._waiting import Changes
 from snakemq.rpc import RpcClient, RpcInstProxy, RpcServer
+from snakemq.storage import DeadLetter
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,7 +43,7 @@ DEFAULT_KEEPALIVE: Final = 30.0
 STUCK: Final = 5.0
 
 
-class Peer(CallbackOwner):
+class Peer(Sends, CallbackOwner):
     """A peer: identifier, connections, queues, messages and calls in one object.
 
     ::
@@ -66,12 +71,29 @@ class Peer(CallbackOwner):
     :attr:`on_message` if there are any at that time, else by :meth:`receive`
     or :meth:`messages`. For the latter it waits in the inbox. (What waits there
     when the first callback is added is handed to it with the next message.)
-    The inbox holds ``inbox_limit`` bytes. When that is full, a program that has read from it
-    before is taken for a slow reader: the connections that bring more are
-    paused and their senders keep the rest. A program
-    that has never read is taken for one that does not want messages: the
-    oldest are dropped, counted in :attr:`inbox_dropped` and logged as a
-    warning. Calls and their replies are no messages in this sense.
+
+    The inbox holds ``inbox_limit`` bytes. When that is full, the connections
+    that bring more are paused until half of it is read, and their senders keep
+    the rest; a paused connection is alive all the same. A program
+    that has never read may be one that does not want messages: as long as that
+    is so, messages that are not persistent are dropped to make room, the oldest
+    first, counted in :attr:`inbox_dropped` and logged as a warning. Persistent
+    ones are never dropped. A program that wants no messages at all, and is sent
+    persistent ones, throws them away with an ``on_message`` that does nothing.
+    Calls and their replies are no messages in this sense: they go on, also
+    over a connection that is paused.
+
+    **Acknowledging.** A message is acknowledged, and leaves the queue of its
+    sender, when the callbacks of :attr:`on_message` have returned for it, or
+    when it is in the inbox. So what is in the inbox, which is in memory, is
+    lost when this process is killed. With ``durable_receive`` it is in the
+    storage until it is handled, and handled means: the callbacks returned; or
+    :meth:`receive` handed it out; or the body of a loop over :meth:`messages`
+    came to its end for it. If a callback raises it is called again after a
+    while, and after too many attempts the message is one of the
+    :meth:`dead_letters`. What was not handled when the process ended comes
+    again when the storage is opened the next time, with
+    :attr:`ReceivedMessage.redelivered` set.
 
     The layers are there for those who want them: :attr:`link`,
     :attr:`throttle` (or ``None``), :attr:`packeter`, :attr:`messaging`,
@@ -92,21 +114,28 @@ class Peer(CallbackOwner):
     :param reconnect_interval: seconds until the first new attempt to dial;
         later ones take longer. ``None``: the link's default
     :param inbox_limit: in bytes; each message counts its data and a little more
+    :param durable_receive: keep messages in the storage until they are handled,
+        see above. Not for those with a time to live of 0. How often and when
+        they are tried again is set in ``peer.messaging.inbox``.
+    :param queue_limits: how much may wait for other peers, and what happens to
+        more; ``None``: the default, see :class:`snakemq.QueueLimits`
     :param serve: objects to serve from the first moment, by name; see
         :meth:`serve`
     :param on_message: first callback of :attr:`on_message`
     :raises TypeError: an argument is of a wrong type; the message says which
     :raises ValueError: an argument can't be what it is, an address for instance
     :raises OSError: an address can't be listened on; the message names it
-    :raises snakemq.exceptions.StorageError: the storage can't be opened
+    :raises snakemq.exceptions.StorageError: the storage can't be opened;
+        ``durable_receive`` without a storage that can do that
     """
 
     #: ``func(received)``, a :class:`ReceivedMessage`
     on_message = CallbackSlot[[ReceivedMessage]]()
-    #: ``func(ident, uuid)``; the message was handed over
+    #: ``func(ident, uuid)``; the message was handed to the system
     on_message_sent = CallbackSlot[[str, bytes]]()
-    #: ``func(ident, uuid)``; its time to live was over before the peer came
-    on_message_drop = CallbackSlot[[str, bytes]]()
+    #: ``func(ident, uuid)``; it is known to have arrived: the callbacks of the
+    #: receiver have run. From a 1.6 peer this is known of persistent messages only.
+    on_message_acked = CallbackSlot[[str, bytes]]()
     #: ``func(ident)``; the peer is connected and has said who it is
     on_peer_connect = CallbackSlot[[str]]()
     #: ``func(ident)``
@@ -128,6 +157,8 @@ class Peer(CallbackOwner):
         keepalive: float | None = DEFAULT_KEEPALIVE,
         reconnect_interval: float | None = None,
         inbox_limit: int = DEFAULT_INBOX_LIMIT,
+        durable_receive: bool = False,
+        queue_limits: QueueLimits | None = None,
         serve: Mapping[str, object] | None = None,
         on_message: Callable[[ReceivedMessage], object] | None = None,
     ) -> None:
@@ -141,6 +172,10 @@ class Peer(CallbackOwner):
         check_positive(inbox_limit, "inbox_limit", "bytes")
         if tls is not None and not isinstance(tls, SSLConfig):
             raise TypeError(f"tls takes a snakemq.SSLConfig, not {type(tls).__name__}")
+        if queue_limits is not None and not isinstance(queue_limits, QueueLimits):
+            raise TypeError(
+                f"queue_limits takes a snakemq.QueueLimits, not {type(queue_limits).__name__}"
+            )
 
         self.identifier = identifier
         self.log = logging.getLogger("snakemq.peer")
@@ -148,22 +183,34 @@ class Peer(CallbackOwner):
         # Looked up once, for the sake of the hot paths.
         self._message_slot = self.on_message
         self._sent_slot = self.on_message_sent
+        self._acked_slot = self.on_message_acked
         self._tls = tls
         self._reconnect_interval = reconnect_interval
         self._addresses: list[Address] = []
         self._closed = False
 
-        self._stack = stack = Stack(identifier, storage, throttle, keepalive, self.log)
+        self._stack = stack = Stack(
+            identifier, storage, throttle, keepalive, durable_receive, self.log
+        )
         self.link = stack.link
         self.throttle = stack.throttle
         self.packeter = stack.packeter
         self.messaging = stack.messaging
+        if queue_limits is not None:
+            self.messaging.queue_limits = queue_limits
         self.receive_hook = stack.receive_hook
         self._calls = stack.calls
 
         self._changes = Changes(stack.link)
-        self._shutdown = Shutdown(stack.link, stack.lowest, stack.messaging, stack.calls)
-        self._inbox = Inbox(stack.packeter, inbox_limit, self.log)
+        self._deliveries = Deliveries(self._changes, self._refuse_in_loop, self)
+        self._sender = Sender(
+            identifier, stack.messaging, stack.storage is not None, self._deliveries, self._refusal
+        )
+        self._durable = Durable(stack.messaging, self._sender) if durable_receive else None
+        self._shutdown = Shutdown(
+            stack.link, stack.lowest, stack.packeter, stack.messaging, stack.calls
+        )
+        self._inbox = Inbox(stack.messaging, inbox_limit, self.log, self._durable)
         self._runner = Runner(stack.link, f"snakemq peer {identifier}", self.log, self._close)
         try:
             self._wire()
@@ -181,6 +228,7 @@ class Peer(CallbackOwner):
         messaging = self.messaging
         messaging.on_message_recv.wire(self._handle_message)
         messaging.on_messages_sent.wire(self._handle_sent)
+        messaging.on_messages_left.wire(self._handle_left)
         messaging.on_messages_acked.wire(self._handle_acked)
         messaging.on_messages_dropped.wire(self._handle_drops)
         messaging.on_connect.wire(self._handle_connect)
@@ -214,9 +262,10 @@ class Peer(CallbackOwner):
         self._runner.run()
 
     def stop(self, drain: float = DEFAULT_DRAIN) -> None:
-        """Hand over what is queued for connected peers, then close everything.
+        """Send what is queued for connected peers, then close everything.
 
-        Messages for peers that are not connected are not waited for: the
+        This waits until they have acknowledged all of it. Messages for peers
+        that are not connected are not waited for: the
         persistent ones stay in the storage, the others are lost, which is
         logged as a warning. (:meth:`flush` waits for them.) When this returns
         there is no thread, no socket and no open file left.
@@ -225,8 +274,8 @@ class Peer(CallbackOwner):
         it returns at once and all of this happens afterwards. Harmless if the
         peer is stopped already.
 
-        :param drain: how long to wait for messages to be handed over, in
-            seconds at most; 0 not to wait
+        :param drain: how long to wait for acknowledgements, and for what this
+            peer owes to the others, in seconds at most; 0 not to wait
         :raises PeerClosed: the loop died before, from the exception in
             ``__cause__``; raised once
         """
@@ -372,59 +421,29 @@ class Peer(CallbackOwner):
 
     # Messages.
 
-    def send(
-        self,
-        ident: str,
-        data: Data,
-        *,
-        ttl: float | None = None,
-        persistent: bool | None = None,
-        uuid: bytes | None = None,
-        flags: int = 0,
-    ) -> bytes:
-        """Queue a message for a peer. Returns at once.
+    @property
+    def on_message_drop(self) -> Callback[...]:
+        """``func(ident, uuid)``, or with a third parameter ``func(ident, uuid, reason)``.
 
-        It is sent when the peer is connected, first in, first out. A
-        persistent message is on disk when this returns.
-
-        :param ident: identifier of the receiver
-        :param data: the payload; a string is encoded in UTF-8
-        :param ttl: time to live, in seconds. It runs while the receiver is not
-            connected; 0: deliver only if it is connected now; ``None``: wait
-            for ever
-        :param persistent: survive the end of this process. ``None``: exactly
-            if this peer has a storage
-        :param uuid: identifier of the message, at most 16 bytes; made up if it
-            is not given
-        :param flags: more ``FLAG_*``, also some of your own
-        :return: identifier of the message
-        :raises TypeError: an argument is of a wrong type
-        :raises ValueError: persistent without a storage, to oneself, or to
-            nobody
-        :raises PeerClosed: this peer was stopped
+        The message is not sent (again), for a :class:`snakemq.DropReason`: its
+        time to live was over, or its queue was full. The slot is that of
+        :attr:`messaging`.
         """
-        check_ident(ident, "ident")
-        if ident == self.identifier:
-            raise ValueError("a peer can't send messages to itself: no connection leads there")
-        has_storage = self._stack.storage is not None
-        if persistent is None:
-            persistent = has_storage
-        elif persistent and not has_storage:
-            raise ValueError("a persistent message needs a storage: give the peer storage=PATH")
-        if persistent:
-            flags |= FLAG_PERSISTENT
-        message = Message(to_bytes(data), ttl, flags, uuid)
-        if self._closed:
-            raise self._runner.closed()
-        self.messaging.send_message(ident, message)
-        return message.uuid
+        return self.messaging.on_message_drop
+
+    @on_message_drop.setter
+    def on_message_drop(self, func: Callable[..., object] | None) -> None:
+        self.messaging.on_message_drop = func
 
     def queued(self, ident: str | None = None) -> int:
-        """How many messages wait, for a peer or for all of them."""
+        """How many messages wait or are not acknowledged, for a peer or for all of them."""
         return self.messaging.queued_messages(ident)
 
     def flush(self, ident: str | None = None, timeout: float | None = None) -> bool:
         """Wait until nothing is queued, for a peer or for anybody.
+
+        That is when all was acknowledged, or dropped. (What is not persistent
+        leaves the queue for a 1.6 peer when it was handed to the system.)
 
         :param timeout: seconds at most; ``None``: for ever
         :return: whether nothing is queued
@@ -435,12 +454,46 @@ class Peer(CallbackOwner):
     def receive(self, timeout: float | None = None) -> ReceivedMessage | None:
         """Take the oldest message that has arrived, or wait for one.
 
+        With ``durable_receive`` it is handled with that: it does not come again
+        (except if this process is killed right now).
+
         :param timeout: seconds at most; ``None``: for ever
         :return: ``None`` if none came in time
         :raises PeerClosed: this peer was stopped and there is nothing left
         :raises RuntimeError: there are callbacks in :attr:`on_message`, which
             get everything
         """
+        received = self._receive(timeout)
+        if received is not None:
+            received.done()
+        return received
+
+    def messages(self, timeout: float | None = None) -> Iterator[ReceivedMessage]:
+        """Iterate over the messages that arrive, until this peer is stopped.
+
+        With ``durable_receive`` a message is handled when the body of the loop
+        is through with it. If an exception, a ``break`` or a ``return`` leaves
+        the loop, or the peer is stopped inside it, that message stays in the
+        storage and comes again after the next start, unless
+        :meth:`ReceivedMessage.done` was called.
+
+        :param timeout: end when none came for so many seconds; ``None``: go on
+        :raises PeerClosed: the loop died
+        :raises RuntimeError: see :meth:`receive`
+        """
+        while True:
+            try:
+                received = self._receive(timeout)
+            except PeerClosed:
+                if self.failure is not None:
+                    raise
+                return
+            if received is None:
+                return
+            yield received
+            received.done()
+
+    def _receive(self, timeout: float | None) -> ReceivedMessage | None:
         self._refuse_in_loop()
         if self.on_message:
             raise RuntimeError(
@@ -451,23 +504,32 @@ class Peer(CallbackOwner):
             raise self._runner.closed()
         return received
 
-    def messages(self, timeout: float | None = None) -> Iterator[ReceivedMessage]:
-        """Iterate over the messages that arrive, until this peer is stopped.
+    def dead_letters(self) -> list[DeadLetter]:
+        """The messages that were received and given up, the oldest first.
 
-        :param timeout: end when none came for so many seconds; ``None``: go on
-        :raises PeerClosed: the loop died
-        :raises RuntimeError: see :meth:`receive`
+        That is, with ``durable_receive``: the callbacks failed too often.
+
+        :raises snakemq.exceptions.StorageError: ``durable_receive`` is off
         """
-        while True:
-            try:
-                received = self.receive(timeout)
-            except PeerClosed:
-                if self.failure is not None:
-                    raise
-                return
-            if received is None:
-                return
-            yield received
+        return self.messaging.inbox.dead_letters()
+
+    def retry_dead_letters(self, ids: Sequence[int] | None = None) -> int:
+        """Have dead letters handled once more, after what is there.
+
+        :param ids: which ones of :meth:`dead_letters`; ``None``: all
+        :return: how many
+        :raises snakemq.exceptions.StorageError: ``durable_receive`` is off
+        """
+        return self.messaging.inbox.retry_dead_letters(ids)
+
+    def drop_dead_letters(self, ids: Sequence[int] | None = None) -> int:
+        """Delete dead letters.
+
+        :param ids: which ones of :meth:`dead_letters`; ``None``: all
+        :return: how many
+        :raises snakemq.exceptions.StorageError: ``durable_receive`` is off
+        """
+        return self.messaging.inbox.drop_dead_letters(ids)
 
     @property
     def inbox_dropped(self) -> int:
@@ -521,28 +583,47 @@ class Peer(CallbackOwner):
     def _handle_message(self, conn_id: str, ident: str, message: Message) -> None:
         if self._calls.take(conn_id, ident, message):
             return
-        received = ReceivedMessage(ident, message, conn_id)
+        received = ReceivedMessage(ident, message, conn_id, self._durable)
         on_message = self._message_slot
         if not on_message:
             self._inbox.put(received)
             return
         if self._inbox:
-            for earlier in self._inbox.take_all():
-                on_message(earlier)
-        on_message(received)
+            while (earlier := self._inbox.take()) is not None:
+                self._handle_earlier(earlier)
+        if self._durable is None:
+            on_message(received)
+        else:
+            self._durable.call(on_message, received)
+
+    def _handle_earlier(self, received: ReceivedMessage) -> None:
+        """It waited for a reader, and now there is a callback."""
+        if self._durable is None:
+            self._message_slot(received)
+            return
+        try:
+            self._durable.call(self._message_slot, received)
+        except Exception as exc:
+            # It stays in the storage.
+            self.callback_failed("on_message", self._handle_earlier, (), exc)
+        else:
+            received.done()
 
     def _handle_sent(self, conn_id: str, ident: str, messages: list[Message]) -> None:
-        if self._sent_slot:
-            for message in messages:
-                self._sent_slot(ident, message.uuid)
+        self._deliveries.sent(messages)
+        _tell_each(self._sent_slot, ident, messages)
+
+    def _handle_left(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+        self._deliveries.left(messages)
         self._less_queued(ident)
 
     def _handle_acked(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+        self._deliveries.acked(messages)
+        _tell_each(self._acked_slot, ident, messages)
         self._less_queued(ident)
 
     def _handle_drops(self, ident: str, messages: list[Message], reason: DropReason) -> None:
-        for message in messages:
-            self.on_message_drop(ident, message.uuid)
+        self._deliveries.dropped(messages, reason)
         self._less_queued(ident)
 
     def _handle_connect(self, conn_id: str, ident: str) -> None:
@@ -562,15 +643,19 @@ class Peer(CallbackOwner):
     def _close(self) -> None:
         """The loop is over. In its thread, or wherever a peer that never ran is stopped."""
         left = self.messaging.queued_messages()
-        if left and self._stack.storage is None:
-            self.log.warning("stopped; messages that were still queued and are lost: %d", left)
-        elif left:
-            self.log.info("stopped; messages that are still queued: %d", left)
+        lost = self.messaging.transient_messages() if left else 0
+        if lost:
+            self.log.warning("stopped; messages that were still queued and are lost: %d", lost)
+        if left > lost:
+            self.log.info(
+                "stopped; messages that are still queued, in the storage: %d", left - lost
+            )
         try:
             self._stack.close()
         finally:
             self._closed = True
             self._inbox.close()
+            self._deliveries.close()
             self._changes.notify()
             self._shutdown.join()
 
@@ -579,6 +664,9 @@ class Peer(CallbackOwner):
     def _refuse_in_loop(self) -> None:
         if self._runner.in_loop:
             raise RuntimeError("a callback can't wait for its own thread; do this in another one")
+
+    def _refusal(self) -> PeerClosed | None:
+        return self._runner.closed() if self._closed else None
 
     def _wait(self, condition: Callable[[], bool], timeout: float | None) -> bool:
         self._refuse_in_loop()
@@ -599,3 +687,9 @@ class Peer(CallbackOwner):
         state = "stopped" if self._closed else "running" if self.running else "not started"
         listens = ", ".join(map(format_address, self._addresses)) or "nowhere"
         return f"<Peer {self.identifier!r} {state}, listens: {listens}, peers: {len(self.peers)}>"
+
+
+def _tell_each(callback: Callback[[str, bytes]], ident: str, messages: list[Message]) -> None:
+    if callback:
+        for message in messages:
+            callback(ident, message.uuid)

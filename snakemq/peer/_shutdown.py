@@ -8,11 +8,12 @@ from typing import Final
 from snakemq.contracts import LinkInterface
 from snakemq.link import Link, LinkSocket
 from snakemq.messaging import Messaging
+from snakemq.packeter import Packeter
 from snakemq.peer._calls import Calls
 
 __all__ = ["Shutdown"]
 
-#: How often to look whether the closed connections have delivered, in seconds.
+#: How often to look whether what was sent is gone, in seconds.
 _LOOK_INTERVAL: Final = 0.01
 
 #: How long to wait for calls before looking whether there is still reason to,
@@ -24,7 +25,8 @@ class Shutdown:
     """Ends the loop of a stack without losing what can be delivered.
 
     Draining: let the calls that are being served come to their end, and wait
-    until nothing is queued for the peers that are connected.
+    until the peers that are connected have acknowledged everything, and what
+    this side owes them, which is acknowledgements above all, is with the system.
     Hanging up: close the connections, and wait until what was sent on them has
     arrived, because a process that simply ends may take it along. Then the
     loop is stopped; latest after the time that :meth:`begin` was given.
@@ -35,10 +37,16 @@ class Shutdown:
     """
 
     def __init__(
-        self, link: Link, lowest: LinkInterface, messaging: Messaging, calls: Calls
+        self,
+        link: Link,
+        lowest: LinkInterface,
+        packeter: Packeter,
+        messaging: Messaging,
+        calls: Calls,
     ) -> None:
         self._link = link
         self._lowest = lowest
+        self._packeter = packeter
         self._messaging = messaging
         self._calls = calls
         #: waits for the calls, which run in threads
@@ -47,6 +55,8 @@ class Shutdown:
         self._over = False
         self._begun = False
         self._draining = False
+        #: what each connection has sent when it has sent all that is owed, in bytes
+        self._owed: dict[str, int] = {}
         self._closing: list[LinkSocket] = []
         lowest.on_connect.wire(self._conn_ids.add)
         lowest.on_disconnect.wire(self._conn_ids.discard)
@@ -102,10 +112,28 @@ class Shutdown:
             self._draining = False
             # Soon, not now: this may be a callback about one of the
             # connections that are to be closed.
-            self._link.call_soon(self._hang_up)
+            self._link.call_soon(self._pay)
 
     def _waits_for(self, ident: str) -> bool:
         return self._messaging.is_connected(ident) and self._messaging.queued_messages(ident) > 0
+
+    def _pay(self) -> None:
+        self._messaging.acknowledge()
+        packeter = self._packeter
+        self._owed = {
+            conn_id: packeter.sent_bytes(conn_id) + packeter.unsent_bytes(conn_id)
+            for conn_id in self._conn_ids
+        }
+        self._look_for_debts()
+
+    def _look_for_debts(self) -> None:
+        if any(
+            conn_id in self._conn_ids and self._packeter.sent_bytes(conn_id) < owed
+            for conn_id, owed in self._owed.items()
+        ):
+            self._link.call_later(_LOOK_INTERVAL, self._look_for_debts)
+        else:
+            self._hang_up()
 
     def _hang_up(self) -> None:
         link = self._link

@@ -32,6 +32,7 @@ class Stack:
     :param storage: is closed with the stack
     :param throttle: bytes per second, or ``None``
     :param keepalive: seconds, or ``None``
+    :param durable_receive: keep what is received in the storage until it is handled
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Stack:
         storage: StorageLike | None,
         throttle: float | None,
         keepalive: float | None,
+        durable_receive: bool,
         log: logging.Logger,
     ) -> None:
         with contextlib.ExitStack() as undo:
@@ -52,7 +54,9 @@ class Stack:
             self.storage = _open(storage)
             if self.storage is not None:
                 undo.callback(self.storage.close)
-            self.messaging = Messaging(identifier, "", self.packeter, self.storage)
+            self.messaging = Messaging(
+                identifier, "", self.packeter, self.storage, durable_receive=durable_receive
+            )
             self.messaging.keepalive_interval = keepalive
             self.messaging.keepalive_wait = KEEPALIVE_WAIT
             self.receive_hook = ReceiveHook(self.messaging)

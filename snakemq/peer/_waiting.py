@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from snakemq.contracts import LinkInterface
-from snakemq.packeter import Packeter
+from snakemq.messaging import Messaging
 
 __all__ = ["Changes", "wait_for_event"]
 
@@ -44,7 +44,7 @@ class Changes:
     :param clock: its time measures the timeouts
     """
 
-    def __init__(self, clock: LinkInterface | Packeter) -> None:
+    def __init__(self, clock: LinkInterface | Messaging) -> None:
         self._time = clock.time
         self.lock = threading.RLock()
         self._condition = threading.Condition(self.lock)

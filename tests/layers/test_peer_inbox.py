@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from snakemq import Message, Peer
-from snakemq.link import Link
 from snakemq.peer import ReceivedMessage
 from snakemq.peer._inbox import MESSAGE_COST, Inbox
 from tests.helpers import DEADLINE, wait_until
@@ -19,8 +18,8 @@ from tests.layers.peers import connected_pair
 LOG = logging.getLogger("tests.inbox")
 
 
-class FakeLink:
-    """What an inbox asks of a link."""
+class FakeMessaging:
+    """What an inbox asks of messaging."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
@@ -38,10 +37,10 @@ class FakeLink:
             func, *args = self.soon.pop(0)
             func(*args)
 
-    def pause_recv(self, conn_id: str) -> None:
+    def pause(self, conn_id: str) -> None:
         self._call("pause", conn_id)
 
-    def resume_recv(self, conn_id: str) -> None:
+    def resume(self, conn_id: str) -> None:
         self._call("resume", conn_id)
 
     def _call(self, name: str, conn_id: str) -> None:
@@ -66,32 +65,32 @@ def numbers(inbox: Inbox) -> list[int]:
 
 
 @pytest.fixture
-def link() -> FakeLink:
-    return FakeLink()
+def messaging() -> FakeMessaging:
+    return FakeMessaging()
 
 
-def make(link: FakeLink, units: int) -> Inbox:
-    return Inbox(link, units * UNIT, LOG)  # type: ignore[arg-type]
+def make(messaging: FakeMessaging, units: int) -> Inbox:
+    return Inbox(messaging, units * UNIT, LOG)  # type: ignore[arg-type]
 
 
 def test_what_nobody_reads_is_dropped_the_oldest_first(
-    link: FakeLink, caplog: pytest.LogCaptureFixture
+    messaging: FakeMessaging, caplog: pytest.LogCaptureFixture
 ) -> None:
-    inbox = make(link, 3)
+    inbox = make(messaging, 3)
     for number in range(5):
         inbox.put(item(number))
     assert inbox.dropped == 2
     assert numbers(inbox) == [2, 3, 4]
-    assert link.calls == []
+    assert messaging.calls == []
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "set on_message or call receive()" in record.getMessage()
 
 
 def test_a_flood_that_nobody_reads_is_no_flood_of_log_records(
-    link: FakeLink, caplog: pytest.LogCaptureFixture
+    messaging: FakeMessaging, caplog: pytest.LogCaptureFixture
 ) -> None:
-    inbox = make(link, 1)
+    inbox = make(messaging, 1)
     for number in range(1201):
         inbox.put(item(number))
     assert inbox.dropped == 1200
@@ -99,8 +98,8 @@ def test_a_flood_that_nobody_reads_is_no_flood_of_log_records(
     assert "1000 of the oldest" in caplog.messages[-1]
 
 
-def test_a_message_over_the_limit_is_kept_if_it_is_alone(link: FakeLink) -> None:
-    inbox = make(link, 2)
+def test_a_message_over_the_limit_is_kept_if_it_is_alone(messaging: FakeMessaging) -> None:
+    inbox = make(messaging, 2)
     inbox.put(item(0))
     inbox.put(item(1, size=10 * UNIT))
     assert numbers(inbox) == [1]
@@ -109,74 +108,73 @@ def test_a_message_over_the_limit_is_kept_if_it_is_alone(link: FakeLink) -> None
 
 
 def test_a_slow_reader_pauses_the_connections_that_bring_more(
-    link: FakeLink, caplog: pytest.LogCaptureFixture
+    messaging: FakeMessaging, caplog: pytest.LogCaptureFixture
 ) -> None:
-    inbox = make(link, 4)
+    inbox = make(messaging, 4)
     assert inbox.get(0) is None  # now there is a reader
     for number in range(4):
         inbox.put(item(number, "c1"))
-    assert link.calls == []
+    assert messaging.calls == []
     inbox.put(item(4, "c2"))
     inbox.put(item(5, "c2"))  # was on its way already
     inbox.put(item(6, "c3"))
-    assert link.calls == [("pause", "c2"), ("pause", "c3")]
+    assert messaging.calls == [("pause", "c2"), ("pause", "c3")]
     assert inbox.dropped == 0
     assert "5 messages wait to be read: conn=c2 ident=alice paused" in caplog.messages
-    link.calls.clear()
+    messaging.calls.clear()
     for number in range(4):
         received = inbox.get(0)
         assert received is not None
         assert int(received.uuid) == number
-    link.run()
-    assert link.calls == []  # more than half is left
+    messaging.run()
+    assert messaging.calls == []  # more than half is left
     assert inbox.get(0) is not None
-    link.run()
-    assert sorted(link.calls) == [("resume", "c2"), ("resume", "c3")]
+    messaging.run()
+    assert sorted(messaging.calls) == [("resume", "c2"), ("resume", "c3")]
     assert numbers(inbox) == [5, 6]
 
 
-def test_connections_may_go_while_they_are_paused(link: FakeLink) -> None:
-    inbox = make(link, 1)
+def test_connections_may_go_while_they_are_paused(messaging: FakeMessaging) -> None:
+    inbox = make(messaging, 1)
     inbox.get(0)
     for number, conn_id in enumerate(["c1", "c1", "c2", "c3"]):
         inbox.put(item(number, conn_id))
     inbox.forget("c1")
-    link.gone.add("c2")  # nobody has told the inbox yet
-    link.gone.add("c4")
+    messaging.gone.add("c2")  # nobody has told the inbox yet
+    messaging.gone.add("c4")
     inbox.put(item(4, "c4"))
-    link.calls.clear()
+    messaging.calls.clear()
     assert numbers(inbox) == [0, 1, 2, 3, 4]
-    link.run()
-    assert link.calls == [("resume", "c3")]
+    messaging.run()
+    assert messaging.calls == [("resume", "c3")]
 
 
 def test_a_reader_that_was_faster_than_the_pause_ends_it() -> None:
-    link = FakeLink()
-    inbox = make(link, 1)
+    messaging = FakeMessaging()
+    inbox = make(messaging, 1)
     inbox.get(0)
 
     def read_everything(conn_id: str) -> None:
-        link.calls.append(("pause", conn_id))
+        messaging.calls.append(("pause", conn_id))
         numbers(inbox)
 
-    link.pause_recv = read_everything  # type: ignore[method-assign]
+    messaging.pause = read_everything  # type: ignore[method-assign]
     inbox.put(item(0))
     inbox.put(item(1))
-    link.run()
-    assert link.calls == [("pause", "c1"), ("resume", "c1")]
+    messaging.run()
+    assert messaging.calls == [("pause", "c1"), ("resume", "c1")]
 
 
 def test_closing_lets_the_readers_go() -> None:
-    link = Link()
-    inbox = Inbox(link, 1000, LOG)
+    messaging = FakeMessaging()
+    inbox = make(messaging, 2)
     with ThreadPoolExecutor(2) as pool:
         readers = [pool.submit(inbox.get, None) for _ in range(2)]
-        inbox.put(item(1, size=1))
+        inbox.put(item(1))
         wait_until(lambda: any(reader.done() for reader in readers))
         inbox.close()
         results = [reader.result(DEADLINE) for reader in readers]
     assert sum(result is None for result in results) == 1
-    link.cleanup()
 
 
 # With real peers.
