@@ -416,6 +416,11 @@ class Inbox:
     def _wait(self, line: _Line, ident: str, delay: float) -> None:
         if line.timer is None:
             line.timer = self._packeter.call_later(delay, self._retry, line, ident)
+        # What is for now only does not wait for that.
+        passing = [item for item in line.items if isinstance(item, _Passing)]
+        line.items = deque(item for item in line.items if isinstance(item, Waiting))
+        for item in passing:
+            self._deliver(item.conn_id, ident, item.message)
 
     def _retry(self, line: _Line, ident: str) -> None:
         line.timer = None

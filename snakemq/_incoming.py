@@ -145,6 +145,7 @@ class Incoming:
         connection.doubtful -= 1
         last = connection.last_number
         if last is not None and number <= last:
+            self._note_again(connection, message)
             return False
         stored = number - sequence.number < sequence.stored
         if number - sequence.number >= max(sequence.stored, sequence.repeated):
@@ -152,12 +153,23 @@ class Incoming:
         if connection.knows_all and not stored:
             return True
         if memory.recognise(message.uuid):
-            # It may be an earlier process that wrote that down, and the disk
-            # not have it yet.
-            connection.must_sync = self._storage is not None
+            self._note_again(connection, message)
             return False
         message.redelivered = True
         return True
+
+    def _note_again(self, connection: PeerConnection, message: Message) -> None:
+        """Have it among the last ones that are remembered: it may come once more.
+
+        Those that the sender may repeat need not be the last ones that it sent,
+        because it drops some. And it may be an earlier process that wrote this
+        one down, and the disk not have it yet.
+        """
+        if connection.memory is not None and (self.notes_all or message.flags & FLAG_PERSISTENT):
+            connection.memory.add(message.uuid)
+            if self._storage is not None:
+                connection.unmarked.append(message.uuid)
+                connection.must_sync |= bool(message.flags & FLAG_PERSISTENT)
 
     @staticmethod
     def skip(connection: PeerConnection) -> None:

@@ -123,8 +123,7 @@ class Room:
                 if self._closed or not self.may_wait() or not self._wait(deadline):
                     raise
                 return False
-            if not self._drop_oldest(needed):
-                raise
+            self._drop_oldest(needed)
         return True
 
     def _fits(self, needed: Mapping[_Queue, tuple[int, int]], *, dropping: WhenFull) -> bool:
@@ -145,19 +144,12 @@ class Room:
         return all_messages <= limits.total_messages and all_bytes <= limits.total_bytes
 
     def _check_all(self, needed: Mapping[_Queue, tuple[int, int]]) -> None:
-        messages = size = 0
-        for queue, (count, more) in needed.items():
-            self.check(queue, count, more)
-            messages += count
-            size += more
-        limits = self.limits
-        if (
-            self.messages + messages > limits.total_messages
-            or self.bytes + size > limits.total_bytes
-        ):
+        for queue, (count, size) in needed.items():
+            self.check(queue, count, size)
+        if not self._has_total_room(needed):
             raise QueueFull(
-                f"a batch of {messages} messages and {size} bytes would be over the limit of what "
-                "may be queued for all peers together; send less at once, or set queue_limits"
+                "the batch would be over the limit of what may be queued for all peers together; "
+                "send less at once, or set queue_limits"
             )
 
     def _wait(self, deadline: float | None) -> bool:
@@ -171,18 +163,18 @@ class Room:
             self._waiters -= 1
         return True
 
-    def _drop_oldest(self, needed: Mapping[_Queue, tuple[int, int]]) -> bool:
-        for queue in needed:
-            while not self._has_room(needed, queue):
-                if not queue.drop_oldest():
-                    return False
+    def _drop_oldest(self, needed: Mapping[_Queue, tuple[int, int]]) -> None:
+        for queue, (count, size) in needed.items():
+            limits = self.limits
+            while (
+                queue.messages + count > limits.max_messages
+                or queue.bytes + size > limits.max_bytes
+                or not self._has_total_room(needed)
+            ) and queue.drop_oldest():
                 self.overflowed += 1
         self._check_all(needed)
-        return True
 
-    def _has_room(self, needed: Mapping[_Queue, tuple[int, int]], queue: _Queue) -> bool:
-        try:
-            self.check(queue, *needed[queue])
-        except QueueFull:
-            return False
-        return True
+    def _has_total_room(self, needed: Mapping[_Queue, tuple[int, int]]) -> bool:
+        messages = self.messages + sum(count for count, _ in needed.values())
+        size = self.bytes + sum(size for _, size in needed.values())
+        return messages <= self.limits.total_messages and size <= self.limits.total_bytes

@@ -176,9 +176,9 @@ def _wire_ttl(ttl: float | None) -> int:
     return min(math.floor(ttl), _MAX_FINITE_TTL)
 
 
-def _wire_ttl_up(ttl: float | None) -> int:
-    """Likewise, for a peer that acknowledges: 0 says that the message is never repeated."""
-    return _wire_ttl(ttl) or (1 if ttl else 0)
+def _wire_ttl_up(ttl: float) -> int:
+    """A TTL that is not 0, for a peer that acknowledges: 0 would say that nothing is repeated."""
+    return min(math.floor(ttl) or 1, _MAX_FINITE_TTL)
 
 
 def encode_message(message: Message) -> bytes:

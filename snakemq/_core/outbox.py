@@ -270,7 +270,8 @@ class Outbox:
         if taken.messages:
             if self._confirms_all:
                 self._flights.append((taken.number, len(taken.messages)))
-            self.bytes_flying += sum(len(message.data) for message in taken.messages)
+            # A list: a generator is a call for each.
+            self.bytes_flying += sum([len(message.data) for message in taken.messages])
         return taken
 
     def expect(self, *, confirms_all: bool) -> None:
@@ -306,6 +307,7 @@ class Outbox:
                 else:
                     leaving.append(entry)
                     self.bytes_flying -= len(message.data)
+                    self._stored_flying -= len(self._unconfirmed) < self._stored_flying
         return messages[told:] if told else messages, leaving
 
     def confirmed(self, count: int) -> list[Entry]:
@@ -324,10 +326,11 @@ class Outbox:
                 flights.insert(0, (number + left, size - left))
                 break
             left -= size
-        size = 0
-        for entry in entries:
-            size += len(cast(Message, message_of(entry)).data)
-        self.bytes_flying -= size
+        messages = cast(
+            "list[Message]",
+            [entry.message if isinstance(entry, Timed) else entry for entry in entries],
+        )
+        self.bytes_flying -= sum([len(message.data) for message in messages])
         return entries
 
     def disconnect(self) -> list[Message]:
