@@ -315,6 +315,9 @@ class Inbox:
             while line.items:
                 first = line.items[0]
                 if isinstance(first, _Passing):
+                    # If this process is killed now, the one before must not come again.
+                    if not self._remove_done(line, ident):
+                        return
                     line.items.popleft()
                     self._deliver(first.conn_id, ident, first.message)
                 elif not self._step(line, first):
