@@ -407,6 +407,21 @@ class OutboxModel(RuleBasedStateMachine):
             (self.urgent if item.urgent else self.waiting).remove(item)
         self.in_flight += items
 
+    @precondition(lambda self: self.connected)
+    @rule(max_bytes=st.integers(1, 12))
+    def take_urgent(self, max_bytes: int) -> None:
+        taken = self.outbox.take_urgent(max_bytes)
+        items = self.urgent[: len(taken.messages)]
+        assert [m.uuid for m in taken.messages] == [item.message.uuid for item in items]
+        if self.waiting and (self.waiting[0].loaded or self.waiting[0].sent):
+            assert not items, "what may have been sent before goes first"
+        else:
+            assert bool(items) == bool(self.urgent)
+        if self.confirms_all:
+            self.check_announcement(taken, items)
+        del self.urgent[: len(items)]
+        self.in_flight += items
+
     def check_announcement(self, taken: Taken, items: list[Item]) -> None:
         for position, item in enumerate(items):
             number = taken.number + position

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from snakemq import _outgoing
 from snakemq import messaging as messaging_module
 from snakemq._core.frames import FRAME_PING, FRAME_VERSION, encode_identification, encode_message
 from snakemq._core.framing import encode_header
@@ -103,7 +104,7 @@ def test_a_backlog_is_handed_over_in_portions(network: SimNetwork) -> None:
         return len(bob.received) == 100
 
     assert network.run_until(look)
-    assert 0 < most <= messaging_module.SEND_WINDOW_BYTES + 200_000
+    assert 0 < most <= _outgoing.SEND_WINDOW_BYTES + 200_000
 
 
 def test_a_pong_does_not_wait_behind_the_whole_backlog(network: SimNetwork) -> None:
