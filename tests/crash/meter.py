@@ -15,6 +15,7 @@ from tests.crash.workers.records import (
     ENDED,
     OFFERED,
     RECEIVED,
+    TOGETHER,
     Record,
     Workload,
 )
@@ -39,6 +40,7 @@ class Findings:
     :ivar reordered: numbers that came after a higher one
     :ivar foreign: records of what was never offered, or with another's identifier
     :ivar damaged: records of data that are not as they were sent
+    :ivar torn: numbers that came while others did not that were offered together with them
     """
 
     accepted: int = 0
@@ -50,12 +52,13 @@ class Findings:
     reordered: list[int] = field(default_factory=list)
     foreign: list[Record] = field(default_factory=list)
     damaged: list[Record] = field(default_factory=list)
+    torn: list[int] = field(default_factory=list)
 
     def problems(self) -> list[str]:
         """One line for each kind of thing that is wrong."""
         return [
             f"{len(found)} {name}: {', '.join(map(str, found[:8]))}{' ...' * (len(found) > 8)}"
-            for name in ("lost", "duplicated", "reordered", "foreign", "damaged")
+            for name in ("lost", "duplicated", "reordered", "foreign", "damaged", "torn")
             if (found := getattr(self, name))
         ]
 
@@ -85,11 +88,18 @@ def compare(
     """
     found = Findings()
     offered, accepted = set(), set()
+    groups: list[tuple[int, list[int]]] = []
     for record in sent:
         if record.kind == OFFERED:
             offered.add(record.number)
+            if groups and len(groups[-1][1]) < groups[-1][0]:
+                groups[-1][1].append(record.number)
         elif record.kind == ACCEPTED:
             accepted.add(record.number)
+        elif record.kind == TOGETHER:
+            groups.append((record.number, []))
+        elif record.kind == BEGUN:
+            groups.append((0, []))
     history = _Received(found, remembers)
     for record in received:
         if record.kind == BEGUN:
@@ -107,6 +117,11 @@ def compare(
     found.received = len(history.numbers)
     found.undecided = sorted(offered - accepted)
     found.lost = sorted(accepted - history.numbers)
+    for size, group in groups:
+        came = history.numbers.intersection(group)
+        # One that was not offered as a whole was not sent.
+        if 0 < len(came) < size:
+            found.torn += sorted(came)
     return found
 
 

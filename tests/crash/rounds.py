@@ -58,6 +58,8 @@ class Setup:
     :ivar api: on which of :mod:`tests.crash.workers.stacks` both run
     :ivar persistent: whether the sender has a storage and the messages use it
     :ivar receiver_storage: whether the receiver has a storage
+    :ivar sending: see :mod:`tests.crash.workers.sender`
+    :ivar receiving: see :mod:`tests.crash.workers.stacks`
     :ivar keywords: more arguments for the receiver's ``Peer`` or ``Messaging``
     :ivar endings: how connections are cut
     :ivar both_ways: whether the receiver sends something, too, to be cut at
@@ -67,6 +69,8 @@ class Setup:
     api: str = "peer"
     persistent: bool = True
     receiver_storage: bool = True
+    sending: str = "send"
+    receiving: str = "callback"
     keywords: dict[str, Any] = field(default_factory=dict)
     endings: tuple[Ending, ...] = (Ending.CLOSE, Ending.RESET, Ending.SILENCE)
     both_ways: bool = True
@@ -109,6 +113,7 @@ class Run:
             **common,
             listen=True,
             has_storage=setup.receiver_storage,
+            receiving=setup.receiving,
             keywords=setup.keywords,
         )
         self.sender = Role(
@@ -121,6 +126,7 @@ class Run:
             to="receiver",
             seed=seed,
             persistent=setup.persistent,
+            sending=setup.sending,
             ahead=AHEAD,
         )
 
@@ -227,9 +233,23 @@ class Run:
         """How many messages the sender's storage still has."""
         if not self._setup.persistent:
             return 0
-        with closing(sqlite3.connect(self.sender.storage)) as connection:
-            count: int = connection.execute("SELECT count(*) FROM items").fetchone()[0]
-            return count
+        (count,) = self._select(self.sender, "SELECT count(*) FROM items")
+        return count
+
+    def check_tables(self) -> None:
+        """What the two applications wrote into their databases is what was sent and received."""
+        records = read_records(self.receiver.records)
+        received = sorted({record.number for record in records if record.kind == RECEIVED})
+        if self._setup.sending == "outbox":
+            assert self._select(self.sender, "SELECT number FROM outbox ORDER BY 1") == received
+        if self._setup.receiving == "transaction":
+            effects = self._select(self.receiver, "SELECT number FROM effects ORDER BY rowid")
+            assert effects == received
+
+    @staticmethod
+    def _select(role: Role, sql: str) -> list[int]:
+        with closing(sqlite3.connect(role.storage)) as connection:
+            return [row[0] for row in connection.execute(sql)]
 
     @contextmanager
     def _or_stuck(self) -> Iterator[None]:

@@ -24,21 +24,32 @@ ROUNDS_PER_RUN = 20
 
 SENDER = (Fault.KILL_SENDER, Fault.SENDER_DIES)
 RECEIVER = (Fault.KILL_RECEIVER, Fault.RECEIVER_DIES)
+ALL = CUTS * 5 + KILLS
+
+DURABLY = {"durable_receive": True}
 
 SETUPS = {
     "connection cut": Setup(CUTS),
     "sender killed": Setup(SENDER),
     "receiver killed": Setup(RECEIVER),
     "both killed": Setup((Fault.KILL_BOTH,)),
-    "all of it": Setup(CUTS * 5 + KILLS),
-    "all of it, with 1.6's classes": Setup(CUTS * 5 + KILLS, api="layers"),
+    "all of it": Setup(ALL),
+    "all of it, with 1.6's classes": Setup(ALL, api="layers"),
     "not persistent, connection cut": Setup(CUTS, persistent=False, receiver_storage=False),
     "not persistent, receiver killed": Setup(CUTS * 3 + RECEIVER, persistent=False),
-    "receiver without a storage": Setup(CUTS * 5 + KILLS, receiver_storage=False),
+    "receiver without a storage": Setup(ALL, receiver_storage=False),
+    "received durably": Setup(ALL, keywords=DURABLY),
+    "received durably, with 1.6's classes": Setup(ALL, api="layers", keywords=DURABLY),
+    "in batches, received durably in a loop": Setup(
+        ALL, sending="batch", receiving="messages", keywords=DURABLY
+    ),
+    "transactional outbox, exactly once": Setup(
+        ALL, sending="outbox", receiving="transaction", keywords=DURABLY
+    ),
 }
 
 #: In all, by default.
-ROUNDS = 5 * len(SETUPS)
+ROUNDS = 3 * len(SETUPS)
 
 
 def runs() -> list[object]:
@@ -64,6 +75,7 @@ def test_nothing_is_lost_or_comes_twice_or_too_late(
         findings = run.finish()
     assert findings.problems() == []
     assert run.left_in_storage() == 0
+    run.check_tables()
     for role in (run.sender, run.receiver):
         assert "Traceback" not in role.worker.complaints()
     print(findings)

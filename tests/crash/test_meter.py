@@ -17,6 +17,7 @@ from tests.crash.workers.records import (
     ENDED,
     OFFERED,
     RECEIVED,
+    TOGETHER,
     Record,
     Recorder,
     Workload,
@@ -236,6 +237,38 @@ class TestForeign:
     def test_with_the_identifier_of_another(self) -> None:
         other = got(2, uuid=WORKLOAD.uuid(1))
         assert found(sender(1, 2), process(1, other)) == {"foreign": [2], "lost": [2]}
+
+
+class TestTogether:
+    """Messages that are to be accepted all or none."""
+
+    @staticmethod
+    def sent(*groups: tuple[int, ...], accepted: tuple[int, ...]) -> list[Record]:
+        records = []
+        for group in groups:
+            records.append(Record(TOGETHER, 1, len(group)))
+            records += [Record(OFFERED, 1, number) for number in group]
+        return records + [Record(ACCEPTED, 1, number) for number in accepted]
+
+    def test_all(self) -> None:
+        sent = self.sent((1, 2), (3, 4), accepted=(1, 2, 3, 4))
+        assert compare(sent, process(1, 2, 3, 4), WORKLOAD).problems() == []
+
+    @pytest.mark.parametrize("came", [(), (3, 4)])
+    def test_all_or_none_of_those_that_are_undecided(self, came: tuple[int, ...]) -> None:
+        sent = self.sent((1, 2), (3, 4), accepted=(1, 2))
+        assert compare(sent, process(1, 2, *came), WORKLOAD).problems() == []
+
+    @pytest.mark.parametrize("came", [3, 4])
+    def test_one_without_the_others(self, came: int) -> None:
+        sent = self.sent((1, 2), (3, 4), accepted=(1, 2))
+        assert compare(sent, process(1, 2, came), WORKLOAD).problems() == [f"1 torn: {came}"]
+
+    def test_one_of_those_that_were_never_offered_as_a_whole(self) -> None:
+        sent = [Record(TOGETHER, 1, 3), Record(OFFERED, 1, 1), Record(BEGUN, 2)]
+        sent += [Record(OFFERED, 2, 2), Record(ACCEPTED, 2, 2)]
+        assert compare(sent, process(2), WORKLOAD).problems() == []
+        assert compare(sent, process(1, 2), WORKLOAD).problems() == ["1 torn: 1"]
 
 
 def test_the_problems_in_words() -> None:

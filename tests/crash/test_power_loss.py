@@ -149,6 +149,28 @@ class TestReceiver:
             with SqliteQueuesStorage(copy) as storage:
                 assert storage.load_received("sender")[:total] == uuids[:total]
 
+    @pytest.mark.parametrize("persistent", [True, False])
+    def test_the_inbox(self, tmp_path: Path, persistent: bool) -> None:
+        """Received durably, and nobody takes it: all of it is there."""
+        copies = Copies(tmp_path / "inbox.db", tmp_path)
+        taken: list[tuple[int, Path]] = []
+        with Peer(
+            "receiver", listen=0, storage=tmp_path / "inbox.db", durable_receive=True
+        ) as receiver:
+            AcknowledgementHook(receiver, lambda total: taken.append((total, copies.make())))
+            uuids = self.send(
+                receiver.addresses[0][1], storage=tmp_path / "sender.db" if persistent else None
+            )
+        assert taken[-1][0] == self.COUNT
+        for total, copy in taken:
+            with SqliteQueuesStorage(copy) as storage:
+                items = storage.get_inbox()
+                assert [item.message.uuid for item in items][:total] == uuids[:total]
+                assert [item.message.data for item in items[:total]] == [
+                    str(number).encode() for number in range(total)
+                ]
+                assert storage.load_received("sender")[:total] == uuids[:total]
+
 
 class Call(NamedTuple):
     """A system call that writes or syncs.
@@ -240,8 +262,12 @@ def tracer(this_env: PythonEnv, tmp_path: Path) -> Tracer:
 class TestSynced:
     """Not only written but synced: the system would have it after a power loss."""
 
-    def test_before_send_returns(self, tracer: Tracer) -> None:
-        with tracer.run("sender.py", to="receiver", persistent=True, ahead=100, seed=1) as worker:
+    @pytest.mark.parametrize("sending", ["send", "batch", "outbox"])
+    def test_before_send_returns(self, tracer: Tracer, sending: str) -> None:
+        """Or the block that they are sent in has ended."""
+        with tracer.run(
+            "sender.py", to="receiver", persistent=True, ahead=100, seed=1, sending=sending
+        ) as worker:
             worker.hear("ready")
             worker.tell("mark")
             worker.hear("marked")
@@ -259,10 +285,11 @@ class TestSynced:
                 assert not dirty, f"message {accepted} was accepted and not synced"
         assert accepted
 
-    @pytest.mark.parametrize("keywords", [{}])
+    @pytest.mark.parametrize("durable", [False, True])
     def test_before_an_acknowledgement_leaves(
-        self, tracer: Tracer, tmp_path: Path, keywords: dict[str, object]
+        self, tracer: Tracer, tmp_path: Path, durable: bool
     ) -> None:
+        keywords = {"durable_receive": durable}
         workload = Workload(Tracer.RUN.encode())
         with tracer.run("receiver.py", listen=True, keywords=keywords) as worker:
             port = worker.hear("ready")
@@ -273,15 +300,19 @@ class TestSynced:
                         assert sender.flush("traced", DEADLINE)
                 assert sender.flush("traced", DEADLINE)
         received = acknowledged = 0
-        dirty = False
+        dirty = synced = False
         for call in tracer.calls():
             if tracer.is_database(call):
+                synced |= dirty and "sync" in call.name
                 dirty = "sync" not in call.name
             elif call.path.endswith("records"):
                 received += call.data[:1] == RECEIVED
             elif call.name.startswith("send") and FrameType.ACKNOWLEDGEMENT in call.data[4:5]:
                 total = int.from_bytes(call.data[5:13], "big")
-                assert not dirty, f"message {total} was acknowledged and not synced"
-                assert total <= received, f"message {total} was acknowledged before its callback"
+                assert synced, f"message {total} was acknowledged and not synced"
+                # What happened to a message in the inbox since may be later.
+                assert durable or not dirty, f"message {total} was acknowledged and not synced"
+                assert durable or total <= received, f"{total} acknowledged before its callback"
                 acknowledged = total
+                synced = False
         assert acknowledged == 99

@@ -37,7 +37,7 @@ class Receiver:
         # The one command that gets here is to stop.
         return None if self._control.next() else False
 
-    def _receive(self, uuid: bytes, data: bytes, redelivered: bool) -> None:
+    def _receive(self, uuid: bytes, data: bytes, redelivered: bool) -> int:
         number, damaged = self._workload.number(data)
         dying = False
         if self._die_in is not None:
@@ -48,6 +48,7 @@ class Receiver:
         self._recorder.write(RECEIVED, number, uuid, len(data), redelivered, damaged)
         if dying:
             die()
+        return number
 
     def _plan_death(self, count: int, recorded: bool) -> None:
         self._recorded_then = recorded

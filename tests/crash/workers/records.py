@@ -22,6 +22,7 @@ __all__ = [
     "ENDED",
     "OFFERED",
     "RECEIVED",
+    "TOGETHER",
     "Record",
     "Recorder",
     "Workload",
@@ -34,6 +35,9 @@ BEGUN, ENDED = b"B", b"E"
 
 #: ``send`` is going to be called; has returned.
 OFFERED, ACCEPTED = b"O", b"A"
+
+#: So many messages that are offered now are accepted all together or not at all.
+TOGETHER = b"T"
 
 #: A message came to the application.
 RECEIVED = b"R"
@@ -48,7 +52,7 @@ class Record(NamedTuple):
     """What a process did.
 
     :ivar incarnation: which process of this role: 1, 2, ... of each run
-    :ivar number: of the message; of ``BEGUN`` and ``ENDED`` 0
+    :ivar number: of the message; of ``BEGUN`` and ``ENDED`` 0; of ``TOGETHER`` how many
     :ivar uuid: that the message carried
     :ivar redelivered: how the stack marked it
     :ivar damaged: its data are not those of this number

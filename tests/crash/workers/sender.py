@@ -2,7 +2,9 @@
 
 Options: those of :func:`stacks.make_stack`; ``to``; ``records`` (path); ``run``
 (see :class:`records.Workload`); ``incarnation``; ``seed``; ``persistent``;
-``ahead``: how many messages may be queued when a burst begins.
+``ahead``: how many messages may be queued when a burst begins; ``sending``:
+``send``, ``batch`` or ``outbox`` (each burst in a transaction that is written to
+a table ``outbox``, too, and sometimes rolled back).
 
 Commands: ``mark``: stop producing, send one more message and tell its number;
 ``drain``: tell when nothing is queued; ``die``: kill yourself when so many more
@@ -15,8 +17,21 @@ import random
 from pathlib import Path
 
 from control import Control, die
-from records import ACCEPTED, BEGUN, ENDED, OFFERED, Recorder, Workload, highest_offered
+from records import (
+    ACCEPTED,
+    BEGUN,
+    ENDED,
+    OFFERED,
+    TOGETHER,
+    Recorder,
+    Workload,
+    highest_offered,
+)
 from stacks import make_stack
+
+
+class RolledBack(Exception):
+    """On purpose."""
 
 
 class Sender:
@@ -35,6 +50,14 @@ class Sender:
         self._die_in: int | None = None
         self._draining = False
         self.stack = make_stack(options, control.changed)
+        self._burst = {
+            "send": self._send_burst,
+            "batch": self._send_batch,
+            "outbox": self._send_in_transaction,
+        }[options.get("sending", "send")]
+        if options.get("sending") == "outbox":
+            self._database = self.stack.connect_storage()
+            self._database.execute("CREATE TABLE IF NOT EXISTS outbox (number INTEGER)")
         control.at_once("die", self._plan_death)
 
     def run(self) -> None:
@@ -53,8 +76,7 @@ class Sender:
             self._draining = False
             self._control.say(drained=True)
         if self._producing and self.stack.queued(self._to) <= self._wanted:
-            for _ in range(self._rng.choice((1, 3, 10, 30, 100))):
-                self._send()
+            self._burst(self._rng.choice((1, 3, 10, 30, 100)))
             self._wanted = self._rng.choice((0, self._ahead // 2, self._ahead))
             return True
         return False
@@ -66,21 +88,58 @@ class Sender:
             self._draining = True
         if do == "mark":
             self._producing = False
-            self._control.say(marked=self._send())
+            self._burst(1)
+            self._control.say(marked=self._number)
         return True
 
-    def _send(self) -> int:
+    def _offer(self) -> tuple[int, bytes, bytes]:
+        """The next message."""
         self._number += 1
-        number, uuid = self._number, self._workload.uuid(self._number)
-        data = self._workload.data(number)
-        self._recorder.write(OFFERED, number, uuid, len(data))
-        self.stack.send(self._to, data, uuid, self._persistent)
-        self._recorder.write(ACCEPTED, number, uuid, len(data))
+        uuid, data = self._workload.uuid(self._number), self._workload.data(self._number)
+        self._recorder.write(OFFERED, self._number, uuid, len(data))
+        return self._number, uuid, data
+
+    def _accepted(self, number: int) -> None:
+        self._recorder.write(ACCEPTED, number, self._workload.uuid(number))
         if self._die_in is not None:
             self._die_in -= 1
             if self._die_in <= 0:
                 die()
-        return number
+
+    def _send_burst(self, count: int) -> None:
+        for _ in range(count):
+            number, uuid, data = self._offer()
+            self.stack.send(self._to, data, uuid, self._persistent)
+            self._accepted(number)
+
+    def _send_batch(self, count: int) -> None:
+        self._recorder.write(TOGETHER, count)
+        numbers = []
+        with self.stack.peer.batch() as batch:
+            for _ in range(count):
+                number, uuid, data = self._offer()
+                batch.send(self._to, data, uuid=uuid)
+                numbers.append(number)
+        for number in numbers:
+            self._accepted(number)
+
+    def _send_in_transaction(self, count: int) -> None:
+        count = min(count, 10)
+        self._recorder.write(TOGETHER, count)
+        numbers = []
+        try:
+            with self.stack.peer.transaction(self._database) as transaction:
+                for _ in range(count):
+                    number, uuid, data = self._offer()
+                    self._database.execute("INSERT INTO outbox VALUES (?)", (number,))
+                    transaction.send(self._to, data, uuid=uuid)
+                    numbers.append(number)
+                if self._producing and self._rng.random() < 0.2:
+                    raise RolledBack
+        except RolledBack:
+            return
+        for number in numbers:
+            self._accepted(number)
 
     def _plan_death(self, count: int) -> None:
         self._die_in = count

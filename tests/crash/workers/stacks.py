@@ -6,6 +6,8 @@ one runs under 1.6 as well as under this package.
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +19,9 @@ LOCALHOST = "127.0.0.1"
 #: How long to wait until the next attempt to dial, in seconds.
 RECONNECT_INTERVAL = 0.02
 
-#: Called with identifier, data, and whether the stack marked it as redelivered.
-Receive = Callable[[bytes, bytes, bool], None]
+#: Called with identifier, data, and whether the stack marked it as redelivered;
+#: returns the number of the message.
+Receive = Callable[[bytes, bytes, bool], int]
 
 #: Does what there is to do and returns whether there is more: at once, later, or
 #: never again.
@@ -35,7 +38,9 @@ def make_stack(
 
     :param options: ``api`` (peer or layers), ``ident``; optional ``connect``
         (port), ``listen``, ``storage`` (path), ``keywords`` (more arguments of
-        ``Peer`` or ``Messaging``), ``takeover_wait``
+        ``Peer`` or ``Messaging``), ``takeover_wait``; of a ``Peer``,
+        ``receiving``: ``callback``, ``messages`` or ``transaction`` (in the
+        callback; what comes is also written to a table ``effects`` with it)
     :param changed: is set when there is something to do, from any thread
     :param receive: is called in the loop's thread with each message that comes
     """
@@ -51,23 +56,25 @@ class PeerStack:
     ) -> None:
         from snakemq import Peer
 
-        def on_message(received: Any) -> None:
-            assert receive is not None
-            marked = getattr(received.message, "redelivered", False)
-            receive(received.uuid, received.data, marked)
-
         self._changed = changed
+        self._receive = receive
+        self._storage = options.get("storage")
+        self._receiving = options.get("receiving", "callback")
         self.peer = peer = Peer(
             options["ident"],
             listen=0 if options.get("listen") else None,
             reconnect_interval=RECONNECT_INTERVAL,
-            storage=options.get("storage"),
-            on_message=on_message if receive is not None else None,
+            storage=self._storage,
             **options.get("keywords", {}),
         )
-        for name in ("on_message_sent", "on_message_acked"):
-            if hasattr(peer, name):
-                getattr(peer, name).add(lambda ident, uuid: changed.set())
+        if self._receiving == "transaction":
+            with contextlib.closing(self.connect_storage()) as connection:
+                connection.execute("CREATE TABLE IF NOT EXISTS effects (number INTEGER)")
+        callbacks = {"callback": self._on_message, "transaction": self._on_message_once}
+        if receive is not None and self._receiving in callbacks:
+            peer.on_message.add(callbacks[self._receiving])
+        peer.on_message_sent.add(lambda ident, uuid: changed.set())
+        peer.messaging.on_messages_acked.add(lambda conn_id, ident, messages: changed.set())
         if options.get("takeover_wait"):
             peer.messaging.takeover_wait = options["takeover_wait"]
         # Connections that are cut at once are no reason here to dial less often.
@@ -79,19 +86,43 @@ class PeerStack:
     def port(self) -> int | None:
         return self.peer.addresses[0][1] if self.peer.addresses else None
 
+    def connect_storage(self) -> sqlite3.Connection:
+        """A connection of the application to the file of the storage."""
+        assert self._storage is not None
+        return sqlite3.connect(self._storage, timeout=20, isolation_level=None)
+
     def send(self, ident: str, data: bytes, uuid: bytes, persistent: bool) -> None:
         self.peer.send(ident, data, uuid=uuid, persistent=persistent)
 
     def queued(self, ident: str) -> int:
         return self.peer.queued(ident)
 
+    def _on_message(self, received: Any) -> None:
+        assert self._receive is not None
+        self._receive(received.uuid, received.data, received.redelivered)
+
+    def _on_message_once(self, received: Any) -> None:
+        assert self._receive is not None
+        with received.transaction() as transaction:
+            number = self._receive(received.uuid, received.data, received.redelivered)
+            transaction.db.execute("INSERT INTO effects VALUES (?)", (number,))
+
     def run(self, turn: Turn) -> None:
         """Call ``turn`` until it returns ``None``: again at once if it returns true."""
         with self.peer:
+            if self._receiving == "messages":
+                reader = threading.Thread(target=self._read)
+                reader.start()
             while (more := turn()) is not None:
                 if not more:
                     self._changed.wait(PATIENCE)
                     self._changed.clear()
+        if self._receiving == "messages":
+            reader.join()
+
+    def _read(self) -> None:
+        for received in self.peer.messages():
+            self._on_message(received)
 
 
 class LayersStack:
@@ -115,11 +146,11 @@ class LayersStack:
             options["ident"], "", packeter, storage, **options.get("keywords", {})
         )
         if receive is not None:
-            self.messaging.on_message_recv.add(
-                lambda conn_id, ident, message: receive(
-                    message.uuid, message.data, getattr(message, "redelivered", False)
-                )
-            )
+
+            def on_message(conn_id: str, ident: str, message: Any) -> None:
+                receive(message.uuid, message.data, getattr(message, "redelivered", False))
+
+            self.messaging.on_message_recv.add(on_message)
         if options.get("takeover_wait") and hasattr(self.messaging, "takeover_wait"):
             self.messaging.takeover_wait = options["takeover_wait"]
         self.port: int | None = None
