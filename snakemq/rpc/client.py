@@ -181,6 +181,7 @@ class RpcClient:
         :param timeout: for the whole call, in seconds; ``None``: for ever
         :return: what the method returns
         :raises CallError: the call failed
+        :raises QueueFull: so many messages wait for the peer that the request can't
         :raises Exception: what the method raised, or the ``pickler`` with
             arguments that can't be sent
         :raises ValueError: the timeout is negative or not a number
@@ -231,6 +232,7 @@ class RpcClient:
 
         :param ttl: how long it may wait for the peer to be connected, in seconds
         :raises ClientClosed: the client was closed
+        :raises QueueFull: so many messages wait for the peer that the signal can't
         :raises Exception: the ``pickler`` can't do it with these arguments
         """
         if self._closed:

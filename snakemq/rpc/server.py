@@ -19,6 +19,7 @@ from snakemq._core.rpc_records import (
     value_record,
 )
 from snakemq._io.workers import WorkerPool
+from snakemq.exceptions import QueueFull
 from snakemq.message import Message
 from snakemq.rpc.errors import Error, NoInstanceError, NoMethodError, SignalCallWarning
 from snakemq.rpc.remote_traceback import describe, format_remote
@@ -64,7 +65,8 @@ class RpcServer:
     order; they may block. A name that begins with an underscore is never
     served. Registering is safe from any thread.
 
-    Replies carry TTL 0: if the caller is not connected any more when the
+    Replies are sent before all messages that wait for the caller. They carry
+    TTL 0: if the caller is not connected any more when the
     method returns, the reply is dropped. The caller repeats its request when it
     is back, and the method runs again.
 
@@ -271,7 +273,13 @@ class RpcServer:
         self.log.error("ident=%s can't be answered: %s", ident, message, exc_info=exc)
 
     def _send(self, ident: str, data: bytes) -> None:
-        self.receive_hook.messaging.send_message(ident, Message(REPLY_PREFIX + data))
+        # Somebody waits for it: it goes before the messages that wait.
+        message = Message(REPLY_PREFIX + data)
+        try:
+            self.receive_hook.messaging.send_message(ident, message, urgent=True)
+        except QueueFull as exc:
+            # Nor is there room for any other answer.
+            self.log.error("ident=%s is not answered, for its queue is full: %s", ident, exc)
 
     def __repr__(self) -> str:
         return f"<RpcServer objects={sorted(map(str, self.instances))} workers={self._workers!r}>"

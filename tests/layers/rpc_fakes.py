@@ -27,16 +27,20 @@ class FakeMessaging:
         self.on_connect: Callback[[str, str]] = Callback()
         self.on_disconnect: Callback[[str, str]] = Callback()
         self.sent: list[Sent] = []
+        #: of each that was sent: whether it was urgent
+        self.urgent: list[bool] = []
         #: raised by :meth:`send_message`
         self.failure: Exception | None = None
         self.inside_loop = False
         self._connected = list(connected)
         self._soon: list[Callable[[], object]] = []
 
-    def send_message(self, ident: str, message: Message) -> None:
+    def send_message(self, ident: str, message: Message, *, urgent: bool = False) -> bool:
         if self.failure is not None:
             raise self.failure
         self.sent.append(Sent(ident, message))
+        self.urgent.append(urgent)
+        return True
 
     def is_inside_loop(self) -> bool:
         return self.inside_loop

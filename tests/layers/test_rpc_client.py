@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from snakemq._core.rpc_records import error_record, value_record
+from snakemq.exceptions import QueueFull
 from snakemq.message import Message
 from snakemq.rpc import (
     REMOTE_TRACEBACK_ATTR,
@@ -244,6 +245,26 @@ def test_a_message_that_can_not_be_sent_is_the_callers_error(side: Side) -> None
     with pytest.raises(OverflowError, match="too large"):
         side.proxy.read()
     assert side.waits(0)
+
+
+def test_a_request_for_which_there_is_no_room_is_the_callers_error(side: Side) -> None:
+    side.connect()
+    side.messaging.failure = QueueFull("no room")
+    with pytest.raises(QueueFull):
+        side.proxy.read()
+    side.proxy.read.as_signal(10)
+    with pytest.raises(QueueFull):
+        side.proxy.read()
+    assert side.waits(0)
+
+
+def test_a_request_stays_in_line(side: Side) -> None:
+    """What was sent before it may be meant to be there first."""
+    side.connect()
+    call = InThread(side.proxy.read)
+    side.reply(value_record(side.requests(1)[0]["req_id"], 1))
+    assert call.result() == 1
+    assert side.messaging.urgent == [False]
 
 
 # Peers come and go.

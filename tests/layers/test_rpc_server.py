@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from snakemq._core.rpc_records import call_record, signal_record
+from snakemq.exceptions import QueueFull
 from snakemq.rpc import (
     DEFAULT_MAX_WORKERS,
     METHOD_RPC_AS_SIGNAL_ATTR,
@@ -358,10 +359,10 @@ def test_a_reply_that_messaging_does_not_take(side: Side) -> None:
     # Too large, say; a smaller one can be sent.
     send = side.messaging.send_message
 
-    def refuse_large(ident: str, message: Any) -> None:
+    def refuse_large(ident: str, message: Any, **options: Any) -> None:
         if len(message.data) > 10_000:
             raise OverflowError("too large")
-        send(ident, message)
+        send(ident, message, **options)
 
     side.messaging.send_message = refuse_large  # type: ignore[method-assign]
     reply = side.call("echo", "x" * 20_000)
@@ -380,6 +381,23 @@ def test_when_nothing_can_be_sent_it_is_logged(
     assert "ident=alice can't be answered: KeyError('kitchen')" in record.getMessage()
     side.messaging.failure = None
     assert side.call("echo")["ok"]
+
+
+def test_a_reply_goes_before_what_waits(side: Side) -> None:
+    side.call("note", 1)
+    assert side.messaging.urgent == [True]
+
+
+def test_a_reply_for_which_there_is_no_room_is_logged_once(
+    side: Side, caplog: pytest.LogCaptureFixture
+) -> None:
+    side.messaging.failure = QueueFull("no room")
+    side.send_call("note", 1)
+    wait_until(lambda: caplog.records)
+    side.messaging.failure = None
+    side.call("note", 2)
+    assert side.service.seen == [1, 2]
+    assert caplog.messages == ["ident=alice is not answered, for its queue is full: no room"]
 
 
 def test_exceptions_stay_here_if_they_are_not_to_be_transferred(
