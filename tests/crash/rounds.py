@@ -20,7 +20,15 @@ from tests.compat.harness import PythonEnv
 from tests.crash.meter import Findings, compare
 from tests.crash.processes import Role
 from tests.crash.proxy import CuttingProxy, Direction, Ending, Trap
-from tests.crash.workers.records import RECEIVED, Workload, read_records
+from tests.crash.workers.records import (
+    ACCEPTED,
+    ANSWERS,
+    OFFERED,
+    RECEIVED,
+    Record,
+    Workload,
+    read_records,
+)
 from tests.helpers import DEADLINE, wait_until
 
 __all__ = ["CUTS", "KILLS", "Fault", "Run", "Setup", "Stuck"]
@@ -105,6 +113,7 @@ class Run:
         run = f"run{seed % 10**5:05}"
         self._workload = Workload(run.encode())
         self.proxy = CuttingProxy()
+        self._answers = directory / "answers.records"
         common = {"api": setup.api, "run": run, "takeover_wait": 0.05}
         self.receiver = Role(
             "receiver",
@@ -128,6 +137,7 @@ class Run:
             persistent=setup.persistent,
             sending=setup.sending,
             ahead=AHEAD,
+            answers=str(self._answers),
         )
 
     def __enter__(self) -> Run:
@@ -195,19 +205,21 @@ class Run:
         There are no more faults, so what was before it came, or never will.
         """
         position = sum(1 for _ in read_records(self.receiver.records))
+        with self._or_stuck():
+            self.sender.worker.tell("mark")
+            number = self.sender.worker.hear("marked", self._patience)
+            self._wait_for_record(self.receiver.records, position, number)
 
+    def _wait_for_record(self, records: Path, position: int, number: int) -> None:
         def arrived() -> bool:
             nonlocal position
-            for record in read_records(self.receiver.records, position):
+            for record in read_records(records, position):
                 position += 1
                 if record.kind == RECEIVED and record.number == number:
                     return True
             return False
 
-        with self._or_stuck():
-            self.sender.worker.tell("mark")
-            number = self.sender.worker.hear("marked", self._patience)
-            wait_until(arrived, self._patience, what=f"message {number} comes")
+        wait_until(arrived, self._patience, what=f"message {number} comes")
 
     def finish(self) -> Findings:
         """Let everything arrive, end both processes, and see what is wrong."""
@@ -215,6 +227,8 @@ class Run:
         self.sender.worker.tell("drain")
         with self._or_stuck():
             self.sender.worker.hear("drained", self._patience)
+            if self._setup.receiving == "transaction":
+                self._wait_for_record(self._answers, 0, self._numbers_received()[-1])
         for role in (self.sender, self.receiver):
             role.worker.tell("stop")
             assert role.worker.join() == 0, role.worker.complaints()
@@ -238,13 +252,23 @@ class Run:
 
     def check_tables(self) -> None:
         """What the two applications wrote into their databases is what was sent and received."""
-        records = read_records(self.receiver.records)
-        received = sorted({record.number for record in records if record.kind == RECEIVED})
+        received = self._numbers_received()
         if self._setup.sending == "outbox":
             assert self._select(self.sender, "SELECT number FROM outbox ORDER BY 1") == received
         if self._setup.receiving == "transaction":
             effects = self._select(self.receiver, "SELECT number FROM effects ORDER BY rowid")
             assert effects == received
+
+    def answers(self) -> Findings:
+        """What became of the answers: there is one to each message that was received."""
+        sent = []
+        for number in self._numbers_received():
+            sent += [Record(OFFERED, 0, number), Record(ACCEPTED, 0, number)]
+        return compare(sent, read_records(self._answers), ANSWERS)
+
+    def _numbers_received(self) -> list[int]:
+        records = read_records(self.receiver.records)
+        return sorted({record.number for record in records if record.kind == RECEIVED})
 
     @staticmethod
     def _select(role: Role, sql: str) -> list[int]:

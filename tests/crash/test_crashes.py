@@ -76,6 +76,8 @@ def test_nothing_is_lost_or_comes_twice_or_too_late(
     assert findings.problems() == []
     assert run.left_in_storage() == 0
     run.check_tables()
+    if setup.receiving == "transaction":
+        assert run.answers().problems() == []
     for role in (run.sender, run.receiver):
         assert "Traceback" not in role.worker.complaints()
     print(findings)

@@ -263,10 +263,16 @@ class TestSynced:
     """Not only written but synced: the system would have it after a power loss."""
 
     @pytest.mark.parametrize("sending", ["send", "batch", "outbox"])
-    def test_before_send_returns(self, tracer: Tracer, sending: str) -> None:
+    def test_before_send_returns(self, tracer: Tracer, tmp_path: Path, sending: str) -> None:
         """Or the block that they are sent in has ended."""
         with tracer.run(
-            "sender.py", to="receiver", persistent=True, ahead=100, seed=1, sending=sending
+            "sender.py",
+            to="receiver",
+            persistent=True,
+            ahead=100,
+            seed=1,
+            sending=sending,
+            answers=str(tmp_path / "answers"),
         ) as worker:
             worker.hear("ready")
             worker.tell("mark")

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 __all__ = [
     "ACCEPTED",
+    "ANSWERS",
     "BEGUN",
     "ENDED",
     "OFFERED",
@@ -182,3 +183,7 @@ class Workload:
             return 0, True
         number, _ = self._HEADER.unpack_from(data)
         return number, data != self.data(number)
+
+
+#: The answers to messages: each has the number of what it answers.
+ANSWERS = Workload(b"answers", large=2000)

@@ -4,7 +4,8 @@ Options: those of :func:`stacks.make_stack`; ``to``; ``records`` (path); ``run``
 (see :class:`records.Workload`); ``incarnation``; ``seed``; ``persistent``;
 ``ahead``: how many messages may be queued when a burst begins; ``sending``:
 ``send``, ``batch`` or ``outbox`` (each burst in a transaction that is written to
-a table ``outbox``, too, and sometimes rolled back).
+a table ``outbox``, too, and sometimes rolled back); ``answers`` (path):
+where answers are recorded.
 
 Commands: ``mark``: stop producing, send one more message and tell its number;
 ``drain``: tell when nothing is queued; ``die``: kill yourself when so many more
@@ -19,9 +20,11 @@ from pathlib import Path
 from control import Control, die
 from records import (
     ACCEPTED,
+    ANSWERS,
     BEGUN,
     ENDED,
     OFFERED,
+    RECEIVED,
     TOGETHER,
     Recorder,
     Workload,
@@ -49,7 +52,9 @@ class Sender:
         self._wanted = 0
         self._die_in: int | None = None
         self._draining = False
-        self.stack = make_stack(options, control.changed)
+        self._answers = Recorder(options["answers"], options["incarnation"])
+        self._answers.write(BEGUN)
+        self.stack = make_stack(options, control.changed, self._receive_answer)
         self._burst = {
             "send": self._send_burst,
             "batch": self._send_batch,
@@ -66,6 +71,12 @@ class Sender:
         self._control.say(ready=None)
         self.stack.run(self.turn)
         self._recorder.write(ENDED)
+        self._answers.write(ENDED)
+
+    def _receive_answer(self, uuid: bytes, data: bytes, redelivered: bool) -> int:
+        number, damaged = ANSWERS.number(data)
+        self._answers.write(RECEIVED, number, uuid, len(data), redelivered, damaged)
+        return number
 
     def turn(self) -> bool | None:
         """Obey a command or send a burst; whether there is more to do now, ``None`` to end."""

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from records import ANSWERS
+
 __all__ = ["make_stack"]
 
 LOCALHOST = "127.0.0.1"
@@ -40,7 +42,8 @@ def make_stack(
         (port), ``listen``, ``storage`` (path), ``keywords`` (more arguments of
         ``Peer`` or ``Messaging``), ``takeover_wait``; of a ``Peer``,
         ``receiving``: ``callback``, ``messages`` or ``transaction`` (in the
-        callback; what comes is also written to a table ``effects`` with it)
+        callback; what comes is also written to a table ``effects`` with it, and
+        answered)
     :param changed: is set when there is something to do, from any thread
     :param receive: is called in the loop's thread with each message that comes
     """
@@ -106,6 +109,7 @@ class PeerStack:
         with received.transaction() as transaction:
             number = self._receive(received.uuid, received.data, received.redelivered)
             transaction.db.execute("INSERT INTO effects VALUES (?)", (number,))
+            transaction.send(received.ident, ANSWERS.data(number), uuid=ANSWERS.uuid(number))
 
     def run(self, turn: Turn) -> None:
         """Call ``turn`` until it returns ``None``: again at once if it returns true."""
