@@ -28,6 +28,8 @@ __all__ = ["Events", "HandMade", "connect", "data", "message", "stacks"]
 #: What this package announces.
 WINDOW = DeliveryFeature(8192, 16 * 1024 * 1024)
 
+_CHUNK = 1 << 18
+
 
 class HandMade:
     """A peer without a stack, which speaks the protocol by hand, right or wrong.
@@ -64,7 +66,7 @@ class HandMade:
     def _begin(self) -> None:
         self.frames: list[bytes] = []
         self._decoder = PacketDecoder()
-        self._out = b""
+        self._out = bytearray()
 
     def _connected(self, conn_id: str) -> None:
         self.connection = conn_id
@@ -81,9 +83,12 @@ class HandMade:
                 self.say(FRAME_PONG, wait=False)
 
     def _ready(self, conn_id: str, sent: int) -> None:
-        self._out = self._out[sent:]
+        del self._out[:sent]
+        self._send(conn_id)
+
+    def _send(self, conn_id: str) -> None:
         if self._out:
-            self.link.send(conn_id, self._out)
+            self.link.send(conn_id, bytes(self._out[:_CHUNK]))
 
     def say(self, *frames: bytes, wait: bool = True) -> None:
         """Send frames, and give them the time to arrive and be handled."""
@@ -91,7 +96,7 @@ class HandMade:
         idle = not self._out
         self._out += b"".join(encode_packet(frame) for frame in frames)
         if idle:
-            self.link.send(self.connection, self._out)
+            self._send(self.connection)
         if wait:
             self.network.run(0.1)
 
