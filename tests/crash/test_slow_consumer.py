@@ -37,6 +37,10 @@ def queued(producer: Worker) -> int:
 
 SLOW_CALLBACK = {"how": "callback"}
 SLOW_READER = {"how": "receive", "keywords": {"inbox_limit": 1_000_000}}
+SLOW_DURABLE_READER = {
+    "how": "receive",
+    "keywords": {"inbox_limit": 1_000_000, "durable_receive": True},
+}
 
 
 @pytest.mark.slow
@@ -46,6 +50,7 @@ SLOW_READER = {"how": "receive", "keywords": {"inbox_limit": 1_000_000}}
         pytest.param(SLOW_CALLBACK, False, 5000, 4000, id="in its callback"),
         pytest.param(SLOW_READER, False, 5000, 4000, id="between two calls of receive"),
         pytest.param(SLOW_CALLBACK, True, 100, 50_000, id="in its callback, from a storage"),
+        pytest.param(SLOW_DURABLE_READER, True, 100, 50_000, id="receiving durably"),
     ],
 )
 def test_memory_is_flat(
@@ -64,7 +69,9 @@ def test_memory_is_flat(
         return workers[-1]
 
     try:
-        consumer = start("consumer.py", **options)
+        consumer = start(
+            "consumer.py", **options, storage=str(tmp_path / "inbox.db") if storage else None
+        )
         producer = start(
             "producer.py",
             connect=consumer.hear("ready"),

@@ -1,7 +1,8 @@
 """Takes messages one by one, and none without permission. Usage: ``consumer.py OPTIONS``.
 
 Options: ``ident``; ``how``: ``callback`` (it waits for permission in the
-callback, and the loop with it) or ``receive``; optional ``keywords`` for ``Peer``.
+callback, and the loop with it) or ``receive``; optional ``storage`` (path),
+``keywords`` for ``Peer``.
 
 Commands: ``permit``: take so many more; when they are taken it tells how many
 it has had in all, and whether they were all, in order.
@@ -57,6 +58,7 @@ def main() -> None:
     with Peer(
         control.options["ident"],
         listen=0,
+        storage=control.options.get("storage"),
         on_message=on_message if in_callback else None,
         **control.options.get("keywords", {}),
     ) as peer:
