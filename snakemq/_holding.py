@@ -67,22 +67,32 @@ class Holding:
 
     def put_aside(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
         """Hold what was not handled. It came before everything else that is held."""
-        if bounds and not connection.is_gone:
-            bounds = self._sort_out(connection, buffer, bounds)
-            if bounds and not connection.is_gone:
-                connection.held.appendleft((buffer, bounds))
+        if not bounds or connection.is_gone:
+            return
+        held: list[int] = []
+        try:
+            if connection.interrupted:
+                self._sort_out(connection, buffer, bounds, held)
+            else:  # but for KeyboardInterrupt there is nothing to wait for
+                held = bounds
+        finally:
+            if held and not connection.is_gone:
+                connection.held.appendleft((buffer, held))
                 connection.held_bytes += len(buffer)
                 self._packeter.call_soon(self.release, connection)
 
     def hold(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
         """Packets arrived on a connection that is on hold."""
-        bounds = self._sort_out(connection, buffer, bounds)
-        if bounds and not connection.is_gone:
-            connection.held.append((buffer, bounds))
-            connection.held_bytes += len(buffer)
-            limit = _LIMIT_WITH_WINDOW if connection.acknowledges else _LIMIT
-            if connection.held_bytes > limit:
-                self._packeter.pause_recv(connection.conn_id)
+        held: list[int] = []
+        try:
+            self._sort_out(connection, buffer, bounds, held)
+        finally:
+            if held and not connection.is_gone:
+                connection.held.append((buffer, held))
+                connection.held_bytes += len(buffer)
+                limit = _LIMIT_WITH_WINDOW if connection.acknowledges else _LIMIT
+                if connection.held_bytes > limit:
+                    self._packeter.pause_recv(connection.conn_id)
 
     def release(self, connection: PeerConnection) -> None:
         """Handle what is held, if there is no reason any more to hold it."""
@@ -93,12 +103,14 @@ class Holding:
                 self._packeter.resume_recv(connection.conn_id)
             self._receive(connection, buffer, bounds)
 
-    def _sort_out(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> list[int]:
-        """Handle at once what has nothing to do with messages.
+    def _sort_out(
+        self, connection: PeerConnection, buffer: bytes, bounds: list[int], held: list[int]
+    ) -> None:
+        """Handle at once what does not have to wait.
 
-        :return: the bounds of what is to be held
+        :param held: gets the bounds of what is to be held, also when a callback
+            raises KeyboardInterrupt
         """
-        held: list[int] = []
         ends = iter(bounds)
         try:
             for start, end in zip(ends, ends, strict=True):
@@ -114,31 +126,32 @@ class Holding:
                     else:
                         held += (start, end)
                 elif frame_type == FrameType.MESSAGE:
-                    held += (start, self._pass_on(connection, buffer, start, end))
-                    if connection.is_gone:
-                        break
+                    passing = self._passing(connection, buffer, start, end)
+                    held += (start, end if passing is None else HANDLED)
+                    if passing is not None:
+                        self._deliver(connection.conn_id, connection.session.ident, passing)
                 elif frame_type == FrameType.SEQUENCE:
                     held += (start, end)
                 else:
                     self._handle_frame(connection, buffer[start:end])
-                    if connection.is_gone:
-                        break
+                if connection.is_gone:
+                    break
         except SnakeMQException as exc:
+            ends = iter(())
+            held.clear()
             self._fail(connection, exc)
-            return []
-        return held
+        finally:
+            held += ends
 
-    def _pass_on(self, connection: PeerConnection, buffer: bytes, start: int, end: int) -> int:
-        """Call the callbacks for a message that is for now only: somebody may wait for it.
+    @staticmethod
+    def _passing(connection: PeerConnection, buffer: bytes, start: int, end: int) -> Message | None:
+        """The message if it is for now only: somebody may wait for it.
 
         Above all a call and its reply. Whoever holds the messages of a peer may
         be waiting for just that.
-
-        :return: the end of what is left of it
         """
         if connection.is_ready and end - start >= MESSAGE_OVERHEAD:
             message = decode_message(buffer, start, end)
             if is_passing(message):
-                self._deliver(connection.conn_id, connection.session.ident, message)
-                return HANDLED
-        return end
+                return message
+        return None

@@ -282,21 +282,27 @@ class Inbox:
             self._log.exception("ident=%r the storage of the inbox failed", ident)
 
     def done(self, message: Message) -> None:
-        """A message that was deferred is handled. Any thread."""
-        self._packeter.call_soon(self._done, message)
+        """A message that was deferred is handled. Any thread.
 
-    def _done(self, message: Message) -> None:
+        It does not come again if this process is killed when this has returned.
+        """
         waiting = _waiting(message)
         if waiting is None or waiting.state is not _State.DEFERRED:
             return
+        waiting.state = _State.DONE
+        self._remove_deferred(waiting)
+
+    def _remove_deferred(self, waiting: Waiting) -> None:
         try:
             self._storage.advance_inbox(waiting.number, None)
         except Exception:
             self._log.exception("ident=%r the storage of the inbox failed", waiting.ident)
-            self._packeter.call_later(self.retry_delay, self._done, message)
+            self._packeter.call_soon(
+                self._packeter.call_later, self.retry_delay, self._remove_deferred, waiting
+            )
             return
         waiting.state = _State.REMOVED
-        self._leave(waiting)
+        self._packeter.call_soon(self._leave, waiting)
 
     def _leave(self, waiting: Waiting) -> None:
         line = self._lines[waiting.ident]

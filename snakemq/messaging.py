@@ -543,8 +543,7 @@ class Messaging(CallbackOwner):
         ident = connection.ident if connection.is_ready else None
         tracked = connection.memory is not None
         stores = self._inbox is not None
-        count = size = 0
-        wait = True  # with the acknowledgement
+        count, size, wait = 0, 0, True  # with the acknowledgement
         rest = iter(bounds)
         try:
             for start, end in zip(rest, rest, strict=True):
@@ -583,10 +582,12 @@ class Messaging(CallbackOwner):
                 else:
                     if count:
                         # Before it is said which number the next one has.
-                        handled, count = count, 0
-                        incoming.handled(connection, handled, size, wait=wait)
-                        size = 0
-                        wait = True
+                        done = (count, size, wait)
+                        count, size, wait = 0, 0, True
+                        incoming.handled(connection, done[0], done[1], wait=done[2])
+                        if connection.interrupted:  # by a callback of the inbox
+                            rest = iter([start, end, *rest])
+                            break
                     self._handle_frame(connection, buffer[start:end])
                     ident = connection.ident if connection.is_ready else None
                     tracked = connection.memory is not None
@@ -656,7 +657,7 @@ class Messaging(CallbackOwner):
     # Sending.
 
     def _flush_soon(self, reserved: Reserved) -> None:
-        for queue in {queue for queue, _ in reserved}:
+        for queue in dict.fromkeys(queue for queue, _ in reserved):
             if not queue.dirty:
                 queue.dirty = True
                 self.packeter.call_soon(self._flush, queue)

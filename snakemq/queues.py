@@ -560,7 +560,7 @@ class QueuesManager(CallbackOwner):
 
     def advance_stored_clocks(self, reserved: Reserved) -> None:
         """See :meth:`Queue.advance_stored_clock`; for messages that are going to be stored."""
-        for queue in {queue for queue, message in reserved if message.ttl is not None}:
+        for queue in dict.fromkeys(q for q, message in reserved if message.ttl is not None):
             queue.advance_stored_clock()
 
     def reserve(self, entries: Iterable[tuple[str, Message]]) -> Reserved:
