@@ -105,7 +105,7 @@ def _signal(
     method(*positional, **named)
     if not peer.flush(args.receiver, args.timeout):
         raise CommandError(
-            f"not handed over to {args.receiver} within {args.timeout:g} seconds",
+            f"{args.receiver} did not acknowledge it within {args.timeout:g} seconds",
             ExitCode.NOT_IN_TIME,
         )
 

@@ -32,12 +32,13 @@ _EXAMPLES = """\
   snakemq listen --ident bob --listen 4000 --exec 'mail -s "$SNAKEMQ_IDENT" root'
 
 with --json a line is an object:
-  ident     who sent it
-  uuid      identifier of the message, hexadecimal
-  ttl       seconds it had left when it was sent, null: infinite
-  flags     number
-  text      the payload, if it is UTF-8 ...
-  base64    ... or else this
+  ident        who sent it
+  uuid         identifier of the message, hexadecimal
+  ttl          seconds it had left when it was sent, null: infinite
+  flags        number
+  redelivered  whether it may have come before
+  text         the payload, if it is UTF-8 ...
+  base64       ... or else this
 """
 
 
@@ -57,7 +58,8 @@ def add_parser(verbs: Verbs) -> None:
         "--exec",
         metavar="CMD",
         help="run a shell command for each message, with the payload on its standard input and "
-        "SNAKEMQ_IDENT and SNAKEMQ_UUID in its environment; one after the other",
+        "SNAKEMQ_IDENT, SNAKEMQ_UUID and SNAKEMQ_REDELIVERED (0 or 1) in its environment; one "
+        "after the other",
     )
     parser.add_argument(
         "--from", dest="sender", metavar="IDENT", help="only messages from this peer"
@@ -119,6 +121,7 @@ def _json_line(received: ReceivedMessage) -> bytes:
         "uuid": received.uuid.hex(),
         "ttl": received.ttl,
         "flags": received.flags,
+        "redelivered": received.redelivered,
     }
     try:
         record["text"] = received.text
@@ -132,6 +135,7 @@ def _execute(command: str, received: ReceivedMessage) -> bool:
         **os.environ,
         "SNAKEMQ_IDENT": received.ident.replace("\0", ""),
         "SNAKEMQ_UUID": received.uuid.hex(),
+        "SNAKEMQ_REDELIVERED": str(int(received.redelivered)),
     }
     # The shell is what --exec is for; nothing of the message is in the command.
     status = subprocess.run(command, shell=True, input=received.data, env=env).returncode

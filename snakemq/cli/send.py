@@ -1,11 +1,10 @@
-"""``snakemq send``: send a message and wait until it is handed over."""
+"""``snakemq send``: send a message and wait until it is acknowledged."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,7 @@ from snakemq.cli._options import (
     positive,
     require_way,
 )
-from snakemq.peer import Peer
-from snakemq.peer._waiting import wait_for_event
+from snakemq.peer import Delivery, DeliveryState, Peer
 
 if TYPE_CHECKING:
     from snakemq.cli._options import Verbs
@@ -27,9 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
-Send one message and wait until it is handed over to the receiver. With
---storage it waits in a file if that can't be done now, and any later 'send'
-with the same file delivers it, in order.
+Send one message and wait until the receiver has acknowledged it: its callbacks
+have run. (A 1.6 receiver acknowledges only with --storage; else it is enough
+that the message was handed over.) With --storage it waits in a file if that
+can't be done now, and any later 'send' with the same file delivers it, in
+order.
 """
 
 _EXAMPLES = """\
@@ -71,7 +71,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--no-wait", action="store_true", help="put it into --storage and end at once"
     )
-    add_timeout(parser, 10.0, "how long to wait until everything is handed over")
+    add_timeout(parser, 10.0, "how long to wait until everything is acknowledged")
     parser.set_defaults(run=run)
 
 
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     with make_peer(args, storage=args.storage) as peer:
         if args.no_wait:
             if payload is not None:
-                _send(peer, args, payload, os.urandom(16))
+                _send(peer, args, payload)
         elif payload is None:
             _flush(peer, args)
         else:
@@ -107,34 +107,20 @@ def _payload(args: argparse.Namespace) -> bytes | None:
     return None if args.text is None else os.fsencode(args.text)
 
 
-def _send(peer: Peer, args: argparse.Namespace, payload: bytes, uuid: bytes) -> None:
+def _send(peer: Peer, args: argparse.Namespace, payload: bytes) -> Delivery:
     try:
-        peer.send(args.receiver, payload, ttl=args.ttl, uuid=uuid)
+        return peer.send(args.receiver, payload, ttl=args.ttl, track=True)
     except ValueError as exc:
         raise UsageError(str(exc)) from exc
 
 
 def _deliver(peer: Peer, args: argparse.Namespace, payload: bytes) -> None:
-    uuid = os.urandom(16)
-    settled = threading.Event()
-    dropped = False
-
-    def sent(ident: str, sent_uuid: bytes) -> None:
-        if sent_uuid == uuid:
-            settled.set()
-
-    def drop(ident: str, dropped_uuid: bytes) -> None:
-        nonlocal dropped
-        if dropped_uuid == uuid:
-            dropped = True
-            settled.set()
-
-    peer.on_message_sent.add(sent)
-    peer.on_message_drop.add(drop)
-    _send(peer, args, payload, uuid)
-    if not wait_for_event(settled, args.timeout):
-        raise _late(peer, args)
-    if dropped:
+    delivery = _send(peer, args, payload)
+    try:
+        state = delivery.wait(timeout=args.timeout)
+    except TimeoutError:
+        raise _late(peer, args) from None
+    if state is DeliveryState.EXPIRED:
         raise CommandError(
             f"dropped: {args.receiver} was not connected for {args.ttl:g} seconds",
             ExitCode.NOT_IN_TIME,
@@ -149,7 +135,7 @@ def _flush(peer: Peer, args: argparse.Namespace) -> None:
 def _late(peer: Peer, args: argparse.Namespace) -> CommandError:
     if peer.is_connected(args.receiver):
         problem = CommandError(
-            f"not handed over to {args.receiver} within {args.timeout:g} seconds",
+            f"{args.receiver} did not acknowledge it within {args.timeout:g} seconds",
             ExitCode.NOT_IN_TIME,
         )
     else:

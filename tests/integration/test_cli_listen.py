@@ -58,10 +58,17 @@ def test_json_is_an_object_in_each_line() -> None:
         "ident": "alice",
         "uuid": uuids[0].hex(),
         "flags": 0x10,
+        "redelivered": False,
         "text": "two\nlines",
     }
     assert base64.b64decode(records[1].pop("base64")) == b"\xff"
-    assert records[1] == {"ident": "alice", "uuid": uuids[1].hex(), "ttl": None, "flags": 0}
+    assert records[1] == {
+        "ident": "alice",
+        "uuid": uuids[1].hex(),
+        "ttl": None,
+        "flags": 0,
+        "redelivered": False,
+    }
     assert records[2]["text"] == "ž"
 
 
@@ -70,13 +77,14 @@ def test_a_command_is_run_for_each_message(tmp_path: Path) -> None:
     script.write_text(
         "import os, sys\n"
         "data = sys.stdin.read()\n"
-        "print(os.environ['SNAKEMQ_IDENT'], len(os.environ['SNAKEMQ_UUID']), data)\n"
+        "name, uuid = os.environ['SNAKEMQ_IDENT'], os.environ['SNAKEMQ_UUID']\n"
+        "print(name, len(uuid), os.environ['SNAKEMQ_REDELIVERED'], data)\n"
     )
     command = f'"{sys.executable}" "{script}"'
     with Background(*LISTEN, "--exec", command, "--count", 2) as process:
         deliver(process, "one", "$(two)")
         assert process.wait() == 0
-    assert process.out.decode().splitlines() == ["alice 32 one", "alice 32 $(two)"]
+    assert process.out.decode().splitlines() == ["alice 32 0 one", "alice 32 0 $(two)"]
 
 
 def test_a_command_that_fails_is_reported_and_ends_nothing() -> None:
