@@ -32,6 +32,10 @@ class Durable:
         """
         return self._inbox.defer(message)
 
+    def begin(self, message: Message) -> None:
+        """It is handed out. Any thread."""
+        self._inbox.begin(message)
+
     def done(self, message: Message) -> None:
         """It is handled. Any thread."""
         self._inbox.done(message)

@@ -197,6 +197,7 @@ class Inbox:
             resume = self._may_resume()
         if resume:
             self._resume()
+        self._begin(item)
         return item
 
     def forget(self, conn_id: str) -> None:
@@ -280,7 +281,13 @@ class Inbox:
             resume = self._may_resume()
         if resume:
             self._messaging.call_soon(self._resume)
+        self._begin(item)
         return item
+
+    @staticmethod
+    def _begin(item: ReceivedMessage) -> None:
+        if item._durable is not None:
+            item._durable.begin(item.message)
 
     def _take(self) -> ReceivedMessage:
         _, item = self._items.popitem(last=False)
