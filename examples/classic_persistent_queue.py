@@ -52,7 +52,7 @@ with tempfile.TemporaryDirectory() as directory:
     storage = SqliteQueuesStorage(filename)
     messaging = snakemq.messaging.Messaging("alice", "", packeter, storage)
     link.add_connector(address)
-    while not received:
+    while storage.get_items("bob"):  # until bob has acknowledged it
         link.loop(runtime=0.01)
         bob_link.loop(runtime=0.01)
     print("bob received", received[0])

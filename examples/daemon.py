@@ -27,7 +27,7 @@ def on_message(received: ReceivedMessage) -> None:
 
 def end(*args: object) -> None:
     # In a callback or a signal handler this returns at once, and the peer
-    # stops when it has handed over what is queued.
+    # stops when what is queued has been acknowledged.
     daemon.stop(drain=10)
 
 
