@@ -31,11 +31,11 @@ from snakemq.exceptions import (
     SnakeMQException,
     StorageError,
 )
-from snakemq.limits import DropReason, QueueLimits, WhenFull
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.version import VERSION
 
 if TYPE_CHECKING:
+    from snakemq.limits import DropReason, QueueLimits, WhenFull
     from snakemq.link import SSLConfig
     from snakemq.peer import Delivery, DeliveryState, Peer, ReceivedMessage
     from snakemq.rpc import as_signal
@@ -70,10 +70,13 @@ __version__ = VERSION
 _LAZY = {
     "Delivery": "snakemq.peer",
     "DeliveryState": "snakemq.peer",
+    "DropReason": "snakemq.limits",
     "Peer": "snakemq.peer",
+    "QueueLimits": "snakemq.limits",
     "ReceivedMessage": "snakemq.peer",
     "SSLConfig": "snakemq.link",
     "as_signal": "snakemq.rpc",
+    "WhenFull": "snakemq.limits",
 }
 
 # A library says nothing unless the program wants to hear it.
