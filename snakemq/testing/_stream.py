@@ -173,6 +173,7 @@ class Flow:
         "_last_arrival",
         "_network",
         "_offset",
+        "_reset_due",
         "_stranded",
         "_survive",
         "_unread",
@@ -208,6 +209,9 @@ class Flow:
         # Segments that a silent loss holds back. TCP sends them again and
         # again: they arrive when the way is open.
         self._stranded: list[bytes | _Mark] = []
+        # A reset that could not get back. TCP sends what was not acknowledged
+        # again, and with it the answer comes again.
+        self._reset_due = False
         self._update_due = False
         self._aborted = False
         # After an abort: how many of the bytes in flight still make it.
@@ -308,6 +312,8 @@ class Flow:
         """A silent loss is over, in one direction or in the other."""
         if self._stranded:
             self._network.push(self._network.now + self.conditions.delay, self._land_stranded, None)
+        if self._reset_due:
+            self._answer_with_reset()
         self._update_window()
 
     def _land_stranded(self, _: object) -> None:
@@ -348,7 +354,8 @@ class Flow:
     def _answer_with_reset(self) -> None:
         # Nobody at the target knows this connection, and says so.
         back = self.target.outward
-        if not back._blocked():
+        self._reset_due = back._blocked()
+        if not self._reset_due:
             self._network.push(self._network.now + back.conditions.delay, self._reset_source, None)
 
     def _reset_source(self, _: object) -> None:

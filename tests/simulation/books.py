@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from tests.simulation.records import (
-    BACKUP,
     CRASH,
     POWER,
     SAME,
@@ -63,26 +62,22 @@ class Books:
         """A process starts.
 
         :param disk: what became of its disk since the last one
-        :param stored: what it finds there: receivers and uuids
+        :param stored: what it finds there: receivers, and what is in the messages
         """
         now = self._clock()
         number = len(self.processes[name])
         self.processes[name].append(Process(number, now, disk))
         for way in self._ways_from(name):
             way.offline.set(now, True)
-            way.acked.clear()
         for way in self.ways.values():
             if way.receiver == name:
-                way.last = {False: -1, True: -1}
-            elif way.sender == name and disk == BACKUP:
-                # What comes again is not known to be old by everybody.
-                way.last = {False: -1, True: -1}
-        for receiver, uuids in (stored or {}).items():
+                way.last.clear()
+        for receiver, keys in (stored or {}).items():
             way = self.way(name, receiver)
-            for uuid in uuids:
-                entry = self._next_of(way, uuid, lambda entry: number not in entry.loaded)
+            for key in keys:
+                entry = self._next_of(way, key, lambda entry: number not in entry.loaded)
                 if entry is None:
-                    self.wrong(f"{way}: the storage has a message that nobody sent: {uuid!r}")
+                    self.wrong(f"{way}: the storage has a message that nobody sent: {key!r}")
                 else:
                     entry.loaded.append(number)
 
@@ -100,7 +95,7 @@ class Books:
         for way in self.ways.values():
             if way.receiver == name:
                 for delivery in way.deliveries:
-                    if delivery.outcome == "running":
+                    if delivery.outcome in ("running", "deferred"):
                         self.done(delivery, "crashed")
 
     def connected(self, sender: str, receiver: str) -> None:
@@ -123,23 +118,34 @@ class Books:
 
     # What the rules ask
 
-    def _next_of(self, way: Way, uuid: bytes, condition: Callable[[Entry], object]) -> Entry | None:
-        for entry in way.by_uuid.get(uuid.rstrip(b"\0"), ()):
+    def _next_of(self, way: Way, key: bytes, condition: Callable[[Entry], object]) -> Entry | None:
+        return self._first(way.by_key.get(key, []), condition)
+
+    @staticmethod
+    def _first(entries: list[Entry], condition: Callable[[Entry], object]) -> Entry | None:
+        for entry in entries:
             if entry.outcome != "refused" and condition(entry):
                 return entry
         return None
 
     def _has_it(self, way: Way, entry: Entry) -> bool:
         """Whether the receiver need not be sent it any more."""
-        return entry.handled or entry.in_inbox or self._is_second(way, entry)
+        return entry.handled or entry.in_inbox is not None or self._is_second(way, entry)
 
     def _is_second(self, way: Way, entry: Entry) -> bool:
-        """Whether the receiver may take it for the same message sent before.
+        """Whether the receiver may take it for another one with the same uuid.
 
-        So it is when the process that sent both has ended.
+        So it is when the process that sent both has ended, or the one that
+        received one of them: then there are no numbers to tell them apart.
         """
-        return self.process(way.sender).number > entry.process and any(
-            other is not entry and other.outcome != "refused" and (other.handled or other.in_inbox)
+        restarted = (
+            self.process(way.sender).number > entry.process
+            or self.process(way.receiver).number > entry.receiver
+        )
+        return restarted and any(
+            other is not entry
+            and other.outcome != "refused"
+            and (other.handled or other.in_inbox is not None)
             for other in way.by_uuid[entry.uuid]
         )
 

@@ -8,7 +8,7 @@ for each promise that a broken one is noticed.
 from __future__ import annotations
 
 from tests.simulation.receiving import ReceivingRules
-from tests.simulation.records import SAME, Entry, Way
+from tests.simulation.records import Entry, Way
 from tests.simulation.sending import SendingRules
 
 
@@ -33,13 +33,13 @@ class Checker(SendingRules, ReceivingRules):
                 reports = entry.acked.count(last.number) + entry.dropped.count(last.number)
                 if reports != 1:
                     self.wrong(f"{way}: {entry} was reported {reports} times as done with")
-        if entry.dropped and entry.handled:
+        if entry.dropped and entry.handled and not self._disk_replaced(way.sender, entry.process):
             broke = [broke for broke in way.broke if entry.when <= broke]
             if not broke or broke[0] > entry.dropped_at[-1]:
                 self.wrong(f"{way}: {entry} was delivered and dropped, but no connection broke")
         if not self._excuse(way, entry):
             self.wrong(f"{way}: {entry} is lost")
-        elif self.peers[way.receiver].durable:
+        elif self._uses_inbox(way, entry):
             self._check_end_of_inbox(way, entry)
 
     def _check_end_of_inbox(self, way: Way, entry: Entry) -> None:
@@ -48,7 +48,7 @@ class Checker(SendingRules, ReceivingRules):
             and not entry.dead
             and entry.deliveries[-1].outcome != "returned"
             and not self._excuse_of_receiver(way, entry)
-            and (entry.in_inbox or entry.acked)
+            and (entry.in_inbox is not None or entry.acked)
         ):
             self.wrong(f"{way}: {entry} was given up after its callback raised")
 
@@ -68,16 +68,16 @@ class Checker(SendingRules, ReceivingRules):
         own = processes[0]
         if own.ended is not None and not entry.stored:
             return "it went with the process that sent it"
-        if entry.stored and any(process.disk != SAME for process in processes[1:]):
+        if entry.stored and self._disk_replaced(way.sender, entry.process):
             return "the disk was lost"
-        if entry.ttl is not None and any(
+        if (entry.ttl is not None or self._may_drop_oldest(way)) and any(
             self.processes[way.sender][number].ended == when for when, number in entry.removed
         ):
-            return "it expired, and the process ended before it could say so"
+            return "it was dropped, and the process ended before it could say so"
         return self._excuse_of_receiver(way, entry)
 
     def _excuse_of_receiver(self, way: Way, entry: Entry) -> str:
-        if entry.in_inbox and any(process.disk != SAME for process in self.processes[way.receiver]):
+        if entry.in_inbox is not None and self._disk_replaced(way.receiver, entry.in_inbox):
             return "the inbox was lost"
         return ""
 

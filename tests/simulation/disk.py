@@ -55,10 +55,6 @@ class Disk:
         """The changes that a power failure may take back."""
         return self._changes[self._durable :]
 
-    def late_since(self, size: int) -> list[Change]:
-        """Those of them that came after the first ``size`` changes."""
-        return self._changes[max(self._durable, size) :]
-
     def change(self, change: Change) -> Any:
         result = change.apply(self.content)
         self._changes.append(change)
@@ -87,7 +83,7 @@ class DiskStorage(QueuesStorageBase):
     :param disk: where everything is
     :param access: ``func(method, moment)``, called at each moment at which the
         process may die; it raises something if it does
-    :param changed: ``func(method, args)``, called when something was written
+    :param changed: ``func(method, args, result)``, called when something was written
     """
 
     keeps_received = True
@@ -96,7 +92,7 @@ class DiskStorage(QueuesStorageBase):
         self,
         disk: Disk,
         access: Callable[[str, str], object],
-        changed: Callable[[str, tuple[Any, ...]], object] = lambda method, args: None,
+        changed: Callable[[str, tuple[Any, ...], Any], object] = lambda method, args, result: None,
     ) -> None:
         self._disk = disk
         self._access = access
@@ -111,7 +107,7 @@ class DiskStorage(QueuesStorageBase):
     def _change(self, method: str, *args: object, late: bool = False, **options: object) -> Any:
         self._access(method, BEFORE)
         result = self._disk.change(Change(method, args, options))
-        self._changed(method, args)
+        self._changed(method, args, result)
         self._access(method, MADE)
         if not late:
             self._disk.sync()
@@ -168,6 +164,9 @@ class DiskStorage(QueuesStorageBase):
 
     def advance_inbox(self, done: int | None, starting: int | None) -> None:
         self._change("advance_inbox", done, starting, late=True)
+
+    def uncount_attempt(self, item_id: int) -> None:
+        self._change("uncount_attempt", item_id, late=True)
 
     def bury(self, item_id: int, reason: str) -> None:
         self._change("bury", item_id, reason)

@@ -15,47 +15,68 @@ _ROUNDING: Final = 1e-3
 class ReceivingRules(Books):
     """Told of what a receiver does with messages."""
 
-    def stored_in_inbox(self, receiver: str, sender: str, uuid: bytes) -> None:
+    def stored_in_inbox(self, receiver: str, sender: str, key: bytes) -> None:
         """A message is in the receiver's inbox, on its disk."""
-        entry = self._next_of(
-            self.way(sender, receiver), uuid, lambda entry: not entry.in_inbox
-        ) or self._next_of(self.way(sender, receiver), uuid, lambda entry: True)
-        if entry is not None:
-            entry.in_inbox = True
+        way = self.way(sender, receiver)
+        entry = self._next_of(way, key, lambda entry: entry.in_inbox is None) or self._next_of(
+            way, key, lambda entry: True
+        )
+        if entry is None:
+            self.wrong(f"{way}: {key!r} is in the inbox, but nobody sent it")
+        else:
+            entry.in_inbox = self.process(receiver).number
 
-    def acknowledging(self, receiver: str, sender: str, uuids: Iterable[bytes]) -> None:
+    def acknowledging(self, receiver: str, sender: str, keys: Iterable[bytes]) -> None:
         """An acknowledgement of these messages leaves the receiver's process."""
         way = self.way(sender, receiver)
-        for uuid in uuids:
-            entries = way.by_uuid.get(uuid.rstrip(b"\0"), ())
-            if not any(self._has_it(way, entry) for entry in entries):
-                self.wrong(f"{way}: {uuid!r} is acknowledged, but was not handled")
-            elif self.peers[receiver].durable and not any(
-                entry.in_inbox or entry.handled for entry in entries
-            ):
-                self.wrong(f"{way}: {uuid!r} is acknowledged, but not in the inbox")
-            for entry in entries:
-                if not entry.confirmed and self._has_it(way, entry):
-                    entry.confirmed = True
-                    break
+        for key in keys:
+            entry = self._next_of(
+                way, key, lambda entry: not entry.confirmed and self._has_it(way, entry)
+            ) or self._next_of(way, key, lambda entry: self._has_it(way, entry))
+            if entry is None:
+                self.wrong(f"{way}: {key!r} is acknowledged, but was not handled")
+                continue
+            entry.confirmed = True
+            stored = entry.in_inbox is not None or entry.deliveries or self._is_second(way, entry)
+            if self._uses_inbox(way, entry) and not stored:
+                self.wrong(f"{way}: {entry} is acknowledged, but not in the inbox")
 
-    def buried(self, receiver: str, sender: str, uuid: bytes, attempts: int) -> None:
+    def _uses_inbox(self, way: Way, entry: Entry) -> bool:
+        return self.peers[way.receiver].durable and not entry.passing
+
+    def left_inbox(self, receiver: str, sender: str, key: bytes) -> None:
+        """A message was removed from the receiver's inbox."""
+        way = self.way(sender, receiver)
+        for entry in way.by_key.get(key, ()):
+            for delivery in entry.deliveries:
+                if delivery.outcome == "deferred":
+                    self.done(delivery, "returned")
+
+    def buried(self, receiver: str, sender: str, key: bytes, attempts: int) -> None:
         """A message is one of the dead letters, at the end."""
         way = self.way(sender, receiver)
-        entry = self._next_of(way, uuid, lambda entry: not entry.dead)
+        entry = self._next_of(
+            way, key, lambda entry: not entry.dead and self._failed_last(entry)
+        ) or self._next_of(way, key, lambda entry: not entry.dead)
         if entry is None:
-            self.wrong(f"{way}: a dead letter that nobody sent: {uuid!r}")
+            self.wrong(f"{way}: a dead letter that nobody sent: {key!r}")
             return
         entry.dead = True
         if attempts < self.peers[receiver].max_attempts:
             self.wrong(f"{way}: {entry} was given up after {attempts} attempts")
 
-    def retried(self, receiver: str, sender: str, uuid: bytes) -> None:
+    @staticmethod
+    def _failed_last(entry: Entry) -> bool:
+        return not entry.deliveries or entry.deliveries[-1].outcome != "returned"
+
+    def retried(self, receiver: str, sender: str, key: bytes) -> None:
         """A dead letter is put back into the inbox."""
         way = self.way(sender, receiver)
-        entry = self._next_of(way, uuid, lambda entry: entry.retried is None)
+        entry = self._next_of(
+            way, key, lambda entry: entry.retried is None and self._failed_last(entry)
+        ) or self._next_of(way, key, lambda entry: entry.retried is None)
         if entry is None:
-            self.wrong(f"{way}: {uuid!r} is tried again, but nobody sent it")
+            self.wrong(f"{way}: {key!r} is tried again, but nobody sent it")
         else:
             entry.retried = len(entry.deliveries)
 
@@ -63,7 +84,7 @@ class ReceivingRules(Books):
         self,
         receiver: str,
         sender: str,
-        uuid: bytes,
+        key: bytes,
         *,
         redelivered: bool = False,
         attempts: int = 1,
@@ -79,9 +100,9 @@ class ReceivingRules(Books):
         delivery = Delivery(process.number, process.callbacks, self._clock(), redelivered, attempts)
         process.callbacks += 1
         way.deliveries.append(delivery)
-        entry = self._entry_of(way, uuid, delivery)
+        entry = self._entry_of(way, key, delivery)
         if entry is None:
-            self.wrong(f"{way}: {uuid!r} was delivered, but never sent")
+            self.wrong(f"{way}: {key!r} was delivered, but never sent")
             return delivery
         delivery.entry = entry
         if entry.outcome == "refused":
@@ -93,24 +114,33 @@ class ReceivingRules(Books):
         else:
             self._check_first(way, entry, delivery)
         self._check_order(way, entry, delivery)
-        if self.peers[receiver].durable:
+        if self._uses_inbox(way, entry):
             self._check_attempts(way, entry, delivery)
         entry.deliveries.append(delivery)
         return delivery
 
-    def _entry_of(self, way: Way, uuid: bytes, delivery: Delivery) -> Entry | None:
+    def _entry_of(self, way: Way, key: bytes, delivery: Delivery) -> Entry | None:
         """Which of the entries of a message this is.
 
         It matters only if the same message was sent more than once.
         """
-        entries = way.by_uuid.get(uuid.rstrip(b"\0"), [])
+        entries = way.by_key.get(key, [])
         if len(entries) < 2:
             return entries[0] if entries else None
         sent = [entry for entry in entries if entry.outcome != "refused"] or entries
-        last = way.last[sent[0].urgent]
+        for entry in sent:
+            before = entry.deliveries[-1] if entry.deliveries else None
+            if before is None:
+                continue
+            if entry.retried == len(entry.deliveries) and delivery.attempts == 1:
+                return entry
+            if before.outcome in ("raised", "crashed") and delivery.attempts > before.attempts:
+                return entry  # the next attempt
+        last = way.last.get(sent[0].lane, -1)
         behind = [entry for entry in sent if entry.number > last]
-        fresh = [entry for entry in sent if not entry.deliveries]
+        fresh = [entry for entry in sent if not entry.deliveries and not entry.dropped]
         again = [entry for entry in sent if self._why_again(way, entry, delivery)]
+        again.sort(key=lambda entry: entry.handled)
         orders = (
             [entry for entry in again if entry in behind],
             [entry for entry in fresh if entry in behind],
@@ -136,8 +166,12 @@ class ReceivingRules(Books):
     def _check_first(self, way: Way, entry: Entry, delivery: Delivery) -> None:
         if not delivery.redelivered or delivery.attempts > 1:
             return
+        if entry.ttl == 0 and entry.in_inbox is None:
+            self.wrong(f"{way}: {entry} is marked as redelivered, but is never sent again")
         if entry.process != self.process(way.sender).number:
             return
+        if entry.in_inbox is not None and entry.in_inbox != delivery.process:
+            return  # nobody knows whether its callback was started
         if not any(entry.when <= broke for broke in way.broke):
             self.wrong(f"{way}: {entry} is marked as redelivered, but can't have come before")
         elif self._knows_number(way, entry, delivery):
@@ -174,6 +208,8 @@ class ReceivingRules(Books):
             return ""
         before = entry.deliveries[-1]
         traits = self.peers[way.receiver]
+        if entry.ttl == 0 and not self._uses_inbox(way, entry):
+            return ""
         if self._disk_replaced(way.sender, entry.process):
             return "the sender does not know"
         if before.process == delivery.process:
@@ -187,6 +223,8 @@ class ReceivingRules(Books):
             return "it was not noted durably that it is done"
         if entry.acked and not traits.durable:
             return ""
+        if traits.fails and not (entry.confirmed and not traits.durable):
+            return "it could not be noted"
         process = self.processes[way.receiver][before.process]
         if before.when == process.ended and before.serial == process.callbacks - 1:
             return "the process ended with it"
@@ -205,14 +243,19 @@ class ReceivingRules(Books):
     def _check_order(self, way: Way, entry: Entry, delivery: Delivery) -> None:
         if entry.retried is not None:
             return  # a dead letter has lost its place
-        lane = entry.urgent
+        if self._disk_replaced(way.sender, entry.process):
+            return  # an old copy of the disk may have sent it again
+        if self._is_second(way, entry):
+            return  # it may have been taken for the other one before
+        lane = entry.lane
         if not entry.deliveries:
-            if entry.number < way.highest[lane]:
-                self.wrong(f"{way}: {entry} came for the first time after {way.highest[lane]}")
-            way.highest[lane] = max(way.highest[lane], entry.number)
+            highest = way.highest.get(lane, -1)
+            if entry.number < highest:
+                self.wrong(f"{way}: {entry} came for the first time after {highest}")
+            way.highest[lane] = max(highest, entry.number)
         before = entry.deliveries[-1] if entry.deliveries else None
         again = before is not None and before.process == delivery.process
-        last = way.last[lane]
+        last = way.last.get(lane, -1)
         if entry.number < last or (entry.number == last and not again):
             self.wrong(f"{way}: {entry} came after {last}")
         way.last[lane] = max(last, entry.number)
@@ -225,10 +268,15 @@ class ReceivingRules(Books):
         since = before.process if before is not None else 0
         # A process may end when an attempt is counted and has not begun yet.
         most = expected + delivery.process - since
-        changed = self._disk_replaced(way.receiver, since) or self._power_failed(
-            way.receiver, since
+        changed = (
+            self._disk_replaced(way.receiver, since)
+            or self._disk_replaced(way.sender, entry.process)
+            or self._power_failed(way.receiver, since)
         )
-        least = 1 if changed else expected
+        least = 1 if changed or traits.fails else expected
+        if before is not None and before.loose:
+            least -= 1
+            most += 1
         if not least <= delivery.attempts <= most:
             self.wrong(f"{way}: {entry} has attempt {delivery.attempts}, not {expected}")
         if before is not None and not fresh and before.process == delivery.process:

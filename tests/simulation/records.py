@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from dataclasses import dataclass, field
 
 #: How a process ended.
@@ -27,6 +26,7 @@ class Traits:
     :param max_attempts: how often a callback that raises is called, if ``durable``
     :param retry_delay: the least time in between, in seconds
     :param drops_oldest: a full queue drops the oldest
+    :param fails: writing to its disk may fail for a while
     """
 
     keeps: bool = False
@@ -35,6 +35,8 @@ class Traits:
     max_attempts: int = 0
     retry_delay: float = 0.0
     drops_oldest: bool = False
+    #: its disk may be full for a while
+    fails: bool = False
 
 
 @dataclass
@@ -59,8 +61,10 @@ class Delivery:
     when: float
     redelivered: bool
     attempts: int
-    #: "running", "returned", "raised" or "crashed"
+    #: "running", "deferred", "returned", "raised" or "crashed"
     outcome: str = "running"
+    #: its attempt may or may not have been taken back
+    loose: bool = False
     #: when it ended
     until: float = 0.0
     #: of which entry it is taken to be
@@ -82,9 +86,14 @@ class Entry:
     """One message that was sent once. The same message sent again is another entry."""
 
     number: int  # in the order in which they were sent
+    #: what is in it; the same if the same message is sent twice
+    key: bytes
+    #: what the stack knows it by; other messages may have the same one
     uuid: bytes
     when: float
     process: int  # of the sender
+    #: the last one of the receiver
+    receiver: int
     persistent: bool
     ttl: float | None
     #: it survives the process of its sender
@@ -98,8 +107,8 @@ class Entry:
     #: "sending", "accepted", "refused", "crashed"
     outcome: str = "sending"
     deliveries: list[Delivery] = field(default_factory=list)
-    #: the receiver has it in its inbox
-    in_inbox: bool = False
+    #: the process of the receiver that put it into the inbox
+    in_inbox: int | None = None
     #: an acknowledgement of it has left the receiver
     confirmed: bool = False
     #: it is one of the dead letters
@@ -116,6 +125,16 @@ class Entry:
     removed: list[tuple[float, int]] = field(default_factory=list)
     #: processes of the sender that found it in the storage
     loaded: list[int] = field(default_factory=list)
+
+    @property
+    def passing(self) -> bool:
+        """It is for now only: neither stored nor remembered, and may overtake others."""
+        return self.ttl == 0 and not self.persistent
+
+    @property
+    def lane(self) -> tuple[bool, bool]:
+        """Order is kept among the messages with the same one."""
+        return self.urgent, self.passing
 
     @property
     def handled(self) -> bool:
@@ -165,18 +184,17 @@ class Way:
     sender: str
     receiver: str
     entries: list[Entry] = field(default_factory=list)
+    by_key: dict[bytes, list[Entry]] = field(default_factory=dict)
     by_uuid: dict[bytes, list[Entry]] = field(default_factory=dict)
     deliveries: list[Delivery] = field(default_factory=list)
     #: when the sender lost a connection, by its end or its own
     broke: list[float] = field(default_factory=list)
     offline: OfflineMeter = field(default_factory=OfflineMeter)
     connected: bool = False
-    #: the highest number that was delivered, of the urgent ones and the others
-    highest: dict[bool, int] = field(default_factory=lambda: {False: -1, True: -1})
+    #: the highest number that was delivered, of each lane
+    highest: dict[tuple[bool, bool], int] = field(default_factory=dict)
     #: the same in the receiver's process that runs, of all deliveries
-    last: dict[bool, int] = field(default_factory=lambda: {False: -1, True: -1})
-    #: uuids that the sender's process was told of as acknowledged
-    acked: Counter[bytes] = field(default_factory=Counter)
+    last: dict[tuple[bool, bool], int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.sender} to {self.receiver}"

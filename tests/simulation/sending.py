@@ -21,21 +21,28 @@ class SendingRules(Books):
         self,
         sender: str,
         receiver: str,
-        uuid: bytes,
+        key: bytes,
         *,
+        uuid: bytes = b"",
         persistent: bool = False,
         ttl: float | None = None,
         urgent: bool = False,
         offline: bool = False,
         batch: int | None = None,
     ) -> Entry:
-        """A message is about to be sent; the caller sets what comes of it."""
+        """A message is about to be sent; the caller sets what comes of it.
+
+        :param key: what is in it
+        :param uuid: if other messages have the same one
+        """
         way = self.way(sender, receiver)
         entry = Entry(
             len(way.entries),
-            uuid,
+            key,
+            uuid or key,
             self._clock(),
             self.process(sender).number,
+            self.process(receiver).number,
             persistent,
             ttl,
             stored=persistent and ttl != 0 and self.peers[sender].keeps,
@@ -45,20 +52,21 @@ class SendingRules(Books):
             meter=way.offline.at(self._clock()),
         )
         way.entries.append(entry)
-        way.by_uuid.setdefault(uuid, []).append(entry)
+        way.by_key.setdefault(key, []).append(entry)
+        way.by_uuid.setdefault(entry.uuid, []).append(entry)
         if batch is not None:
             self._batches.setdefault(batch, []).append(entry)
         return entry
 
-    def removed(self, sender: str, receiver: str, uuid: bytes) -> None:
+    def removed(self, sender: str, receiver: str, key: bytes) -> None:
         """A message leaves the storage of its sender."""
         way = self.way(sender, receiver)
         process = self.process(sender).number
-        entry = self._next_of(way, uuid, lambda entry: entry.stored and not entry.removed)
+        entry = self._next_of(way, key, lambda entry: entry.stored and not entry.removed)
         if entry is None:
-            entry = self._next_of(way, uuid, lambda entry: entry.stored)
+            entry = self._next_of(way, key, lambda entry: entry.stored)
         if entry is None:
-            self.wrong(f"{way}: {uuid!r} was removed from the storage, where it never was")
+            self.wrong(f"{way}: {key!r} was removed from the storage, where it never was")
             return
         entry.removed.append((self._clock(), process))
         if entry.ttl is None and not self._has_it(way, entry) and not self._may_drop_oldest(way):
@@ -73,21 +81,38 @@ class SendingRules(Books):
         """The sender is told that a message was handed to the system."""
         way = self.way(sender, receiver)
         process = self.process(sender).number
-        entry = self._next_of(way, uuid, lambda entry: process not in entry.sent)
+        entries = self._known_by(way, uuid, process)
+        entry = self._first(
+            entries, lambda entry: process not in entry.sent and process not in entry.dropped
+        ) or self._first(entries, lambda entry: process not in entry.sent)
         if entry is None:
             self.wrong(f"{way}: {uuid!r} was reported as sent more than once")
             return
         entry.sent.append(process)
-        if process in entry.dropped or process in entry.acked:
+        # If the connection breaks in a callback for a message that was sent with
+        # it, that one is told of first.
+        broke = self._clock() in way.broke
+        if (process in entry.dropped or process in entry.acked) and not broke:
             self.wrong(f"{way}: {entry} was reported as sent after it was done with")
         if process != entry.process and process not in entry.loaded:
             self.wrong(f"{way}: {entry} was reported as sent by a process that does not have it")
+
+    @staticmethod
+    def _known_by(way: Way, uuid: bytes, process: int) -> list[Entry]:
+        """The messages with this uuid; those first that a process of the sender has."""
+        entries = way.by_uuid.get(uuid, [])
+        return sorted(
+            entries, key=lambda entry: entry.process != process and process not in entry.loaded
+        )
 
     def reported_acked(self, sender: str, receiver: str, uuid: bytes) -> None:
         """The sender is told that a message was acknowledged."""
         way = self.way(sender, receiver)
         process = self.process(sender).number
-        entry = self._next_of(way, uuid, lambda entry: process not in entry.acked)
+        entries = self._known_by(way, uuid, process)
+        entry = self._first(
+            entries, lambda entry: process not in entry.acked and process not in entry.dropped
+        ) or self._first(entries, lambda entry: process not in entry.acked)
         if entry is None:
             self.wrong(f"{way}: {uuid!r} was reported as acknowledged more than once")
             return
@@ -100,16 +125,16 @@ class SendingRules(Books):
             self.wrong(f"{way}: {entry} was reported as acknowledged, but is not delivered")
 
     def reported_dropped(
-        self, sender: str, receiver: str, uuid: bytes, reason: str = "EXPIRED"
+        self, sender: str, receiver: str, key: bytes, reason: str = "EXPIRED"
     ) -> None:
         """The sender is told that a message was dropped."""
         way = self.way(sender, receiver)
         process = self.process(sender).number
         entry = self._next_of(
-            way, uuid, lambda entry: process not in entry.dropped and process not in entry.acked
+            way, key, lambda entry: process not in entry.dropped and process not in entry.acked
         )
         if entry is None:
-            self.wrong(f"{way}: {uuid!r} was reported as dropped more than once")
+            self.wrong(f"{way}: {key!r} was reported as dropped more than once")
             return
         entry.dropped.append(process)
         entry.dropped_at.append(self._clock())
