@@ -55,7 +55,8 @@ class Room:
         self._clock = clock
         self._changed = threading.Condition(self.lock)
         self._waiters = 0
-        self._closed = False
+        #: nothing will ever leave any more
+        self.closed = False
 
     def deadline(self) -> float | None:
         """Until when a caller waits that has to."""
@@ -69,7 +70,7 @@ class Room:
     def close(self) -> None:
         """Nobody waits any more."""
         with self.lock:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
 
     # For those who hold the lock.
@@ -120,7 +121,7 @@ class Room:
             if policy is WhenFull.REFUSE or not self._fits(needed, dropping=policy):
                 raise
             if policy is WhenFull.BLOCK:
-                if self._closed or not self.may_wait() or not self._wait(deadline):
+                if not self.may_wait() or not self._wait(deadline) or self.closed:
                     raise
                 return False
             self._drop_oldest(needed)
@@ -154,6 +155,8 @@ class Room:
 
     def _wait(self, deadline: float | None) -> bool:
         timeout = None if deadline is None else deadline - self._clock()
+        if self.closed:
+            return False
         if timeout is not None and timeout <= 0:
             return False
         self._waiters += 1

@@ -89,7 +89,7 @@ class Queue:
             not queued
         """
         manager = self.manager
-        if item.flags & FLAG_PERSISTENT and item.ttl != 0 and manager.storage is not None:
+        if item.flags & FLAG_PERSISTENT and item.ttl != 0 and manager.stores:
             manager.push_many([(self.name, item)])
             return True
         size = len(item.data)
@@ -489,6 +489,8 @@ class QueuesManager(CallbackOwner):
             )
         self.log = logging.getLogger("snakemq.queuesmanager")
         self.storage = storage
+        #: whether persistent messages are stored, or refused because it is closed
+        self.stores = storage is not None
         self.clock = clock
         self.queues: dict[str, Queue] = {}
         # Taken in this order: a queue is made; the order on the disk is the
@@ -546,6 +548,8 @@ class QueuesManager(CallbackOwner):
                     for queue, message in reserved
                     if message.flags & FLAG_PERSISTENT and message.ttl != 0
                 ]
+                if stored and self.storage is None and self.stores:
+                    raise StorageError("the queues are closed: nothing can be stored any more")
                 if stored and self.storage is not None:
                     self.advance_stored_clocks(reserved)
                     if len(stored) == 1:
