@@ -30,10 +30,12 @@ class Transaction:
         self,
         db: sqlite3.Connection,
         manager: QueuesManager,
+        check: Callable[[str, Message], object],
         store: Callable[[list[tuple[str, Message]]], object],
     ) -> None:
         self.db = db
         self._manager = manager
+        self._check = check
         self._store = store
         self._reserved: Reserved = []
 
@@ -43,9 +45,12 @@ class Transaction:
         :param message: with ``FLAG_PERSISTENT``: what is not in the database
             can't be part of its transaction
         :raises ValueError: it is not persistent, or its TTL is 0
+        :raises TypeError: not an identifier, or not a message
+        :raises PacketTooLarge: the message can't be sent in one packet
         :raises QueueFull: there is no room for it
         :raises snakemq.exceptions.StorageError: it could not be stored
         """
+        self._check(ident, message)
         if not message.flags & FLAG_PERSISTENT or message.ttl == 0:
             raise ValueError(
                 "only a persistent message with a time to live can be part of a transaction"
@@ -81,11 +86,13 @@ class Transaction:
 def begin(
     manager: QueuesManager,
     connection: sqlite3.Connection | None,
+    check: Callable[[str, Message], object],
     flush: Callable[[Reserved], object],
     before_commit: Callable[[QueuesStorageBase], object] = lambda storage: None,
 ) -> Iterator[Transaction]:
     """See :meth:`snakemq.messaging.Messaging.transaction`.
 
+    :param check: raises if a message can't be sent
     :param flush: is given what is queued then
     :param before_commit: the last thing in the transaction
     """
@@ -100,7 +107,7 @@ def begin(
         with contextlib.ExitStack() as rollback:
             if connection is None:
                 with storage.transaction() as db:
-                    transaction = Transaction(db, manager, storage.push_many)
+                    transaction = Transaction(db, manager, check, storage.push_many)
                     rollback.callback(transaction.rolled_back)
                     yield transaction
                     before_commit(storage)
@@ -109,6 +116,7 @@ def begin(
                     transaction = Transaction(
                         connection,
                         manager,
+                        check,
                         lambda entries: storage.push_with(connection, entries),
                     )
                     rollback.callback(transaction.rolled_back)

@@ -165,7 +165,7 @@ class Messaging(CallbackOwner):
             storage,
             self.on_message_recv.call,
             self._inbox_has_room,
-            lambda remove: begin(self.queues_manager, None, self._flush_soon, remove),
+            lambda remove: begin(self.queues_manager, None, self._check, self._flush_soon, remove),
             self.log,
         )
 
@@ -198,11 +198,9 @@ class Messaging(CallbackOwner):
         :raises snakemq.exceptions.StorageError: it could not be stored and is
             not queued
         """
-        self._check(message)
+        self._check(ident, message)
         queue = self._queues.get(ident)
         if queue is None:
-            if not isinstance(ident, str):
-                raise TypeError(f"ident must be a str, not {type(ident).__name__}")
             if message.ttl == 0:
                 return False  # nobody connected: not worth a queue
             queue = self.queues_manager.get_queue(ident)
@@ -218,7 +216,9 @@ class Messaging(CallbackOwner):
             self.packeter.wakeup_poll()
         return queued
 
-    def _check(self, message: Message) -> None:
+    def _check(self, ident: str, message: Message) -> None:
+        if not isinstance(ident, str):
+            raise TypeError(f"ident must be a str, not {type(ident).__name__}")
         if not isinstance(message, Message):
             raise TypeError(f"message must be a Message, not {type(message).__name__}")
         size = len(message.data) + MESSAGE_OVERHEAD
@@ -234,9 +234,7 @@ class Messaging(CallbackOwner):
         """
         entries = list(entries)
         for ident, message in entries:
-            if not isinstance(ident, str):
-                raise TypeError(f"ident must be a str, not {type(ident).__name__}")
-            self._check(message)
+            self._check(ident, message)
         reserved = self.queues_manager.push_many(entries)
         self._flush_soon(reserved)
         # In the same order, and some may be left out.
@@ -268,7 +266,7 @@ class Messaging(CallbackOwner):
             other threads that want to store something wait until the end.
         :raises StorageError: there is no storage that can do this
         """
-        return begin(self.queues_manager, connection, self._flush_soon)
+        return begin(self.queues_manager, connection, self._check, self._flush_soon)
 
     def pause(self, conn_id: str) -> None:
         """No messages from this connection until :meth:`resume`. Loop thread only.
