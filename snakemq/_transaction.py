@@ -67,14 +67,11 @@ class Transaction:
             raise
         self._reserved += reserved
 
-    def committed(self) -> Reserved:
-        """What was sent is in the storage for good: queue it.
-
-        :return: what is queued, and where
-        """
+    def committed(self) -> None:
+        """What was sent is in the storage for good: queue it."""
         reserved, self._reserved = self._reserved, []
         self._manager.append(reserved)
-        return reserved
+        self._manager.attend(dict.fromkeys(queue for queue, _ in reserved))
 
     def rolled_back(self) -> None:
         """Nothing was sent."""
@@ -87,13 +84,11 @@ def begin(
     manager: QueuesManager,
     connection: sqlite3.Connection | None,
     check: Callable[[str, Message], object],
-    flush: Callable[[Reserved], object],
     before_commit: Callable[[QueuesStorageBase], object] = lambda storage: None,
 ) -> Iterator[Transaction]:
     """See :meth:`snakemq.messaging.Messaging.transaction`.
 
     :param check: raises if a message can't be sent
-    :param flush: is given what is queued then
     :param before_commit: the last thing in the transaction
     """
     storage = manager.storage
@@ -124,7 +119,7 @@ def begin(
             rollback.pop_all()
     finally:
         manager.in_transaction.discard(thread)
-    flush(transaction.committed())
+    transaction.committed()
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ from snakemq.exceptions import (
 from snakemq.limits import DropReason, QueueLimits
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.packeter import Packeter
-from snakemq.queues import Queue, QueuesManager, Reserved
+from snakemq.queues import Queue, QueuesManager
 from snakemq.storage import QueuesStorageBase
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ class Messaging(CallbackOwner):
         self.domain = domain
         self.packeter = packeter
         self.queues_manager = QueuesManager(queues_storage, clock=packeter.time)
+        self.queues_manager.attend = self._flush_soon
         self.queues_manager.may_wait = lambda: not packeter.is_inside_loop()
         self._connections: dict[str, PeerConnection] = {}
         self._by_ident: dict[str, PeerConnection] = {}
@@ -165,7 +166,7 @@ class Messaging(CallbackOwner):
             storage,
             self.on_message_recv.call,
             self._inbox_has_room,
-            lambda remove: begin(self.queues_manager, None, self._check, self._flush_soon, remove),
+            lambda remove: begin(self.queues_manager, None, self._check, remove),
             self.log,
         )
 
@@ -236,7 +237,7 @@ class Messaging(CallbackOwner):
         for ident, message in entries:
             self._check(ident, message)
         reserved = self.queues_manager.push_many(entries)
-        self._flush_soon(reserved)
+        self._flush_soon(dict.fromkeys(queue for queue, _ in reserved))
         # In the same order, and some may be left out.
         queued = []
         rest = iter([(queue.name, message) for queue, message in reserved])
@@ -266,7 +267,7 @@ class Messaging(CallbackOwner):
             other threads that want to store something wait until the end.
         :raises StorageError: there is no storage that can do this
         """
-        return begin(self.queues_manager, connection, self._check, self._flush_soon)
+        return begin(self.queues_manager, connection, self._check)
 
     def pause(self, conn_id: str) -> None:
         """No messages from this connection until :meth:`resume`. Loop thread only.
@@ -654,8 +655,8 @@ class Messaging(CallbackOwner):
 
     # Sending.
 
-    def _flush_soon(self, reserved: Reserved) -> None:
-        for queue in dict.fromkeys(queue for queue, _ in reserved):
+    def _flush_soon(self, queues: Iterable[Queue]) -> None:
+        for queue in queues:
             if not queue.dirty:
                 queue.dirty = True
                 self.packeter.call_soon(self._flush, queue)

@@ -502,6 +502,8 @@ class QueuesManager(CallbackOwner):
         self.room.may_wait = self._may_wait
         #: whether the calling thread may wait for room; the loop's may not
         self.may_wait: Callable[[], bool] = lambda: True
+        #: asks the loop to look at queues in which something has changed
+        self.attend: Callable[[Iterable[Queue]], object] = lambda queues: None
         #: threads that are inside a transaction of the storage
         self.in_transaction: set[int] = set()
         if storage is not None:
@@ -607,6 +609,8 @@ class QueuesManager(CallbackOwner):
             for queue, message in reserved:
                 self.room.count(queue, -1, -len(message.data))
             self.room.tell()
+        # Something may have been dropped for it.
+        self.attend(dict.fromkeys(queue for queue, _ in reserved))
 
     def _may_wait(self) -> bool:
         # Who is inside a transaction has what the loop may be waiting for.
