@@ -166,8 +166,12 @@ class PeerTransaction:
             self._lower.send_message(ident, message)
             return message.uuid
         delivery = self._sender.track(ident, message)
+        try:
+            self._lower.send_message(ident, message)
+        except BaseException:
+            self._sender.deliveries.forget([delivery])
+            raise
         self._tracked.append(delivery)
-        self._lower.send_message(ident, message)
         return delivery
 
     def _end(self, *, committed: bool) -> None:
