@@ -4,6 +4,11 @@
     python3 tools/test.py -m "not slow"        in a minute or so
     python3 tools/test.py tests/core -k ttl    any arguments of pytest
 
+They run in one process for each core; "-n 0" runs them in one that a debugger
+can stop in. Longer runs of what is random: SNAKEMQ_SIM_SEEDS=20000 for the
+simulated histories, SNAKEMQ_CRASH_ROUNDS=500 for killed processes and cut
+connections.
+
 Needs Python 3.10 or newer and nothing else. What it installs goes to .venv and
 nowhere else; the second run starts at once.
 """
@@ -15,6 +20,9 @@ import subprocess
 import sys
 
 from environment import ROOT, EnvironmentProblem, add_venv_option, make_environment, require_python
+
+#: A process that has nothing left to do takes tests from another one.
+IN_PARALLEL = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
 
 
 def main() -> int:
@@ -30,7 +38,7 @@ def main() -> int:
     try:
         python = make_environment(options.venv, {"test"})
         return subprocess.run(
-            [str(python), "-m", "pytest", *pytest_arguments], cwd=ROOT, check=False
+            [str(python), "-m", "pytest", *IN_PARALLEL, *pytest_arguments], cwd=ROOT, check=False
         ).returncode
     except EnvironmentProblem as problem:
         print(problem, file=sys.stderr)
