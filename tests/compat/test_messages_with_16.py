@@ -82,6 +82,9 @@ def test_a_message_of_twenty_megabytes_arrives_whole(pair: Pair) -> None:
     [(0, 0), (0.9, 0), (1, 1), (7.9, 7), (600, 600), (86400 * 365, 86400 * 365), (None, None)],
 )
 def test_ttl_arrives_in_whole_seconds(pair: Pair, ttl: float | None, arrives: float | None) -> None:
+    """As in 1.6 rounded down; but to one that acknowledges, 0 is no part of a second."""
+    if ttl == 0.9 and "1.6" not in (pair.listener.version, pair.connector.version):
+        arrives = 1
     for sender, receiver in pair.ways():
         since = receiver.mark()
         sender.do("send", to=receiver.ident, data="x", ttl=ttl)

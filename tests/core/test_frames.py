@@ -109,6 +109,17 @@ def test_packets_of_messages() -> None:
     assert [e - s + 4 for s, e in zip(bounds[::2], bounds[1::2], strict=True)] == sizes
 
 
+@pytest.mark.parametrize(
+    ("ttl", "wire"),
+    [(None, "ffffffff"), (0, "00000000"), (0.001, "00000001"), (1.9, "00000001"), (7, "00000007")],
+)
+def test_ttl_toward_one_that_acknowledges(ttl: float | None, wire: str) -> None:
+    """0 says that the message is never repeated, so a part of a second is not 0."""
+    buffers: list[bytes] = []
+    frames.encode_message_packets([Message(b"", ttl, 0, UUID)], buffers, [], acknowledged=True)
+    assert b"".join(buffers).hex() == "00000019" + "03" + UUID.hex() + wire + "00000000"
+
+
 def test_acknowledgement() -> None:
     frame = frames.encode_acknowledgement(0x0102)
     assert frame.hex() == "07" + "0000000000000102"

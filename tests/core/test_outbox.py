@@ -517,4 +517,4 @@ class OutboxModel(RuleBasedStateMachine):
 
 
 TestModel = OutboxModel.TestCase
-TestModel.settings = settings(max_examples=150, stateful_step_count=40)
+TestModel.settings = settings(max_examples=100, stateful_step_count=40)
