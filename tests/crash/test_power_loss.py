@@ -124,7 +124,7 @@ class TestSender:
 class TestReceiver:
     """When an acknowledgement leaves, what it acknowledges is on the disk."""
 
-    COUNT = 500
+    COUNT = 150
 
     def send(self, port: int, *, storage: Path | None) -> list[bytes]:
         """Send numbered messages until all are acknowledged; their identifiers."""

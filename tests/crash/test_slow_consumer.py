@@ -13,7 +13,7 @@ from tests.helpers import wait_until
 
 #: How many batches there are; the first ones let all buffers become as large as they get.
 WARM_UP = 3
-BATCHES = 10
+BATCHES = 8
 
 #: By how much a process may be larger in the end, in bytes, and as a part of what passed.
 GROWTH = 3_000_000
@@ -47,8 +47,8 @@ SLOW_DURABLE_READER = {
 @pytest.mark.parametrize(
     ("options", "storage", "batch", "size"),
     [
-        pytest.param(SLOW_CALLBACK, False, 5000, 4000, id="in its callback"),
-        pytest.param(SLOW_READER, False, 5000, 4000, id="between two calls of receive"),
+        pytest.param(SLOW_CALLBACK, False, 3000, 4000, id="in its callback"),
+        pytest.param(SLOW_READER, False, 3000, 4000, id="between two calls of receive"),
         pytest.param(SLOW_CALLBACK, True, 100, 50_000, id="in its callback, from a storage"),
         pytest.param(SLOW_DURABLE_READER, True, 100, 50_000, id="receiving durably"),
     ],
