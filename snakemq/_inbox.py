@@ -173,20 +173,20 @@ class Inbox:
         stored = [message for message in messages if not is_passing(message)]
         ids = iter(self._storage.push_inbox(ident, stored, keep=keep) if stored else ())
         for message in messages:
-            if not is_passing(message):
+            if is_passing(message):
+                self._line(ident).items.append(_Passing(conn_id, message))
+            else:
                 message.attempts = 0
                 self._add(Waiting(next(ids), conn_id, ident, message))
-                continue
-            line = self._lines.get(ident)
-            if line is None or not line.items or line.timer is not None:
-                self._deliver(conn_id, ident, message)
-            else:
-                line.items.append(_Passing(conn_id, message))
+
+    def _line(self, ident: str) -> _Line:
+        line = self._lines.get(ident)
+        if line is None:
+            line = self._lines[ident] = _Line()
+        return line
 
     def _add(self, waiting: Waiting) -> None:
-        line = self._lines.get(waiting.ident)
-        if line is None:
-            line = self._lines[waiting.ident] = _Line()
+        line = self._line(waiting.ident)
         line.items.append(waiting)
         line.count += 1
         line.bytes += len(waiting.message.data)
@@ -307,7 +307,7 @@ class Inbox:
     def _leave(self, waiting: Waiting) -> None:
         line = self._lines[waiting.ident]
         self._gone(line, waiting)
-        if not line.count and line.done is None:
+        if not line.count and not line.items and line.done is None:
             del self._lines[waiting.ident]
 
     # Calling the callbacks.
@@ -315,7 +315,10 @@ class Inbox:
     def run(self, ident: str) -> None:
         """Call the callbacks for what waits of a peer, until one raises."""
         line = self._lines.get(ident)
-        if line is None or line.timer is not None:
+        if line is None:
+            return
+        if line.timer is not None:
+            self._let_pass(line, ident)
             return
         try:
             while line.items:
@@ -333,7 +336,7 @@ class Inbox:
             if line.items and line.timer is None:
                 # KeyboardInterrupt out of a callback: the loop may be called again.
                 self._packeter.call_soon(self.run, ident)
-            elif not line.count and line.done is None:
+            elif not line.count and not line.items and line.done is None:
                 self._lines.pop(ident, None)
 
     def _step(self, line: _Line, waiting: Waiting) -> bool:
@@ -425,11 +428,18 @@ class Inbox:
     def _wait(self, line: _Line, ident: str, delay: float) -> None:
         if line.timer is None:
             line.timer = self._packeter.call_later(delay, self._retry, line, ident)
-        # What is for now only does not wait for that.
-        passing = [item for item in line.items if isinstance(item, _Passing)]
+        self._let_pass(line, ident)
+
+    def _let_pass(self, line: _Line, ident: str) -> None:
+        """What is for now only does not wait for the next attempt."""
+        passing = deque(item for item in line.items if isinstance(item, _Passing))
         line.items = deque(item for item in line.items if isinstance(item, Waiting))
-        for item in passing:
-            self._deliver(item.conn_id, ident, item.message)
+        try:
+            while passing:
+                item = passing.popleft()
+                self._deliver(item.conn_id, ident, item.message)
+        finally:  # KeyboardInterrupt: at the next opportunity
+            line.items += passing
 
     def _retry(self, line: _Line, ident: str) -> None:
         line.timer = None

@@ -281,12 +281,15 @@ class Incoming:
     def _mark(self, connection: PeerConnection) -> bool:
         uuids = connection.unmarked
         if uuids and self._storage is not None:
+            if connection.retry_timer is not None:
+                return False  # one complaint is enough
             try:
                 self._storage.add_received(
                     connection.session.ident, uuids, keep=WINDOW.window_messages, sync=False
                 )
             except Exception:
                 self._failed(connection)
+                self._try_later(connection)
                 return False
             connection.unmarked = []
         return True
