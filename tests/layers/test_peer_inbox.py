@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from snakemq import Message, Peer
+from snakemq import FLAG_PERSISTENT, Message, Peer
 from snakemq.peer import ReceivedMessage
 from snakemq.peer._inbox import MESSAGE_COST, Inbox
+from snakemq.storage import MemoryQueuesStorage
 from tests.helpers import DEADLINE, wait_until
-from tests.layers.peers import connected_pair
+from tests.layers.peers import Recorder, connected_pair
 
 LOG = logging.getLogger("tests.inbox")
 
@@ -49,8 +50,18 @@ class FakeMessaging:
         self.calls.append((name, conn_id))
 
 
-def item(number: int, conn_id: str = "c1", size: int = 100 - MESSAGE_COST % 100) -> ReceivedMessage:
-    return ReceivedMessage("alice", Message(bytes(size), uuid=str(number).encode()), conn_id)
+def item(
+    number: int,
+    conn_id: str = "c1",
+    size: int = 100 - MESSAGE_COST % 100,
+    flags: int = 0,
+) -> ReceivedMessage:
+    message = Message(bytes(size), None, flags, str(number).encode())
+    return ReceivedMessage("alice", message, conn_id)
+
+
+def persistent(number: int, conn_id: str = "c1") -> ReceivedMessage:
+    return item(number, conn_id, flags=FLAG_PERSISTENT)
 
 
 #: What one of these items counts.
@@ -105,6 +116,52 @@ def test_a_message_over_the_limit_is_kept_if_it_is_alone(messaging: FakeMessagin
     assert numbers(inbox) == [1]
     inbox.put(item(2))
     assert numbers(inbox) == [2]
+
+
+def test_persistent_messages_are_not_dropped_though_nobody_reads_them(
+    messaging: FakeMessaging, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox = make(messaging, 3)
+    for number, make_item in enumerate([item, persistent, item, persistent]):
+        inbox.put(make_item(number))
+    assert inbox.dropped == 1
+    assert messaging.calls == []
+    inbox.put(persistent(4, "c2"))
+    assert inbox.dropped == 2  # both that could be
+    assert messaging.calls == []
+    inbox.put(persistent(5, "c2"))
+    assert messaging.calls == [("pause", "c2")]
+    assert caplog.messages[-1] == (
+        "4 messages wait to be read, and nobody has read any; set on_message or call receive(): "
+        "conn=c2 ident=alice paused"
+    )
+    # For this there is no room, and its connection may bring other things.
+    inbox.put(item(6, "c3"))
+    assert inbox.dropped == 3
+    assert messaging.calls == [("pause", "c2")]
+    assert numbers(inbox) == [1, 3, 4, 5]
+    messaging.run()
+    assert messaging.calls == [("pause", "c2"), ("resume", "c2")]
+
+
+def test_nothing_is_dropped_any_more_when_somebody_has_read(messaging: FakeMessaging) -> None:
+    inbox = make(messaging, 2)
+    inbox.put(item(0))
+    inbox.put(item(1))
+    received = inbox.get(0)
+    assert received is not None
+    for number in range(2, 6):
+        inbox.put(item(number))
+    assert inbox.dropped == 0
+    assert messaging.calls == [("pause", "c1")]
+    assert numbers(inbox) == [1, 2, 3, 4, 5]
+
+
+def test_a_large_message_that_nobody_reads_pauses_nothing(messaging: FakeMessaging) -> None:
+    inbox = make(messaging, 1)
+    inbox.put(item(0, size=10 * UNIT))
+    assert messaging.calls == []
+    assert len(inbox) == 1
 
 
 def test_a_slow_reader_pauses_the_connections_that_bring_more(
@@ -197,10 +254,6 @@ def test_a_slow_reader_gets_every_message_in_order() -> None:
 
 
 def test_a_peer_that_reads_nothing_can_still_make_calls() -> None:
-    class Echo:
-        def echo(self, value: int) -> int:
-            return value
-
     with connected_pair(bob={"inbox_limit": 10_000}) as (bob, alice):
         alice.serve(Echo(), "echo")
         for _ in range(100):
@@ -245,3 +298,82 @@ def test_reading_and_receiving_at_the_same_time_loses_nothing() -> None:
             for number in range(count):
                 alice.send("bob", str(number))
             assert reading.result(2 * DEADLINE) == [str(number) for number in range(count)]
+
+
+def test_a_peer_that_is_paused_is_alive() -> None:
+    """The other side probes it, and gets answers."""
+    with connected_pair(bob={"inbox_limit": 1000}, alice={"keepalive": 0.02}) as (bob, alice):
+        bob.receive(0)
+        gone = Recorder()
+        alice.on_peer_disconnect.add(gone)
+        for _ in range(10):
+            alice.send("bob", bytes(1000))
+        wait_until(lambda: bob._inbox._paused)
+        pongs = Recorder()
+        alice.packeter.on_packet_recv.add(
+            lambda conn_id, packet: pongs(packet) if packet == b"\5" else None
+        )
+        pongs.wait(5)
+        assert alice.ping("bob", DEADLINE) > 0
+        assert bob._inbox._paused
+        assert alice.queued("bob") > 0  # she keeps what he has not had
+        assert gone == []
+        assert len([next(bob.messages(DEADLINE)) for _ in range(10)]) == 10
+        assert alice.flush(timeout=DEADLINE)
+
+
+class Echo:
+    def echo(self, value: int) -> int:
+        return value
+
+
+def test_a_worker_may_call_back_for_each_message_however_many_wait() -> None:
+    """The replies come over the connection that is paused."""
+    count = 100
+    with connected_pair(bob={"inbox_limit": 2000}, alice={"serve": {"echo": Echo()}}) as (
+        bob,
+        alice,
+    ):
+        bob.receive(0)
+        for _ in range(count):
+            alice.send("bob", bytes(1000))
+        echo = bob.proxy("alice", "echo").echo
+        wait_until(lambda: bob._inbox._paused)
+        for number in range(count):
+            assert bob.receive(DEADLINE) is not None
+            assert echo(number) == number
+
+
+def test_calls_go_on_though_nobody_reads_persistent_messages() -> None:
+    count = 100
+    with connected_pair(
+        bob={"inbox_limit": 2000, "serve": {"echo": Echo()}},
+        alice={"storage": MemoryQueuesStorage(), "serve": {"echo": Echo()}},
+    ) as (bob, alice):
+        for _ in range(count):
+            alice.send("bob", bytes(1000))
+        wait_until(lambda: bob._inbox._paused)
+        assert [alice.proxy("bob", "echo").echo(number) for number in range(3)] == [0, 1, 2]
+        assert [bob.proxy("alice", "echo").echo(number) for number in range(3)] == [0, 1, 2]
+        assert bob.inbox_dropped == 0
+        assert len([next(bob.messages(DEADLINE)) for _ in range(count)]) == count
+
+
+def test_what_was_held_back_when_the_connection_broke_comes_again() -> None:
+    count = 50
+    with connected_pair(bob={"inbox_limit": 2000}, alice={"reconnect_interval": 0.05}) as (
+        bob,
+        alice,
+    ):
+        bob.receive(0)
+        for number in range(count):
+            alice.send("bob", number.to_bytes(1000, "big"))
+        wait_until(lambda: bob._inbox._paused)
+        gone = Recorder()
+        bob.on_peer_disconnect.add(gone)
+        alice.link.call_soon(alice.link.close, *alice._shutdown._conn_ids)
+        assert gone.wait() == ["alice"]
+        received = [next(bob.messages(DEADLINE)) for _ in range(count)]
+        assert [int.from_bytes(one.data, "big") for one in received] == list(range(count))
+        assert not any(one.redelivered for one in received)
+        assert alice.flush(timeout=DEADLINE)
