@@ -21,7 +21,8 @@ def call_drop_callbacks(
 ) -> None:
     """Call ``func(ident, uuid)`` for each message, or ``func(ident, uuid, reason)``.
 
-    The latter for those that have a third parameter; in 1.6 there were two.
+    The latter for those that have a third parameter, without a default or named
+    ``reason``; in 1.6 there were two.
     """
     if not callback:
         return
@@ -37,7 +38,11 @@ def _takes_reason(func: Callable[..., object]) -> bool:
         parameters = inspect.signature(func).parameters.values()
     except (TypeError, ValueError):  # some written in C have none
         return False
-    return sum(parameter.kind in _POSITIONAL for parameter in parameters) >= 3
+    positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
+    # ``lambda ident, uuid, self=self: ...`` wants to keep its default.
+    return len(positional) >= 3 and (
+        positional[2].default is inspect.Parameter.empty or positional[2].name == "reason"
+    )
 
 
 def _with_reason(func: Callable[..., Any], reason: DropReason) -> Callable[[str, bytes], object]:

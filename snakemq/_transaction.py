@@ -131,7 +131,19 @@ def _ending(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("BEGIN IMMEDIATE")
     try:
         yield
-        connection.commit()
+        _end(connection, "COMMIT")
     except BaseException:
-        connection.rollback()
+        _end(connection, "ROLLBACK")
         raise
+
+
+def _end(connection: sqlite3.Connection, statement: str) -> None:
+    # Its methods do nothing in the mode in which the module begins no
+    # transactions (Python 3.12), and in the others they know what comes next.
+    if getattr(connection, "autocommit", None) is True:
+        if connection.in_transaction:
+            connection.execute(statement)
+    elif statement == "COMMIT":
+        connection.commit()
+    else:
+        connection.rollback()
