@@ -21,6 +21,7 @@ import snakemq
 from snakemq import Peer, PeerClosed
 from snakemq.peer import _peer, _runner
 from snakemq.rpc import CallError
+from snakemq.storage import MemoryQueuesStorage
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.peers import Recorder, connected_pair
@@ -226,6 +227,72 @@ def test_what_was_sent_arrives_even_if_the_other_side_talks_all_the_time() -> No
         received = bob.receive(DEADLINE)
         assert received is not None
         assert len(received.data) == size
+
+
+def test_stop_waits_until_everything_is_acknowledged() -> None:
+    inside, release = threading.Event(), threading.Event()
+
+    def busy(received: snakemq.ReceivedMessage) -> None:
+        inside.set()
+        assert release.wait(DEADLINE)
+
+    with (
+        connected_pair(bob={"on_message": busy}) as (_bob, alice),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        delivery = alice.send("bob", "hello", track=True)
+        assert inside.wait(DEADLINE)
+        stopping = pool.submit(alice.stop, DEADLINE)
+        wait_until(lambda: alice._shutdown._draining)
+        assert alice.running
+        release.set()
+        stopping.result(DEADLINE)
+        assert delivery.state is snakemq.DeliveryState.ACKNOWLEDGED
+
+
+def test_stop_acknowledges_what_was_received() -> None:
+    """Also that for which an acknowledgement usually waits for more to come."""
+    with connected_pair() as (bob, alice):
+        bob.on_message.add(lambda received: bob.stop() if received.text == "end" else None)
+        deliveries = [alice.send("bob", text, ttl=0, track=True) for text in ("one", "two", "end")]
+        for delivery in deliveries:
+            assert delivery.wait(timeout=DEADLINE) is snakemq.DeliveryState.ACKNOWLEDGED
+
+
+def test_stop_waits_until_what_it_owes_is_gone() -> None:
+    count = 4000
+    answers: list[float] = []
+    # On its way for half a second.
+    with connected_pair(bob={"throttle": count * len(b"\0\0\0\1\5") * 2}) as (bob, alice):
+        bob.on_message.add(lambda received: bob.stop())
+        gone = Recorder()
+        alice.on_peer_disconnect.add(gone)
+        for _ in range(count):
+            alice.messaging.ping("bob", answers.append)
+        alice.messaging.call_soon(alice.send, "bob", "end")
+        assert gone.wait() == ["bob"]
+        assert len(answers) == count
+
+
+def test_it_is_logged_what_is_lost_and_what_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "snakemq.peer")
+    with Peer("alice", storage=MemoryQueuesStorage()) as alice:
+        alice.send_messages([("bob", "kept"), ("carol", "kept")])
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "stopped; messages that are still queued, in the storage: 2")
+    ]
+    caplog.clear()
+    with Peer("alice", storage=MemoryQueuesStorage()) as alice:
+        alice.send("bob", "kept")
+        alice.send_messages([("bob", "lost")] * 3, persistent=False)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "stopped; messages that were still queued and are lost: 3"),
+        ("INFO", "stopped; messages that are still queued, in the storage: 1"),
+    ]
+    caplog.clear()
+    with connected_pair() as (_bob, alice):
+        alice.send("bob", "arrives")
+    assert not [record for record in caplog.records if "stopped" in record.getMessage()]
 
 
 def test_stop_does_not_wait_for_peers_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:

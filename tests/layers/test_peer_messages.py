@@ -180,6 +180,24 @@ def test_what_waits_can_be_counted_and_waited_for() -> None:
                 assert alice.flush(timeout=DEADLINE)
 
 
+def test_nothing_is_queued_any_more_when_all_is_acknowledged() -> None:
+    inside, release = threading.Event(), threading.Event()
+
+    def busy(received: ReceivedMessage) -> None:
+        inside.set()
+        assert release.wait(DEADLINE)
+
+    with connected_pair(bob={"on_message": busy}) as (_bob, alice), ThreadPoolExecutor(1) as pool:
+        alice.send("bob", "work")
+        assert inside.wait(DEADLINE)
+        assert not alice.flush("bob", timeout=0.01)
+        assert alice.queued("bob") == 1
+        flushing = pool.submit(alice.flush, "bob")
+        release.set()
+        assert flushing.result(DEADLINE)
+        assert alice.queued() == 0
+
+
 # Receiving.
 
 
