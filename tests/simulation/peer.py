@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from snakemq import _inbox
@@ -389,17 +390,16 @@ class Peer:
 
         def begin() -> None:
             if life.alive:
-                try:
+                with suppress(LinkCrashed):
                     inbox.begin(message)
                     delivery.attempts += 1
-                except LinkCrashed:
-                    return
-                self.world.later(rng.uniform(0.0, 1.0), done)
+                    self.world.later(rng.uniform(0.0, 1.0), done)
 
         def done() -> None:
             if life.alive:
                 self.world.note(self.name, "is done with what it deferred")
-                inbox.done(message)
+                with suppress(LinkCrashed):
+                    inbox.done(message)
 
         self.world.later(rng.uniform(0.0, 1.0), begin if rng.random() < 0.5 else done)
 

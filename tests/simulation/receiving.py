@@ -185,7 +185,8 @@ class ReceivingRules(Books):
                 other.when <= broke <= entry.when for broke in way.broke
             ):
                 return False  # the stream may have been another one
-            if any(
+            # (One that is for now only is not waited for by those before it.)
+            if not other.passing and any(
                 before.process == delivery.process and not before.redelivered
                 for before in other.deliveries
             ):
@@ -247,6 +248,8 @@ class ReceivingRules(Books):
             return  # an old copy of the disk may have sent it again
         if self._is_second(way, entry):
             return  # it may have been taken for the other one before
+        if self.peers[way.sender].drops_oldest and self.process(way.sender).number > entry.process:
+            return  # it had been dropped, and was still on the disk
         lane = entry.lane
         if not entry.deliveries:
             highest = way.highest.get(lane, -1)

@@ -38,6 +38,22 @@ DEFAULT_COUNT = 2000
 #: enough that the report stays short.
 CHUNK = 100
 
+#: Seeds of histories that once went wrong, and what it was.
+REGRESSION_SEEDS = {
+    0: "a window was not kept when nothing was under way",
+    5: "acknowledgements were put aside by a pause, and came after later ones",
+    9: "what came again hid from a restarted receiver that what followed came again, too",
+    103: "what a killed process had noted was acknowledged without being on the disk",
+    132: "a message for now waited behind one that failed, and was acknowledged",
+    143: "an urgent message outlived its connection",
+    173: "a pause in on_connect hid what the other side can do",
+    174: "a callback that ended the process was called for ever",
+    2381: "what came again was not among the last ones that are remembered",
+    2483: "a message for now followed one that was not noted as handled",
+    3538: "a queue stood still behind messages that had expired",
+    6493: "a callback closed the connection, and then a ping was answered",
+}
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -72,6 +88,11 @@ def test_many_histories(seeds: range) -> None:
     assert not failures, "\n" + "".join(
         report(seed, problems) for seed, problems in failures.items()
     )
+
+
+@pytest.mark.parametrize("seed", REGRESSION_SEEDS)
+def test_what_once_went_wrong(seed: int) -> None:
+    assert problems_of(make_plan(seed)) == []
 
 
 @pytest.mark.slow

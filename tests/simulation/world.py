@@ -291,6 +291,7 @@ class World:
         self.over = True
         for peer in self.peers.values():
             peer.life.fuse = None
+            peer.disk_is_full = False
 
     def _calm_down(self) -> bool:
         start = self.network.now
