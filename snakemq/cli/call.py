@@ -104,6 +104,7 @@ def _signal(
     method.as_signal(args.timeout)
     method(*positional, **named)
     if not peer.flush(args.receiver, args.timeout):
+        peer.stop(drain=0)  # it was waited for long enough
         raise CommandError(
             f"{args.receiver} did not acknowledge it within {args.timeout:g} seconds",
             ExitCode.NOT_IN_TIME,

@@ -85,13 +85,17 @@ def run(args: argparse.Namespace) -> ExitCode:
     if payload is None and not args.storage:
         raise UsageError("nothing to send: give TEXT, '-' for standard input, or --file")
     with make_peer(args, storage=args.storage) as peer:
-        if args.no_wait:
-            if payload is not None:
-                _send(peer, args, payload)
-        elif payload is None:
-            _flush(peer, args)
-        else:
-            _deliver(peer, args, payload)
+        try:
+            if args.no_wait:
+                if payload is not None:
+                    _send(peer, args, payload)
+            elif payload is None:
+                _flush(peer, args)
+            else:
+                _deliver(peer, args, payload)
+        except CommandError:
+            peer.stop(drain=0)  # it was waited for long enough
+            raise
     return ExitCode.OK
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from snakemq import FLAG_PERSISTENT, Peer
+from snakemq import FLAG_PERSISTENT, Peer, ReceivedMessage
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from tests.helpers import DEADLINE
 from tests.integration.command_line import Background, run
@@ -89,6 +90,21 @@ def test_nobody_there_is_status_3() -> None:
     result = run("send", "bob", "hello", *address, "--timeout", "0.3")
     assert result.returncode == 3
     assert "bob was not connected within 0.3 seconds" in result.stderr
+
+
+def test_a_receiver_that_does_not_acknowledge_is_status_3() -> None:
+    inside, release = threading.Event(), threading.Event()
+
+    def busy(received: ReceivedMessage) -> None:
+        inside.set()
+        assert release.wait(DEADLINE)
+
+    with Peer("bob", listen=0, on_message=busy) as bob:
+        with Background("send", "bob", "hello", *where(bob), "--timeout", "0.5") as process:
+            assert inside.wait(DEADLINE)
+            assert process.wait() == 3
+        release.set()
+    assert b"bob did not acknowledge it within 0.5 seconds" in process.err
 
 
 def test_somebody_else_there_is_status_3_and_named(bob: Peer) -> None:
