@@ -52,6 +52,7 @@ class Holding:
         self._handle_frame = handle_frame
         self._receive = receive
         self._deliver = deliver
+        self._releasing: bytes | None = None
         self._fail = fail
 
     def set(self, connection: PeerConnection, hold: Hold, held: bool) -> None:
@@ -71,9 +72,9 @@ class Holding:
             return
         held: list[int] = []
         try:
-            if connection.interrupted:
+            if connection.interrupted and buffer is not self._releasing:
                 self._sort_out(connection, buffer, bounds, held)
-            else:  # but for KeyboardInterrupt there is nothing to wait for
+            else:  # it was sorted before; or there is nothing to wait for but an interrupt
                 held = bounds
         finally:
             if held and not connection.is_gone:
@@ -98,10 +99,12 @@ class Holding:
         """Handle what is held, if there is no reason any more to hold it."""
         while connection.held and not (connection.is_gone or connection.interrupted):
             buffer, bounds = connection.held.popleft()
+            self._releasing = buffer
             connection.held_bytes -= len(buffer)
             if not connection.held:
                 self._packeter.resume_recv(connection.conn_id)
             self._receive(connection, buffer, bounds)
+            self._releasing = None
 
     def _sort_out(
         self, connection: PeerConnection, buffer: bytes, bounds: list[int], held: list[int]

@@ -539,7 +539,7 @@ class QueuesManager(CallbackOwner):
         if threading.get_ident() in self.in_transaction:
             raise StorageError(
                 "this thread is inside a transaction, for whose end a message that is sent the "
-                "usual way would wait; send it with transaction.send_message(ident, message)"
+                "usual way would wait; send it with the transaction's own method"
             )
         reserved = self.reserve(entries)
         try:

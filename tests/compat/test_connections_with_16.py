@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +20,7 @@ from snakemq.message import FLAG_PERSISTENT
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from tests.compat.harness import PeerProcess, PeerProcesses, Tap
 from tests.compat.inprocess import FEATURES_PACKET, Stack, stacks
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, wait_until
 
 #: Who listens, who connects.
 ROLES = [("old", "new"), ("new", "old"), ("new", "new")]
@@ -156,6 +157,13 @@ def test_queued_messages_arrive_when_a_killed_peer_is_back(
     assert survivor.wait_one("message")["data"] == "back"
 
 
+def stored_items(filename: str) -> int:
+    """How many messages are in a storage that another process uses."""
+    with closing(sqlite3.connect(filename)) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM items").fetchone()
+        return int(count)
+
+
 @by_roles
 def test_persistent_messages_survive_a_killed_sender(
     peers: PeerProcesses, tmp_path: Path, listens: str, connects: str
@@ -175,6 +183,7 @@ def test_persistent_messages_survive_a_killed_sender(
     assert [m["ttl"] is None for m in messages] == [False] * 3 + [True] * 2
     # Delivered is delivered: a third life has nothing to send.
     again.wait("sent", count=5)
+    wait_until(lambda: not stored_items(storage))
     again.stop()
     receiver.wait_one("disconnected")
     since = receiver.mark()
