@@ -57,7 +57,7 @@ class ReceivingRules(Books):
         way = self.way(sender, receiver)
         entry = self._next_of(
             way, key, lambda entry: not entry.dead and self._failed_last(entry)
-        ) or self._next_of(way, key, lambda entry: not entry.dead)
+        ) or self._next_of(way, key, lambda entry: True)
         if entry is None:
             self.wrong(f"{way}: a dead letter that nobody sent: {key!r}")
             return
@@ -74,7 +74,7 @@ class ReceivingRules(Books):
         way = self.way(sender, receiver)
         entry = self._next_of(
             way, key, lambda entry: entry.retried is None and self._failed_last(entry)
-        ) or self._next_of(way, key, lambda entry: entry.retried is None)
+        ) or self._next_of(way, key, lambda entry: True)
         if entry is None:
             self.wrong(f"{way}: {key!r} is tried again, but nobody sent it")
         else:
@@ -250,6 +250,8 @@ class ReceivingRules(Books):
             return  # it may have been taken for the other one before
         if self.peers[way.sender].drops_oldest and self.process(way.sender).number > entry.process:
             return  # it had been dropped, and was still on the disk
+        if entry.passing and self.peers[way.receiver].fails:
+            return  # it may have waited for the disk, and others passed it
         lane = entry.lane
         if not entry.deliveries:
             highest = way.highest.get(lane, -1)
@@ -284,7 +286,8 @@ class ReceivingRules(Books):
             self.wrong(f"{way}: {entry} has attempt {delivery.attempts}, not {expected}")
         if before is not None and not fresh and before.process == delivery.process:
             waited = delivery.when - before.until
-            if waited < traits.retry_delay - _ROUNDING:
+            twice = self._disk_replaced(way.sender, entry.process)  # it may be in the inbox
+            if not twice and waited < traits.retry_delay - _ROUNDING:
                 self.wrong(f"{way}: {entry} came again after {waited:.3f} s already")
         if delivery.attempts > traits.max_attempts:
             self.wrong(f"{way}: {entry} should have been given up")
