@@ -347,7 +347,16 @@ class World:
                 )
 
     def _check_idle(self) -> None:
+        self.network.run(1.0)  # an acknowledgement may wait a moment for more
         for peer in self.peers.values():
+            # What did not say who it is does not stay for ever.
+            connections = len(peer.stack.messaging._connections)
+            timers = connections - len(peer.life.connected)
+            if peer.plan.keepalive is not None:
+                timers += connections
+            if peer.stack.link.pending_timers != timers:
+                found = peer.stack.link.pending_timers
+                self.checker.wrong(f"{peer.name}: {found} timers are left, not {timers}")
             calls: list[int] = []
             peer.stack.messaging.call_soon(calls.append, 1)
             self.network.run_until_idle()
