@@ -19,10 +19,10 @@ sent before, and is not known by its number, is delivered as such.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-__all__ = ["MAX_STREAMS", "Received"]
+__all__ = ["MAX_STREAMS", "Received", "last_of_each"]
 
 #: Of how many streams of a peer the last number is remembered. A peer has one
 #: for as long as something is queued; more than one if two processes have its
@@ -30,6 +30,15 @@ __all__ = ["MAX_STREAMS", "Received"]
 MAX_STREAMS: Final = 4
 
 _UUID_SIZE: Final = 16
+
+
+def last_of_each(uuids: Iterable[bytes]) -> list[bytes]:
+    """Each identifier once, in the order in which they came last.
+
+    What is recognised is noted again. Its older notes must not push out those
+    of messages that may still come again.
+    """
+    return list(reversed(dict.fromkeys(reversed(list(uuids)))))
 
 
 class _Stream:
@@ -111,15 +120,16 @@ class Received:
         recent = self._recent
         recent += uuid
         if len(recent) >= 2 * self._size:
-            del recent[: self._size]
+            self._recent = bytearray().join(last_of_each(self._uuids()))[-self._size :]
+
+    def _uuids(self) -> Iterator[bytes]:
+        recent = bytes(self._recent)
+        return (recent[start : start + _UUID_SIZE] for start in range(0, len(recent), _UUID_SIZE))
 
     def recognise(self, uuid: bytes) -> bool:
         """Whether a message that may come again was received on an earlier connection."""
         if self._again is None:
-            recent = bytes(self._recent)
-            self._again = Counter(
-                recent[start : start + _UUID_SIZE] for start in range(0, len(recent), _UUID_SIZE)
-            )
+            self._again = Counter(self._uuids())
         if self._again[uuid]:
             self._again[uuid] -= 1
             return True

@@ -11,9 +11,10 @@ hardly more than a single one::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from snakemq._core.received import last_of_each
 from snakemq.message import MAX_UUID_LENGTH
 from snakemq.storage._common import check_keep, check_uuids
 from snakemq.storage._sqlite_file import SqliteFile, Statement
@@ -33,14 +34,6 @@ _LOAD: Final = "SELECT uuids FROM snakemq_received WHERE ident = ? ORDER BY numb
 
 _COUNT: Final = f"""SELECT coalesce(sum(length(uuids)) / {_SIZE}, 0)
     FROM snakemq_received WHERE ident = ?"""
-
-_NEWEST_FIRST: Final = f"""SELECT number, length(uuids) / {_SIZE}
-    FROM snakemq_received WHERE ident = ? ORDER BY number DESC"""
-
-_SHORTEN: Final = """UPDATE snakemq_received SET uuids = substr(uuids, ?)
-    WHERE ident = ? AND number = ?"""
-
-_TRIM: Final = "DELETE FROM snakemq_received WHERE ident = ? AND number < ?"
 
 _FORGET: Final = "DELETE FROM snakemq_received WHERE ident = ?"
 
@@ -69,11 +62,9 @@ class Addition:
         self.uuids = check_uuids(uuids)[-keep:]
         self.keep = keep
 
-    def packed(self) -> bytes:
-        """As they are stored."""
-        return b"".join(
-            [uuid.ljust(MAX_UUID_LENGTH, b"\0") + _LENGTHS[len(uuid)] for uuid in self.uuids]
-        )
+
+def _packed(uuids: list[bytes]) -> bytes:
+    return b"".join([uuid.ljust(MAX_UUID_LENGTH, b"\0") + _LENGTHS[len(uuid)] for uuid in uuids])
 
 
 class Plan(NamedTuple):
@@ -143,10 +134,12 @@ class SqliteReceived:
         if ident not in self._counts and len(self._counts) >= MAX_RECEIVED_PEERS:
             oldest = next(iter(self._counts))
             statements.append((_FORGET, (oldest,)))
+        uuids = addition.uuids
         if count + new > 2 * addition.keep:
-            count = addition.keep - new
-            statements += self._trim(ident, count)
-        statements.append((_ADD, (ident, self._next_number, ident, addition.packed())))
+            uuids = last_of_each([*self.load(ident), *uuids])[-addition.keep :]
+            count = len(uuids) - new
+            statements.append((_FORGET, (ident,)))
+        statements.append((_ADD, (ident, self._next_number, ident, _packed(uuids))))
         return Plan(statements, ident, count + new, oldest)
 
     def carried_out(self, plan: Plan) -> None:
@@ -157,18 +150,6 @@ class SqliteReceived:
             del self._counts[plan.forgotten]
         self._counts.pop(plan.ident, None)
         self._counts[plan.ident] = plan.total
-
-    def _trim(self, ident: str, left: int) -> Iterator[Statement]:
-        """Leave only so many of the newest."""
-        if not left:
-            yield _FORGET, (ident,)
-            return
-        for number, size in self._file.read(_NEWEST_FIRST, ident):
-            if size >= left:
-                yield _TRIM, (ident, number)
-                yield _SHORTEN, (-left * _SIZE, ident, number)
-                return
-            left -= size
 
     def _learn(self) -> dict[str, int | None]:
         peers = self._file.read(_PEERS)

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
+from snakemq._core.received import last_of_each
 from snakemq.message import Message
 from snakemq.storage._common import (
     check_keep,
@@ -134,8 +135,8 @@ class MemoryQueuesStorage(QueuesStorageBase):
                 del self._received[next(iter(self._received))]
         self._received[ident] = known
         known.extend(uuids)
-        while len(known) > keep:
-            known.popleft()
+        if len(known) > 2 * keep:
+            self._received[ident] = deque(last_of_each(known)[-keep:])
 
     def sync(self) -> None:
         """Does nothing: there is no disk."""

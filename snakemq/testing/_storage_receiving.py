@@ -68,6 +68,14 @@ class ReceivingSide(StorageSuite):
             storage.add_received("alice", [b"more %d" % number], keep=3, sync=True)
         assert storage.load_received("alice")[-3:] == [b"again", b"more 0", b"more 1"]
 
+    def test_older_notes_of_what_comes_again_push_out_nothing(self) -> None:
+        storage = self._receiving()
+        storage.add_received("alice", [b"first", b"last"], keep=2, sync=True)
+        for _ in range(20):
+            storage.add_received("alice", [b"first"], keep=2, sync=False)
+            assert set(storage.load_received("alice")) == {b"first", b"last"}
+        assert set(self._reopen(storage).load_received("alice")) == {b"first", b"last"}
+
     def test_the_last_are_kept_and_at_most_twice_as_many(self) -> None:
         for sizes in ([1], [4], [1, 7, 2], [10], [11, 1], [35, 3]):
             storage = self._receiving()

@@ -260,10 +260,10 @@ class TestTheSuiteFindsFaults:
         test = "test_the_last_are_kept_and_at_most_twice_as_many"
         with pytest.raises(AssertionError):
             self._run(Storage(), test)
-        Storage.factor = 3
+        Storage.factor = 2
         with pytest.raises(AssertionError):
             self._run(Storage(), test)
-        Storage.factor = 2
+        Storage.factor = 1
         self._run(Storage(), test)
 
     def test_an_inbox_without_a_memory(self) -> None:
