@@ -186,8 +186,8 @@ class Incoming:
         """
         memory = connection.memory
         assert memory is not None
-        if is_passing(message):
-            return
+        if message.ttl == 0:
+            return  # it is never repeated
         memory.add(message.uuid)
         if self._storage is not None:
             connection.unmarked.append(message.uuid)
