@@ -179,6 +179,12 @@ class Inbox:
                 message.attempts = 0
                 self._add(Waiting(next(ids), conn_id, ident, message))
 
+    def let_pass(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+        """Call the callbacks for messages that do not wait for those that can't be stored."""
+        line = self._line(ident)
+        line.items.extend(_Passing(conn_id, message) for message in messages)
+        self._let_pass(line, ident)
+
     def _line(self, ident: str) -> _Line:
         line = self._lines.get(ident)
         if line is None:

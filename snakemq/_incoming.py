@@ -122,6 +122,7 @@ class Incoming:
         memory = connection.memory
         assert memory is not None
         sequence = connection.sequence = decode_sequence(payload)
+        memory.meet(sequence.stream)
         connection.number = connection.check_number = sequence.number
         last = connection.last_number = memory.last_number(sequence.stream)
         connection.knows_all = memory.knows_all(sequence.stream)
@@ -236,6 +237,7 @@ class Incoming:
             if not self._store(connection, self._inbox):
                 self._set_hold(connection, Hold.STORAGE, True)
                 self._try_later(connection)
+                self._let_pass(connection, self._inbox)
                 return False
             self._set_hold(connection, Hold.STORAGE, False)
         # Only now: what is not in the inbox has to come again.
@@ -277,6 +279,13 @@ class Incoming:
         if inbox.is_full(ident):
             self._set_hold(connection, Hold.INBOX, True)
         return True
+
+    @staticmethod
+    def _let_pass(connection: PeerConnection, inbox: Inbox) -> None:
+        """What is for now only does not wait for the storage."""
+        passing = [message for message in connection.unstored if is_passing(message)]
+        connection.unstored = [m for m in connection.unstored if not is_passing(m)]
+        inbox.let_pass(connection.conn_id, connection.session.ident, passing)
 
     def _mark(self, connection: PeerConnection) -> bool:
         uuids = connection.unmarked

@@ -441,7 +441,8 @@ class Queue:
 
     def report_overflow(self) -> None:
         """Report what was dropped to make room, and remove it from the storage."""
-        if self._overflow:
+        # A callback may send something, for which another one is dropped.
+        while self._overflow:
             with self.manager.room.lock:
                 dropped, self._overflow = self._overflow, []
             self._remove_stored(dropped)

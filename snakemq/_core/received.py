@@ -41,14 +41,21 @@ def last_of_each(uuids: Iterable[bytes]) -> list[bytes]:
     return list(reversed(dict.fromkeys(reversed(list(uuids)))))
 
 
+def _split(uuids: bytearray) -> Iterator[bytes]:
+    frozen = bytes(uuids)
+    return (frozen[start : start + _UUID_SIZE] for start in range(0, len(frozen), _UUID_SIZE))
+
+
 class _Stream:
     """What is known of one stream."""
 
-    __slots__ = ("has_new", "last")
+    __slots__ = ("has_new", "last", "start")
 
-    def __init__(self, last: int) -> None:
-        self.last = last
+    def __init__(self, start: int) -> None:
+        self.last: int | None = None
         self.has_new = False
+        #: where in the memory of identifiers it begins
+        self.start = start
 
 
 class Received:
@@ -58,7 +65,7 @@ class Received:
     :param known: those that an earlier process remembered, the oldest first
     """
 
-    __slots__ = ("_again", "_recent", "_size", "_streams")
+    __slots__ = ("_again", "_met", "_recent", "_size", "_streams")
 
     def __init__(self, size: int, known: Iterable[bytes] = ()) -> None:
         self._size = size * _UUID_SIZE
@@ -68,6 +75,7 @@ class Received:
         # Counted when the first one is asked for, taken out as they come: the
         # application may send the same identifier twice on purpose.
         self._again: Counter[bytes] | None = None
+        self._met: _Stream | None = None  # the one on this connection
 
     def __len__(self) -> int:
         return len(self._recent) // _UUID_SIZE
@@ -75,11 +83,34 @@ class Received:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was received."""
-        return not self._recent and not self._streams
+        return not self._recent and all(known.last is None for known in self._streams.values())
 
     def begin(self) -> None:
         """A new connection: what was received until now may come again."""
         self._again = None
+        self._met = None
+
+    def meet(self, stream: bytes) -> None:
+        """The messages that follow belong to this stream.
+
+        What this process handled of the same stream it knows by the numbers. So
+        an identifier of those proves nothing about another message, which may
+        have been given the same.
+        """
+        known = self._stream(stream)
+        if known is not self._met:
+            self._met = known
+            self._again = None
+
+    def _stream(self, stream: bytes) -> _Stream:
+        streams = self._streams
+        known = streams.pop(stream, None)
+        if known is None:
+            while len(streams) >= MAX_STREAMS:
+                del streams[next(iter(streams))]
+            known = _Stream(len(self._recent))
+        streams[stream] = known
+        return known
 
     def last_number(self, stream: bytes) -> int | None:
         """The number of the last message handled of a stream; ``None``: not known."""
@@ -100,16 +131,8 @@ class Received:
 
         :param has_new: some of them the sender had never sent before
         """
-        streams = self._streams
-        known = streams.get(stream)
-        if known is None:
-            while len(streams) >= MAX_STREAMS:
-                del streams[next(iter(streams))]
-            known = _Stream(number)
-        else:
-            del streams[stream]
-            known.last = max(known.last, number)
-        streams[stream] = known
+        known = self._stream(stream)
+        known.last = number if known.last is None else max(known.last, number)
         known.has_new |= has_new
 
     def add(self, uuid: bytes) -> None:
@@ -120,16 +143,21 @@ class Received:
         recent = self._recent
         recent += uuid
         if len(recent) >= 2 * self._size:
-            self._recent = bytearray().join(last_of_each(self._uuids()))[-self._size :]
+            self._trim()
 
-    def _uuids(self) -> Iterator[bytes]:
-        recent = bytes(self._recent)
-        return (recent[start : start + _UUID_SIZE] for start in range(0, len(recent), _UUID_SIZE))
+    def _trim(self) -> None:
+        uuids = list(_split(self._recent))
+        left = last_of_each(uuids)[-self._size // _UUID_SIZE :]
+        for known in self._streams.values():
+            of_it = set(uuids[known.start // _UUID_SIZE :])
+            known.start = len(left) * _UUID_SIZE - _UUID_SIZE * sum(uuid in of_it for uuid in left)
+        self._recent = bytearray().join(left)
 
     def recognise(self, uuid: bytes) -> bool:
         """Whether a message that may come again was received on an earlier connection."""
         if self._again is None:
-            self._again = Counter(self._uuids())
+            until = None if self._met is None else self._met.start
+            self._again = Counter(_split(self._recent[:until]))
         if self._again[uuid]:
             self._again[uuid] -= 1
             return True

@@ -111,3 +111,57 @@ class TestIdentifiers:
         memory.add(b"c" * 8 + b"d" * 8)
         memory.begin()
         assert not memory.recognise(b"b" * 8 + b"c" * 8)
+
+
+class TestStreams:
+    """What a process handled of a stream it knows by the numbers, not by the identifiers."""
+
+    def test_an_identifier_of_the_same_stream_proves_nothing(self) -> None:
+        memory = Received(10, [uuid(1)])
+        memory.meet(A)
+        memory.add(uuid(2))
+        memory.handled(A, 0, has_new=False)
+        memory.begin()
+        memory.meet(A)
+        assert memory.recognise(uuid(1))
+        assert not memory.recognise(uuid(2))
+
+    def test_one_of_an_earlier_stream_does(self) -> None:
+        memory = Received(10)
+        memory.meet(A)
+        memory.add(uuid(1))
+        memory.begin()
+        memory.meet(B)
+        assert memory.recognise(uuid(1))
+
+    def test_a_stream_of_which_nothing_was_handled_is_not_known(self) -> None:
+        memory = Received(10)
+        memory.meet(A)
+        assert memory.is_empty
+        assert memory.last_number(A) is None
+        assert not memory.knows_all(A)
+
+    def test_trimming_does_not_move_the_border(self) -> None:
+        memory = Received(4, [uuid(number) for number in range(4)])
+        memory.meet(A)
+        for number in (1, 10, 11, 12):
+            memory.add(uuid(number))
+        assert len(memory) == 4, "trimmed"
+        memory.begin()
+        memory.meet(A)
+        assert not any(memory.recognise(uuid(number)) for number in (1, 10, 11, 12))
+        memory.begin()
+        memory.meet(B)
+        assert all(memory.recognise(uuid(number)) for number in (1, 10, 11, 12))
+
+    def test_what_is_left_of_the_time_before_is_recognised_after_trimming(self) -> None:
+        memory = Received(4, [uuid(number) for number in range(6)])
+        memory.meet(A)
+        memory.add(uuid(10))
+        memory.add(uuid(5))
+        assert len(memory) == 4, "trimmed"
+        memory.begin()
+        memory.meet(A)
+        assert memory.recognise(uuid(3))
+        assert memory.recognise(uuid(4))
+        assert not memory.recognise(uuid(10))
