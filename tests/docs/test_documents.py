@@ -141,8 +141,8 @@ class TestTheRunner:
                :caption: shown.py
 
                import threading
-               print("waits")
                try:
+                   print("waits")
                    threading.Event().wait()
                except KeyboardInterrupt:
                    print("ends")
