@@ -133,20 +133,23 @@ class Books:
         return entry.handled or entry.in_inbox is not None or self._is_second(way, entry)
 
     def _is_second(self, way: Way, entry: Entry) -> bool:
-        """Whether the receiver may take it for another one with the same uuid.
-
-        So it is when the process that sent both has ended, or the one that
-        received one of them: then there are no numbers to tell them apart.
-        """
-        restarted = (
-            self.process(way.sender).number > entry.process
-            or self.process(way.receiver).number > entry.receiver
-        )
-        return restarted and any(
+        """Whether the receiver may take it for another one, which it has."""
+        return self._is_ambiguous(way, entry) and any(
             other is not entry
             and other.outcome != "refused"
             and (other.handled or other.in_inbox is not None)
             for other in way.by_uuid[entry.uuid]
+        )
+
+    def _is_ambiguous(self, way: Way, entry: Entry) -> bool:
+        """Whether it can't be told from another one with the same uuid.
+
+        So it is when the process that sent both has ended, or the one that
+        received one of them: then there are no numbers to tell them apart.
+        """
+        return len(way.by_uuid[entry.uuid]) > 1 and (
+            self.process(way.sender).number > entry.process
+            or self.process(way.receiver).number > entry.receiver
         )
 
     def _disk_replaced(self, name: str, since: int) -> bool:

@@ -34,7 +34,9 @@ class ReceivingRules(Books):
                 way, key, lambda entry: not entry.confirmed and self._has_it(way, entry)
             ) or self._next_of(way, key, lambda entry: self._has_it(way, entry))
             if entry is None:
-                self.wrong(f"{way}: {key!r} is acknowledged, but was not handled")
+                # What was dropped may arrive late, when those after it have come already.
+                if self._next_of(way, key, lambda entry: not entry.dropped) is not None:
+                    self.wrong(f"{way}: {key!r} is acknowledged, but was not handled")
                 continue
             entry.confirmed = True
             stored = entry.in_inbox is not None or entry.deliveries or self._is_second(way, entry)
@@ -213,6 +215,8 @@ class ReceivingRules(Books):
             return ""
         if self._disk_replaced(way.sender, entry.process):
             return "the sender does not know"
+        if self._is_ambiguous(way, entry):
+            return "it was taken for another one"
         if before.process == delivery.process:
             # Only out of the inbox.
             return "it was raised" if traits.durable and before.outcome == "raised" else ""
@@ -277,6 +281,7 @@ class ReceivingRules(Books):
             self._disk_replaced(way.receiver, since)
             or self._disk_replaced(way.sender, entry.process)
             or self._power_failed(way.receiver, since)
+            or self._is_ambiguous(way, entry)
         )
         least = 1 if changed or traits.fails else expected
         if before is not None and before.loose:
@@ -286,7 +291,9 @@ class ReceivingRules(Books):
             self.wrong(f"{way}: {entry} has attempt {delivery.attempts}, not {expected}")
         if before is not None and not fresh and before.process == delivery.process:
             waited = delivery.when - before.until
-            twice = self._disk_replaced(way.sender, entry.process)  # it may be in the inbox
+            # It may be in the inbox twice.
+            twice = self._disk_replaced(way.sender, entry.process)
+            twice |= self._is_ambiguous(way, entry)
             if not twice and waited < traits.retry_delay - _ROUNDING:
                 self.wrong(f"{way}: {entry} came again after {waited:.3f} s already")
         if delivery.attempts > traits.max_attempts:

@@ -381,6 +381,20 @@ class TestTheSameTwice:
             tale.checker.reported_acked("a", "b", b"1")
         assert tale.end() == ""
 
+    def test_across_a_restart_nobody_can_tell_them_apart(self) -> None:
+        for restarted in ("a", "b", ""):
+            tale = connected()
+            tale.send(b"1")
+            tale.send(b"1")
+            tale.receive(b"1")
+            tale.receive(b"1")
+            tale.after(1.0)
+            if restarted:
+                tale.restart(restarted, b=[b"1", b"1"] if restarted == "a" else [])
+            tale.disconnect().connect()
+            tale.receive(b"1", redelivered=True)
+            assert ("came again; before" in tale.wrong()) == (not restarted)
+
     def test_the_order_of_others_between_them(self) -> None:
         tale = connected()
         tale.send(b"1")
@@ -472,6 +486,14 @@ class TestReports:
         tale.send(b"1")
         tale.checker.acknowledging("b", "a", [b"1"])
         assert "but was not handled" in tale.wrong()
+
+    def test_an_acknowledgement_of_what_was_dropped_and_came_late(self) -> None:
+        tale = connected()
+        tale.send(b"1", ttl=0.0)
+        tale.disconnect()
+        tale.checker.reported_dropped("a", "b", b"1")
+        tale.checker.acknowledging("b", "a", [b"1"])
+        assert tale.wrong() == ""
 
     def test_an_acknowledgement_of_what_is_not_in_the_inbox(self) -> None:
         tale = connected(DURABLE)
