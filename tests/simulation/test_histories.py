@@ -52,6 +52,9 @@ REGRESSION_SEEDS = {
     2483: "a message for now followed one that was not noted as handled",
     3538: "a queue stood still behind messages that had expired",
     6493: "a callback closed the connection, and then a ping was answered",
+    15493: "an urgent message pushed out of the memory what could come again",
+    31983: "what came again and again pushed the rest out of the memory",
+    43235: "of two messages with one identifier the second was taken for the first",
 }
 
 ROOT = Path(__file__).resolve().parent.parent.parent
