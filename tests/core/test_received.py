@@ -113,7 +113,7 @@ class TestIdentifiers:
         assert not memory.recognise(b"b" * 8 + b"c" * 8)
 
 
-class TestStreams:
+class TestIdentifiersOfStreams:
     """What a process handled of a stream it knows by the numbers, not by the identifiers."""
 
     def test_an_identifier_of_the_same_stream_proves_nothing(self) -> None:
