@@ -34,15 +34,19 @@ class Change(NamedTuple):
     args: tuple[Any, ...]
     options: dict[str, Any]
 
-    def apply(self, storage: MemoryQueuesStorage) -> Any:
+    def apply(self, storage: QueuesStorageBase) -> Any:
         return getattr(storage, self.method)(*self.args, **self.options)
 
 
 class Disk:
-    """What a machine keeps."""
+    """What a machine keeps.
 
-    def __init__(self) -> None:
-        self.content = MemoryQueuesStorage()
+    :param make: makes the storage that everything is in
+    """
+
+    def __init__(self, make: Callable[[], QueuesStorageBase] = MemoryQueuesStorage) -> None:
+        self._make = make
+        self.content = make()
         self._changes: list[Change] = []
         self._durable = 0  # so many of them a power failure leaves
 
@@ -72,9 +76,14 @@ class Disk:
         """Be again as after the first ``size`` changes; 0: be a new disk."""
         del self._changes[size:]
         self._durable = len(self._changes)
-        self.content = MemoryQueuesStorage()
+        self.content.close()
+        self.content = self._make()
         for change in self._changes:
             change.apply(self.content)
+
+    def close(self) -> None:
+        """Nobody will look at it again."""
+        self.content.close()
 
 
 class DiskStorage(QueuesStorageBase):
@@ -115,7 +124,9 @@ class DiskStorage(QueuesStorageBase):
         return result
 
     def close(self) -> None:
-        self._read("close")
+        # The disk stays: there may be another process.
+        self._access("close", BEFORE)
+        self._access("close", AFTER)
 
     def get_queues(self) -> list[str]:
         return self._read("get_queues")

@@ -11,6 +11,7 @@ from snakemq.exceptions import StorageError
 from snakemq.limits import DropReason, QueueLimits, WhenFull
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.storage import QueuesStorageBase
+from snakemq.storage.sqlite import SqliteQueuesStorage
 from snakemq.testing import LinkCrashed, SimStack
 from tests.simulation.disk import AFTER, BEFORE, Disk, DiskStorage, OldDiskStorage
 from tests.simulation.plan import (
@@ -54,6 +55,10 @@ MISBEHAVIOUR = ACTIVE + 10.0
 def key_of(data: bytes) -> bytes:
     """What tells a message from all others."""
     return data.split(b":", 1)[0]
+
+
+def _database() -> QueuesStorageBase:
+    return SqliteQueuesStorage(":memory:")
 
 
 class Injected(Exception):
@@ -110,7 +115,7 @@ class Peer:
         self.world = world
         self.name = plan.name
         self.plan = plan
-        self.disk = Disk()
+        self.disk = Disk(_database) if world.plan.sqlite else Disk()
         #: sizes that the disk had when a copy of it was made
         self.backups: list[int] = []
         self.life = Life(self)

@@ -137,10 +137,13 @@ class Plan:
     steps: tuple[Step, ...]
     #: the dead letters are tried again in the end
     retries_dead: bool
+    #: the disks are SQLite databases, which takes longer
+    sqlite: bool
 
     def __str__(self) -> str:
         lines = [
-            f"seed {self.seed}: {self.kind}, loop delay {self.loop_delay} s, window {self.window}",
+            f"seed {self.seed}: {self.kind}, loop delay {self.loop_delay} s, window {self.window}"
+            + (", SQLite" if self.sqlite else ""),
             f"  {self.conditions}",
             *(f"  {peer}" for peer in self.peers),
             "  " + ", ".join(f"{one} dials {other}" for one, other in self.dials),
@@ -189,6 +192,7 @@ class _Planner:
             dials=dials,
             steps=tuple(sorted([*faults, *bursts], key=lambda step: step.at)),
             retries_dead=rng.random() < 0.5,
+            sqlite=self.seed % 16 == 0,
         )
 
     def _chance(self, probability: float, value: float) -> float:

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from snakemq.message import FLAG_PERSISTENT, Message
-from snakemq.storage import MemoryQueuesStorage
+from snakemq.storage import QueuesStorageBase
+from snakemq.storage.sqlite import SqliteQueuesStorage
 from snakemq.testing.storage_contract import StorageContract
 from tests.simulation.disk import AFTER, BEFORE, MADE, Disk, DiskStorage, OldDiskStorage
 
@@ -48,7 +49,7 @@ def storage(disk: Disk, killer: Killer) -> DiskStorage:
     return DiskStorage(disk, killer)
 
 
-def datas(storage: MemoryQueuesStorage, queue: str = "bob") -> list[bytes]:
+def datas(storage: QueuesStorageBase, queue: str = "bob") -> list[bytes]:
     return [item.data for item in storage.get_items(queue)]
 
 
@@ -193,6 +194,19 @@ class TestReplacedDisk:
         disk.revert(0)
         assert disk.content.get_queues() == []
         assert len(disk) == 0
+
+
+def test_what_is_on_it_may_be_a_database() -> None:
+    disk = Disk(lambda: SqliteQueuesStorage(":memory:"))
+    storage = DiskStorage(disk, lambda method, moment: None)
+    storage.push("bob", message(b"1"))
+    storage.add_received("bob", [b"x"], keep=10, sync=False)
+    storage.close()
+    assert datas(disk.content) == [b"1"]
+    disk.revert(1)
+    assert datas(disk.content) == [b"1"]
+    assert disk.content.load_received("bob") == []
+    disk.close()
 
 
 class TestContract(StorageContract):

@@ -106,6 +106,7 @@ def test_the_histories_are_worth_it() -> None:
         world = World(make_plan(seed))
         world.run()
         seen[world.plan.kind] += 1
+        seen["SQLite"] += world.plan.sqlite
         for _, _, event, *more in world.events:
             seen[str(event)] += 1
             seen.update(str(word) for word in more if isinstance(word, str))
@@ -120,7 +121,7 @@ def test_the_histories_are_worth_it() -> None:
                 )
                 seen.update(delivery.outcome for delivery in entry.deliveries)
     wanted = (
-        *KINDS,
+        *(*KINDS, "SQLite"),
         *("accepted", "refused", "crashed"),
         *("returned", "raised", "defers", "came again", "never came", "given up"),
         *("dies:", "crash", "power failure", "silently", "is stopped", "starts"),

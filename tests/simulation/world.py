@@ -273,8 +273,12 @@ class World:
 
         :returns: what is wrong, empty if nothing is
         """
-        with small_window(self.plan.window):
-            self._run()
+        try:
+            with small_window(self.plan.window):
+                self._run()
+        finally:
+            for peer in self.peers.values():
+                peer.disk.close()
         return self.problems
 
     def _run(self) -> None:
