@@ -273,7 +273,7 @@ class Incoming:
             return False
         if connection.memory is not None:
             for message in messages:
-                if not is_passing(message):
+                if message.ttl != 0:
                     connection.memory.add(message.uuid)
         connection.unstored = []
         if inbox.is_full(ident):

@@ -75,13 +75,14 @@ class SqliteInbox:
 
     def push(self, ident: str, messages: Iterable[Message], *, keep: int) -> list[int]:
         found = list(messages)
-        addition = Addition(ident, [message.uuid for message in found], keep)
+        repeated = [message.uuid for message in found if message.ttl != 0]
+        addition = Addition(ident, repeated, keep)
         with self._file.exclusive():
             if not found:
                 return []
-            plan = self._received.plan(addition)
+            plan = self._received.plan(addition) if addition.uuids else None
             with self._file.change() as conn:
-                for statement, parameters in plan.statements:
+                for statement, parameters in plan.statements if plan else ():
                     conn.execute(statement, parameters)
                 first = _next_id(conn)
                 conn.executemany(
@@ -99,7 +100,8 @@ class SqliteInbox:
                         for number, message in enumerate(found, first)
                     ],
                 )
-            self._received.carried_out(plan)
+            if plan is not None:
+                self._received.carried_out(plan)
         return list(range(first, first + len(found)))
 
     def items(self) -> list[InboxItem]:

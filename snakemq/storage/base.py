@@ -248,7 +248,8 @@ class QueuesStorageBase:
         """Put received messages into the inbox and remember them, as one change.
 
         :param ident: who sent them
-        :param messages: in the order of their arrival; may have TTL 0. Their
+        :param messages: in the order of their arrival; those with TTL 0 are
+            not remembered, because they are never repeated. Their
             attribute ``redelivered`` is stored too.
         :param keep: as for :meth:`add_received`
         :returns: the number of each; they rise, and none was ever used before

@@ -145,7 +145,7 @@ class MemoryQueuesStorage(QueuesStorageBase):
         check_keep(keep)
         copies = [_copy_received(message) for message in messages]
         with self._lock:
-            self._remember(ident, [message.uuid for message in copies], keep)
+            self._remember(ident, [copy.uuid for copy in copies if copy.ttl != 0], keep)
             return [self._append(ident, message).id for message in copies]
 
     def _append(self, ident: str, message: Message) -> InboxItem:

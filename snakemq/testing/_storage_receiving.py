@@ -189,6 +189,15 @@ class ReceivingSide(StorageSuite):
         assert storage.load_received("alice")[-3:] == [b"27", b"28", b"29"]
         assert len(storage.get_inbox()) == 29
 
+    def test_what_is_never_repeated_is_not_remembered(self) -> None:
+        storage = self._receiving()
+        now = [message(b"", uuid=b"now", ttl=0)]
+        assert len(storage.push_inbox("alice", now, keep=2)) == 1
+        assert storage.load_received("alice") == []
+        storage.push_inbox("alice", [*now, message(b"", uuid=b"later", ttl=None)], keep=2)
+        assert storage.load_received("alice") == [b"later"]
+        assert len(self._reopen(storage).get_inbox()) == 3
+
     def test_push_inbox_that_fails_stores_nothing(self) -> None:
         storage = self._receiving()
         (first,) = storage.push_inbox("alice", [message(b"before", uuid=b"1")], keep=10)
