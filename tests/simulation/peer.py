@@ -246,7 +246,10 @@ class Peer:
         self.life.since[conn_id] = self.world.network.now
 
     def _tap(self, conn_id: str) -> Tap:
-        return self.life.taps.setdefault(conn_id, Tap())
+        tap = self.life.taps.get(conn_id)
+        if tap is None:
+            tap = self.life.taps[conn_id] = Tap()
+        return tap
 
     def _bytes_came(self, conn_id: str, data: bytes) -> None:
         self._complain(self._tap(conn_id).receive(data))
