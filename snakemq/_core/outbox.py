@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, takewhile
 from typing import NamedTuple, TypeAlias, cast
 
 from snakemq._core.ttl import Timed
@@ -189,11 +189,12 @@ class Outbox:
         return self._taken(Taken(messages, number))
 
     def take_urgent(self, max_bytes: int) -> Taken:
-        """Likewise, of the urgent ones only."""
+        """Likewise, of the urgent ones only, as far as the other side does not store them."""
         number = self._next_number
         messages: list[Message] = []
         if not (self._numbers or self._stored):
-            self._take_urgent(len(self._urgent), max_bytes, messages)
+            not_stored = takewhile(lambda m: not m.flags & FLAG_PERSISTENT, self._urgent)
+            self._take_urgent(sum(1 for _ in not_stored), max_bytes, messages)
         self._next_number += len(messages)
         return self._taken(Taken(messages, number))
 

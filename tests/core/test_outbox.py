@@ -229,6 +229,14 @@ class TestUrgent:
         assert reconnect(outbox) == ["u", "v"]
         assert len(outbox) == 1
 
+    def test_what_the_other_side_stores_stays_in_the_window(self) -> None:
+        outbox = filled("a")
+        for name, flags in (("u", 0), ("v", FLAG_PERSISTENT), ("w", 0)):
+            outbox.put_urgent(Message(name.encode(), 0, flags))
+        assert names_of(outbox.take_urgent(MANY).messages) == ["u"]
+        assert names_of(outbox.take_urgent(MANY).messages) == []
+        assert take(outbox) == (["v", "w", "a"], 1, 0, False)
+
     @pytest.mark.parametrize(("count", "size"), [(1, MANY), (MANY, 1)])
     def test_it_counts(self, count: int, size: int) -> None:
         outbox = filled("a")
