@@ -29,7 +29,10 @@ from snakemq.exceptions import (
     QueueFull,
     SendNotFinished,
     SnakeMQException,
+    StorageDamaged,
     StorageError,
+    StorageInUse,
+    StorageUnavailable,
 )
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.version import VERSION
@@ -56,7 +59,10 @@ __all__ = [
     "SSLConfig",
     "SendNotFinished",
     "SnakeMQException",
+    "StorageDamaged",
     "StorageError",
+    "StorageInUse",
+    "StorageUnavailable",
     "WhenFull",
     "__version__",
     "as_signal",

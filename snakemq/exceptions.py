@@ -14,6 +14,9 @@
     ├── SnakeMQUnknownRoute
     ├── QueueFull                  no room for one more message
     ├── StorageError               a queue storage can't do what was asked
+    │   ├── StorageInUse           ... because another process has it open
+    │   ├── StorageUnavailable     ... because its server can't be reached now
+    │   └── StorageDamaged         ... because it is not what it should be
     └── PeerClosed                 the Peer was stopped
 
 Names that start with ``SnakeMQ`` and :class:`NoConnection` and
@@ -36,7 +39,10 @@ __all__ = [
     "SnakeMQIncompatibleProtocol",
     "SnakeMQNoIdent",
     "SnakeMQUnknownRoute",
+    "StorageDamaged",
     "StorageError",
+    "StorageInUse",
+    "StorageUnavailable",
 ]
 
 
@@ -108,6 +114,25 @@ class QueueFull(SnakeMQException):
 
 class StorageError(SnakeMQException):
     """A queue storage can't do what was asked; the message says what to do."""
+
+
+class StorageInUse(StorageError):
+    """Another process (or another storage object) has the queue storage open.
+
+    :ivar holder: who has it, as far as that is known, else an empty string
+    """
+
+    def __init__(self, message: str, holder: str = "") -> None:
+        super().__init__(message)
+        self.holder = holder
+
+
+class StorageUnavailable(StorageError):
+    """The server of a queue storage can't be reached now; try again later."""
+
+
+class StorageDamaged(StorageError):
+    """The content of a queue storage is not what it should be; it was left as it is."""
 
 
 class PeerClosed(SnakeMQException):

@@ -8,7 +8,22 @@ those who write a storage of their own.
 
 from __future__ import annotations
 
-from snakemq.storage.base import DeadLetter, InboxItem, QueuesStorageBase
+from snakemq.storage.base import (
+    DeadLetter,
+    InboxItem,
+    QueuesStorageBase,
+    QueueSummary,
+    Removal,
+    StoredItem,
+)
 from snakemq.storage.memory import MemoryQueuesStorage
 
-__all__ = ["DeadLetter", "InboxItem", "MemoryQueuesStorage", "QueuesStorageBase"]
+__all__ = [
+    "DeadLetter",
+    "InboxItem",
+    "MemoryQueuesStorage",
+    "QueueSummary",
+    "QueuesStorageBase",
+    "Removal",
+    "StoredItem",
+]

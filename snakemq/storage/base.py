@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -16,10 +16,57 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["MAX_RECEIVED_PEERS", "DeadLetter", "InboxItem", "QueuesStorageBase"]
+__all__ = [
+    "MAX_RECEIVED_PEERS",
+    "DeadLetter",
+    "InboxItem",
+    "QueueSummary",
+    "QueuesStorageBase",
+    "Removal",
+    "StoredItem",
+]
 
 #: Of how many peers :meth:`QueuesStorageBase.load_received` remembers what came.
 MAX_RECEIVED_PEERS: Final = 1000
+
+
+class QueueSummary(NamedTuple):
+    """What a queue holds, without a look at it.
+
+    :ivar name: identifier of the peer that the items are for
+    :ivar messages: how many items there are
+    :ivar bytes: how many bytes of data they have together
+    """
+
+    name: str
+    messages: int
+    bytes: int
+
+
+class StoredItem(NamedTuple):
+    """An item in a queue and its place there.
+
+    :ivar position: those that were pushed later have higher ones
+    :ivar message: the item, with what remains of its TTL
+    """
+
+    position: int
+    message: Message
+
+
+class Removal(NamedTuple):
+    """Items that leave a queue.
+
+    :ivar queue_name: any name
+    :ivar positions: where they are, rising; those that are not there (any
+        more) are passed over
+    :ivar bytes: how many bytes of data all of these have together, so that the
+        storage need not look at them to keep its count
+    """
+
+    queue_name: str
+    positions: Sequence[int]
+    bytes: int
 
 
 class InboxItem(NamedTuple):
@@ -70,6 +117,14 @@ class QueuesStorageBase:
     and :meth:`advance_ttl` do their work here by means of these, and a storage
     overrides them to do it better.
 
+    With no more than that, all that is stored has to be in memory, too. A
+    storage that can be read in *pages* says so with :attr:`has_pages` and has
+    all of the methods from :meth:`summarize` to :meth:`take_expired`; of a
+    queue in it, only what is sent next is in memory. Each item there has a
+    *position*, a whole number from 1 up that never changes while the storage
+    is open: it is higher than that of everything pushed before, to whatever
+    queue, and none is given twice.
+
     A storage may also serve the *receiving side*; it then says so with
     :attr:`keeps_received` and has all of the methods from :meth:`load_received`
     to :meth:`drop_dead`. There are three things in it:
@@ -109,6 +164,16 @@ class QueuesStorageBase:
     #: Whether the methods of the receiving side work. Where they do not, they
     #: are never called.
     keeps_received: bool = False
+
+    #: Whether the queues can be read in pages. Where they can't, the methods
+    #: for that are never called.
+    has_pages: bool = False
+
+    #: Set by the stack: whether the calling thread may be kept waiting while
+    #: the storage is out of reach (a server that restarts, say). The thread of
+    #: the loop may not: it gets
+    #: :exc:`~snakemq.exceptions.StorageUnavailable` at once.
+    may_wait: Callable[[], bool] = staticmethod(lambda: True)
 
     def close(self) -> None:
         """Release files and connections. What is stored stays stored.
@@ -210,6 +275,111 @@ class QueuesStorageBase:
         if timed:
             self.update_items_ttl([item.with_ttl(remaining(item.ttl, seconds)) for item in timed])
 
+    def maintain(self) -> bool:
+        """Do a small piece of what a storage has to do now and then.
+
+        Called by the loop's thread when nothing was stored for a while; a
+        piece takes some milliseconds at most.
+
+        :returns: whether there is more to do soon
+        """
+        return False
+
+    def summarize(self) -> list[QueueSummary]:
+        """All queues, with how much each of them holds, in any order.
+
+        The cost should depend on the number of queues only.
+        """
+        raise NotImplementedError
+
+    def last_position(self) -> int:
+        """The highest position that was given to an item so far; 0 if none was.
+
+        An item that is there when the storage is opened has none that is higher.
+        """
+        raise NotImplementedError
+
+    def get_page(
+        self, queue_name: str, after: int, *, max_messages: int, max_bytes: int
+    ) -> list[StoredItem]:
+        """Items of a queue, in the order of their positions, as :meth:`get_items` gives them.
+
+        The cost should not depend on how many there are before or behind.
+
+        :param queue_name: any name
+        :param after: those with a higher position only
+        :param max_messages: at most so many, at least 1
+        :param max_bytes: end with the one with which they have so many bytes
+            of data together; so there is always one, if the queue has any
+        """
+        raise NotImplementedError
+
+    def change_items(
+        self,
+        push: Sequence[tuple[str, Message]],
+        remove: Sequence[Removal] = (),
+        *,
+        sync: bool = True,
+    ) -> list[int]:
+        """Append items to queues and remove others, as one change.
+
+        The cost should not depend on what the queues hold.
+
+        :param push: pairs of queue name and item; see :meth:`push`
+        :param remove: what leaves; never something that is pushed here
+        :param sync: ``False``: the end of the process does not undo it once
+            this has returned, but a power failure may, until the next change
+            with ``sync`` or :meth:`sync`. A storage may take no notice.
+        :returns: the positions of the pushed items, in the same order, rising
+        """
+        raise NotImplementedError
+
+    def next_expiry(self, queue_name: str, after: int = 0) -> float | None:
+        """How long it is until the TTL of an item in a queue has run out.
+
+        :param queue_name: any name
+        :param after: of those with a higher position only
+        :returns: the least of what remains of their TTLs, in seconds; ``None``
+            if none of them has one
+        """
+        raise NotImplementedError
+
+    def take_expired(
+        self, queue_name: str, seconds: float, after: int, max_messages: int
+    ) -> list[StoredItem]:
+        """Remove items of a queue whose TTL has run out, or is about to.
+
+        Allowed to be late, as :meth:`change_items` with ``sync=False``.
+
+        :param queue_name: any name
+        :param seconds: those with so much or less of their TTL remaining
+        :param after: and with a higher position only
+        :param max_messages: at most so many; of more, those that ran out first
+        :returns: what was removed, in the order of their positions
+        """
+        raise NotImplementedError
+
+    def oldest(self, queue_name: str) -> float | None:
+        """When the first item in a queue was pushed, in seconds since 1970 (UTC).
+
+        ``None`` if that is not known (1.6 wrote it), or there is none.
+        """
+        raise NotImplementedError
+
+    def adopt(self) -> list[tuple[str, StoredItem]]:
+        """Put into the queues what was pushed by :meth:`push_with` and is committed.
+
+        It has no position before, and can't be seen by any other method.
+
+        :returns: the items with the positions that they get, in the order in
+            which they were pushed
+        """
+        return []
+
+    def received_peers(self) -> list[str]:
+        """The peers of which :meth:`load_received` knows something, in any order."""
+        raise NotImplementedError
+
     def load_received(self, ident: str) -> list[bytes]:
         """Of the messages that were received from a peer, the ``uuid`` of each remembered one.
 
@@ -256,8 +426,12 @@ class QueuesStorageBase:
         """
         raise NotImplementedError
 
-    def get_inbox(self) -> list[InboxItem]:
-        """All that is in the inbox, in the order of the numbers."""
+    def get_inbox(self, after: int = 0, limit: int | None = None) -> list[InboxItem]:
+        """What is in the inbox, in the order of the numbers.
+
+        :param after: those with a higher number only
+        :param limit: at most so many
+        """
         raise NotImplementedError
 
     def advance_inbox(self, done: int | None, starting: int | None) -> None:
@@ -286,8 +460,23 @@ class QueuesStorageBase:
         """
         raise NotImplementedError
 
-    def get_dead(self) -> list[DeadLetter]:
-        """All dead letters, in the order in which they were received."""
+    def get_dead(self, after: int = 0, limit: int | None = None) -> list[DeadLetter]:
+        """Dead letters, in the order in which they were received.
+
+        :param after: those with a higher number only
+        :param limit: at most so many
+        """
+        raise NotImplementedError
+
+    def count_dead(self) -> int:
+        """How many dead letters there are."""
+        raise NotImplementedError
+
+    def add_dead(self, letters: Iterable[DeadLetter]) -> None:
+        """Add dead letters of another storage, which get numbers of this one.
+
+        :param letters: in the order in which they were received
+        """
         raise NotImplementedError
 
     def retry_dead(self, ids: Sequence[int] | None) -> list[InboxItem]:
@@ -326,6 +515,9 @@ class QueuesStorageBase:
         self, connection: sqlite3.Connection, entries: Iterable[tuple[str, Message]]
     ) -> None:
         """Append items to queues by way of the application's own connection.
+
+        They are in the queues after :meth:`adopt`, or when the storage is
+        opened the next time, if the application has committed by then.
 
         :param connection: a connection to the file of the storage
         :param entries: pairs of queue name and item
