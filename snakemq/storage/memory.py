@@ -13,10 +13,19 @@ from snakemq.storage._common import (
     check_seconds,
     check_uuids,
     make_message,
-    remaining,
     wall_clock,
 )
-from snakemq.storage.base import MAX_RECEIVED_PEERS, DeadLetter, InboxItem, QueuesStorageBase
+from snakemq.storage._memory_queue import MemoryQueue
+from snakemq.storage._numbered import Numbered
+from snakemq.storage.base import (
+    MAX_RECEIVED_PEERS,
+    DeadLetter,
+    InboxItem,
+    QueuesStorageBase,
+    QueueSummary,
+    Removal,
+    StoredItem,
+)
 
 __all__ = ["MemoryQueuesStorage"]
 
@@ -35,21 +44,24 @@ class MemoryQueuesStorage(QueuesStorageBase):
     May be used from any thread. Pushing an item costs the same however many
     there are, and so does removing it.
 
-    :param wall_clock: gives the time for :attr:`DeadLetter.died_at`, in
-        seconds since 1970; that of the system if it is not given
+    :param wall_clock: gives the time for :meth:`oldest` and
+        :attr:`DeadLetter.died_at`, in seconds since 1970; that of the system if
+        it is not given
     """
 
     keeps_received = True
+    has_pages = True
 
     def __init__(self, *, wall_clock: Callable[[], float] = wall_clock) -> None:
         self._wall_clock = wall_clock
         self._lock = threading.Lock()
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, MemoryQueue] = {}
+        self._last_position = 0
         # In the order of the last addition.
         self._received: dict[str, deque[bytes]] = {}
         self._last_id = 0
-        self._inbox: dict[int, InboxItem] = {}
-        self._dead: dict[int, DeadLetter] = {}
+        self._inbox: Numbered[InboxItem] = Numbered()
+        self._dead: Numbered[DeadLetter] = Numbered()
 
     def close(self) -> None:
         """Does nothing: the content stays, and can be used again."""
@@ -61,31 +73,55 @@ class MemoryQueuesStorage(QueuesStorageBase):
     def get_items(self, queue_name: str) -> list[Message]:
         with self._lock:
             queue = self._queues.get(queue_name)
-            return [] if queue is None else queue.current_items()
+            return [] if queue is None else queue.items()
 
     def push(self, queue_name: str, item: Message) -> None:
         self.push_many([(queue_name, item)])
 
     def push_many(self, entries: Iterable[tuple[str, Message]]) -> None:
-        # Copied before the first change, so that a bad entry stores none.
-        copies = [(queue_name, _copy(item)) for queue_name, item in entries]
+        self._change(entries, ())
+
+    def change_items(
+        self,
+        push: Sequence[tuple[str, Message]],
+        remove: Sequence[Removal] = (),
+        *,
+        sync: bool = True,
+    ) -> list[int]:
+        return self._change(push, remove)
+
+    def _change(self, push: Iterable[tuple[str, Message]], remove: Iterable[Removal]) -> list[int]:
+        # Read before the first change, so that a bad entry changes nothing.
+        copies = [(queue_name, _copy(item)) for queue_name, item in push]
+        removals = [(removal.queue_name, list(removal.positions)) for removal in remove]
+        now = self._wall_clock()
         with self._lock:
-            for queue_name, item in copies:
+            for queue_name, positions in removals:
+                queue = self._queues.get(queue_name)
+                if queue is not None:
+                    queue.remove(positions)
+                    self._drop_if_empty(queue_name)
+            first = self._last_position + 1
+            for position, (queue_name, item) in enumerate(copies, first):
                 queue = self._queues.get(queue_name)
                 if queue is None:
-                    queue = self._queues[queue_name] = _Queue()
-                queue.append(item)
+                    queue = self._queues[queue_name] = MemoryQueue()
+                queue.append(position, item, now)
+            self._last_position += len(copies)
+            return list(range(first, self._last_position + 1))
+
+    def _drop_if_empty(self, queue_name: str) -> None:
+        if not self._queues[queue_name]:
+            del self._queues[queue_name]
 
     def remove_items(self, queue_name: str, items: Iterable[Message]) -> None:
         uuids = [item.uuid for item in items]
         with self._lock:
             queue = self._queues.get(queue_name)
-            if queue is None:
-                return
-            for uuid in uuids:
-                queue.remove_first(uuid)
-            if not queue:
-                del self._queues[queue_name]
+            if queue is not None:
+                for uuid in uuids:
+                    queue.remove_first(uuid)
+                self._drop_if_empty(queue_name)
 
     def delete_items(self, items: Sequence[Message]) -> None:
         uuids = [item.uuid for item in items]
@@ -94,8 +130,7 @@ class MemoryQueuesStorage(QueuesStorageBase):
                 for uuid in uuids:
                     while queue.remove_first(uuid):
                         pass
-                if not queue:
-                    del self._queues[queue_name]
+                self._drop_if_empty(queue_name)
 
     def delete_all(self) -> None:
         with self._lock:
@@ -114,6 +149,48 @@ class MemoryQueuesStorage(QueuesStorageBase):
             queue = self._queues.get(queue_name)
             if queue is not None:
                 queue.advance(seconds)
+
+    def summarize(self) -> list[QueueSummary]:
+        with self._lock:
+            return [
+                QueueSummary(name, len(queue), queue.bytes) for name, queue in self._queues.items()
+            ]
+
+    def last_position(self) -> int:
+        with self._lock:
+            return self._last_position
+
+    def get_page(
+        self, queue_name: str, after: int, *, max_messages: int, max_bytes: int
+    ) -> list[StoredItem]:
+        with self._lock:
+            queue = self._queues.get(queue_name)
+            return [] if queue is None else queue.page(after, max_messages, max_bytes)
+
+    def next_expiry(self, queue_name: str, after: int = 0) -> float | None:
+        with self._lock:
+            queue = self._queues.get(queue_name)
+            return None if queue is None else queue.next_expiry(after)
+
+    def take_expired(
+        self, queue_name: str, seconds: float, after: int, max_messages: int
+    ) -> list[StoredItem]:
+        with self._lock:
+            queue = self._queues.get(queue_name)
+            if queue is None:
+                return []
+            expired = queue.take_expired(seconds, after, max_messages)
+            self._drop_if_empty(queue_name)
+            return expired
+
+    def oldest(self, queue_name: str) -> float | None:
+        with self._lock:
+            queue = self._queues.get(queue_name)
+            return None if queue is None else queue.first_pushed()
+
+    def received_peers(self) -> list[str]:
+        with self._lock:
+            return list(self._received)
 
     def load_received(self, ident: str) -> list[bytes]:
         with self._lock:
@@ -153,19 +230,18 @@ class MemoryQueuesStorage(QueuesStorageBase):
         item = self._inbox[self._last_id] = InboxItem(self._last_id, ident, message, 0)
         return item
 
-    def get_inbox(self) -> list[InboxItem]:
+    def get_inbox(self, after: int = 0, limit: int | None = None) -> list[InboxItem]:
         with self._lock:
-            return [
-                item._replace(message=_copy_received(item.message)) for item in self._inbox.values()
-            ]
+            items = [self._inbox[number] for number in self._inbox.numbers(after, limit)]
+            return [item._replace(message=_copy_received(item.message)) for item in items]
 
     def advance_inbox(self, done: int | None, starting: int | None) -> None:
         with self._lock:
             if done is not None:
-                self._inbox.pop(done, None)
-            if starting is not None and starting in self._inbox:
-                item = self._inbox[starting]
-                self._inbox[starting] = item._replace(attempts=item.attempts + 1)
+                self._inbox.pop(done)
+            item = None if starting is None else self._inbox.get(starting)
+            if item is not None:
+                self._inbox[item.id] = item._replace(attempts=item.attempts + 1)
 
     def uncount_attempt(self, item_id: int) -> None:
         with self._lock:
@@ -175,20 +251,29 @@ class MemoryQueuesStorage(QueuesStorageBase):
 
     def bury(self, item_id: int, reason: str) -> None:
         with self._lock:
-            item = self._inbox.pop(item_id, None)
+            item = self._inbox.pop(item_id)
             if item is not None:
                 self._dead[item_id] = DeadLetter(*item, reason, self._wall_clock())
 
-    def get_dead(self) -> list[DeadLetter]:
+    def get_dead(self, after: int = 0, limit: int | None = None) -> list[DeadLetter]:
         with self._lock:
-            return [
-                letter._replace(message=_copy_received(letter.message))
-                for _, letter in sorted(self._dead.items())
-            ]
+            letters = [self._dead[number] for number in self._dead.numbers(after, limit)]
+            return [letter._replace(message=_copy_received(letter.message)) for letter in letters]
+
+    def count_dead(self) -> int:
+        with self._lock:
+            return len(self._dead)
+
+    def add_dead(self, letters: Iterable[DeadLetter]) -> None:
+        copies = [letter._replace(message=_copy_received(letter.message)) for letter in letters]
+        with self._lock:
+            for letter in copies:
+                self._last_id += 1
+                self._dead[self._last_id] = letter._replace(id=self._last_id)
 
     def retry_dead(self, ids: Sequence[int] | None) -> list[InboxItem]:
         with self._lock:
-            letters = [self._dead.pop(letter_id) for letter_id in self._dead_ids(ids)]
+            letters = self._take_dead(ids)
             for letter in letters:
                 if letter.attempts:
                     letter.message.redelivered = True
@@ -197,78 +282,18 @@ class MemoryQueuesStorage(QueuesStorageBase):
 
     def drop_dead(self, ids: Sequence[int] | None) -> int:
         with self._lock:
-            found = self._dead_ids(ids)
-            for letter_id in found:
-                del self._dead[letter_id]
-            return len(found)
+            return len(self._take_dead(ids))
 
-    def _dead_ids(self, ids: Sequence[int] | None) -> list[int]:
-        """Those of them that are there, in the order in which they were received."""
-        return sorted(self._dead if ids is None else self._dead.keys() & set(ids))
+    def _take_dead(self, ids: Sequence[int] | None) -> list[DeadLetter]:
+        """Remove those of them that are there, in the order in which they were received."""
+        numbers = self._dead.numbers() if ids is None else sorted(set(ids))
+        letters = [self._dead.pop(number) for number in numbers]
+        return [letter for letter in letters if letter is not None]
 
     def __repr__(self) -> str:
         with self._lock:
             items = sum(len(queue) for queue in self._queues.values())
             return f"<{type(self).__name__} queues={len(self._queues)} items={items}>"
-
-
-class _Queue:
-    """Items in order, any of which can be found and removed by its uuid at once."""
-
-    def __init__(self) -> None:
-        self._next_number = 0
-        self._items: dict[int, Message] = {}
-        # The first item with a uuid; those that follow, which hardly ever
-        # exist, are apart to spare each item a container of its own.
-        self._first: dict[bytes, int] = {}
-        self._later: dict[bytes, deque[int]] = {}
-        # For how long TTLs ran here, and at what reading of this the TTL of
-        # an item was set, if not at 0.
-        self._ran = 0.0
-        self._set_at: dict[int, float] = {}
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def current_items(self) -> list[Message]:
-        """Copies of the items, with what remains of their TTLs."""
-        return [
-            item.with_ttl(remaining(item.ttl, self._ran - self._set_at.get(number, 0.0)))
-            for number, item in self._items.items()
-        ]
-
-    def append(self, item: Message) -> None:
-        number = self._next_number
-        self._next_number += 1
-        self._items[number] = item
-        if self._ran and item.ttl is not None:
-            self._set_at[number] = self._ran
-        if self._first.setdefault(item.uuid, number) != number:
-            self._later.setdefault(item.uuid, deque()).append(number)
-
-    def advance(self, seconds: float) -> None:
-        self._ran += seconds
-
-    def set_ttl(self, uuid: bytes, ttl: float | None) -> None:
-        first = self._first.get(uuid)
-        if first is None:
-            return
-        for number in (first, *self._later.get(uuid, ())):
-            self._items[number].ttl = ttl
-            self._set_at[number] = self._ran
-
-    def remove_first(self, uuid: bytes) -> bool:
-        number = self._first.pop(uuid, None)
-        if number is None:
-            return False
-        del self._items[number]
-        self._set_at.pop(number, None)
-        later = self._later.get(uuid)
-        if later:
-            self._first[uuid] = later.popleft()
-            if not later:
-                del self._later[uuid]
-        return True
 
 
 def _copy(item: Message) -> Message:
