@@ -105,8 +105,9 @@ class Peer(Sends, CallbackOwner):
     :param listen: where to listen; one address or a list of them
     :param connect: whom to dial, again and again until it works and after it
         broke; one address or a list of them
-    :param storage: where messages wait on disk: path of an SQLite file, or a
-        storage, which then belongs to the peer (it is closed with it)
+    :param storage: where messages wait on disk: path of an SQLite file, URL of a
+        database (see :func:`snakemq.storage.open_storage`), or a storage,
+        which then belongs to the peer (it is closed with it)
     :param tls: encrypt all connections of this peer with this configuration
     :param throttle: most that is sent on each connection, in bytes per second
     :param keepalive: after how many seconds of silence a connection is probed,

@@ -12,7 +12,7 @@ from snakemq.link import Link
 from snakemq.messaging import Messaging, ReceiveHook
 from snakemq.packeter import Packeter
 from snakemq.peer._calls import Calls
-from snakemq.storage import QueuesStorageBase
+from snakemq.storage import QueuesStorageBase, open_storage
 from snakemq.throttle import Throttle
 
 __all__ = ["Stack", "StorageLike"]
@@ -21,7 +21,7 @@ __all__ = ["Stack", "StorageLike"]
 #: program answers late, because pongs wait for its callbacks.
 KEEPALIVE_WAIT: Final = 10.0
 
-#: Path of an SQLite file, or a storage.
+#: Path of an SQLite file, URL of a database, or a storage.
 StorageLike = str | os.PathLike[str] | QueuesStorageBase
 
 
@@ -79,9 +79,6 @@ def _open(storage: StorageLike | None) -> QueuesStorageBase | None:
         return storage
     if not isinstance(storage, (str, os.PathLike)):
         raise TypeError(
-            f"storage takes a path or a QueuesStorageBase, not {type(storage).__name__}"
+            f"storage takes a path, a URL or a QueuesStorageBase, not {type(storage).__name__}"
         )
-    # Here, because programs without a storage need no sqlite3 module.
-    from snakemq.storage.sqlite import SqliteQueuesStorage
-
-    return SqliteQueuesStorage(os.fspath(storage))
+    return open_storage(storage)

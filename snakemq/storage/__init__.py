@@ -8,6 +8,7 @@ those who write a storage of their own.
 
 from __future__ import annotations
 
+from snakemq.storage._open import open_storage
 from snakemq.storage.base import (
     DeadLetter,
     InboxItem,
@@ -26,4 +27,5 @@ __all__ = [
     "QueuesStorageBase",
     "Removal",
     "StoredItem",
+    "open_storage",
 ]
