@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import unittest
+from collections.abc import Iterable
 from functools import partial
 
 from snakemq.message import FLAG_PERSISTENT, Message
-from snakemq.storage import QueuesStorageBase
+from snakemq.storage import QueuesStorageBase, QueueSummary, Removal, StoredItem
 
-__all__ = ["DEADLINE", "StorageSuite", "expect", "expect_ttls", "facts", "message"]
+__all__ = [
+    "DEADLINE",
+    "Broken",
+    "BrokenMessage",
+    "StorageSuite",
+    "all_pages",
+    "expect",
+    "expect_ttls",
+    "facts",
+    "message",
+    "page",
+    "removal",
+]
 
 #: How long threads wait for each other, in seconds, before a test fails.
 DEADLINE = 60.0
@@ -30,6 +43,9 @@ class StorageSuite:
 
     #: May be used by several threads at the same time.
     thread_safe: bool = True
+
+    #: How many items the test of a long queue stores. Fewer make it quicker.
+    long_queue: int = 20_000
 
     _opened: list[QueuesStorageBase]
 
@@ -77,28 +93,94 @@ def facts(items: list[Message]) -> list[tuple[bytes, float | None, int, bytes]]:
     return [(item.data, item.ttl, item.flags, item.uuid) for item in items]
 
 
+class Broken(Exception):
+    """Raised by what a test hands to a storage."""
+
+
+class BrokenMessage(Message):
+    """A message that can't be read."""
+
+    @property
+    def uuid(self) -> bytes:
+        raise Broken
+
+    @uuid.setter
+    def uuid(self, value: bytes) -> None:
+        pass
+
+
+def removal(queue_name: str, items: Iterable[StoredItem]) -> Removal:
+    """What takes these items out of their queue."""
+    stored = list(items)
+    size = sum(len(item.message.data) for item in stored)
+    return Removal(queue_name, [item.position for item in stored], size)
+
+
+def page(
+    storage: QueuesStorageBase, name: str, after: int = 0, *, max_messages: int = 1_000_000
+) -> list[StoredItem]:
+    """So many items of a queue, whatever their size."""
+    return storage.get_page(name, after, max_messages=max_messages, max_bytes=1 << 40)
+
+
+def all_pages(storage: QueuesStorageBase, name: str, max_messages: int) -> list[StoredItem]:
+    """A queue, read in pages of so many items."""
+    found: list[StoredItem] = []
+    while True:
+        more = page(storage, name, found[-1].position if found else 0, max_messages=max_messages)
+        if not more:
+            return found
+        found += more
+
+
 def expect(storage: QueuesStorageBase, expected: dict[str, list[Message]]) -> None:
-    """Check that these items are stored, in these queues and nothing else."""
+    """Check that these items are stored, in these queues and nothing else.
+
+    In a storage that has pages, all that can be read has to agree.
+    """
     names = sorted(storage.get_queues())
     wanted = sorted(expected)
     assert names == wanted, f"the queues are {names}, not {wanted}"
     for name, items in expected.items():
-        found, right = facts(storage.get_items(name)), facts(items)
-        if found == right:
-            continue
-        assert len(found) == len(right), (
-            f"queue {name!r} has {len(found)} items instead of {len(right)}"
+        _expect_items(name, storage.get_items(name), items)
+        if storage.has_pages:
+            stored = page(storage, name)
+            positions = [item.position for item in stored]
+            assert positions == sorted(set(positions)), f"the positions are {positions}"
+            assert not positions or positions[-1] <= storage.last_position()
+            _expect_items(f"{name} (page)", [item.message for item in stored], items)
+    if storage.has_pages:
+        counted = sorted(storage.summarize())
+        right = [
+            QueueSummary(name, len(items), sum(len(item.data) for item in items))
+            for name, items in sorted(expected.items())
+        ]
+        assert counted == right, f"the summary is {counted}, not {right}"
+
+
+def _expect_items(name: str, items: list[Message], expected: list[Message]) -> None:
+    found, right = facts(items), facts(expected)
+    if found == right:
+        return
+    assert len(found) == len(right), (
+        f"queue {name!r} has {len(found)} items instead of {len(right)}"
+    )
+    for number, (one, other) in enumerate(zip(found, right, strict=True)):
+        assert one == other, (
+            f"item {number} of queue {name!r} differs (data, ttl, flags, uuid): "
+            f"{_short(one)} instead of {_short(other)}"
         )
-        for number, (one, other) in enumerate(zip(found, right, strict=True)):
-            assert one == other, (
-                f"item {number} of queue {name!r} differs (data, ttl, flags, uuid): "
-                f"{_short(one)} instead of {_short(other)}"
-            )
 
 
 def expect_ttls(storage: QueuesStorageBase, name: str, expected: list[float | None]) -> None:
     """Check what remains of the TTLs in a queue, to the millisecond."""
-    found = [item.ttl for item in storage.get_items(name)]
+    _expect_ttls(name, storage.get_items(name), expected)
+    if storage.has_pages:
+        _expect_ttls(name, [item.message for item in page(storage, name)], expected)
+
+
+def _expect_ttls(name: str, items: list[Message], expected: list[float | None]) -> None:
+    found = [item.ttl for item in items]
     right = len(found) == len(expected) and all(
         one is other if one is None or other is None else abs(one - other) < 0.001
         for one, other in zip(found, expected, strict=True)

@@ -21,19 +21,22 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from snakemq.message import Message
+from snakemq.testing._storage_expiry import Expiry
+from snakemq.testing._storage_paging import Paging
 from snakemq.testing._storage_receiving import ReceivingSide
 from snakemq.testing._storage_suite import DEADLINE, expect, expect_ttls, facts, message
 
 __all__ = ["StorageContract"]
 
 
-class StorageContract(ReceivingSide):
+class StorageContract(Paging, Expiry, ReceivingSide):
     """What :class:`~snakemq.storage.QueuesStorageBase` promises, as tests.
 
     Opening the storage is up to the subclass: :meth:`open_storage`. Four
     attributes tell what a storage does not promise; tests that need it are then
-    skipped. A new storage should leave them as they are. The tests of the
-    receiving side are skipped if the storage does not say ``keeps_received``.
+    skipped. A new storage should leave them as they are. The tests of pages are
+    skipped if the storage does not say ``has_pages``, those of the receiving
+    side if it does not say ``keeps_received``.
     """
 
     # What is stored
