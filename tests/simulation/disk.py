@@ -16,8 +16,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from snakemq.message import Message
-from snakemq.storage import MemoryQueuesStorage, QueuesStorageBase
-from snakemq.storage.base import DeadLetter, InboxItem
+from snakemq.storage import (
+    DeadLetter,
+    InboxItem,
+    MemoryQueuesStorage,
+    QueuesStorageBase,
+    QueueSummary,
+    Removal,
+    StoredItem,
+)
 
 #: When a process can die at an access to its disk: before it; when the change is
 #: made but does not survive a power failure yet; when it is over.
@@ -96,6 +103,7 @@ class DiskStorage(QueuesStorageBase):
     """
 
     keeps_received = True
+    has_pages = True
 
     def __init__(
         self,
@@ -107,9 +115,9 @@ class DiskStorage(QueuesStorageBase):
         self._access = access
         self._changed = changed
 
-    def _read(self, method: str, *args: object) -> Any:
+    def _read(self, method: str, *args: object, **options: object) -> Any:
         self._access(method, BEFORE)
-        result = getattr(self._disk.content, method)(*args)
+        result = getattr(self._disk.content, method)(*args, **options)
         self._access(method, AFTER)
         return result
 
@@ -155,6 +163,44 @@ class DiskStorage(QueuesStorageBase):
     def advance_ttl(self, queue_name: str, seconds: float) -> None:
         self._change("advance_ttl", queue_name, seconds)
 
+    def summarize(self) -> list[QueueSummary]:
+        return self._read("summarize")
+
+    def last_position(self) -> int:
+        return self._read("last_position")
+
+    def get_page(
+        self, queue_name: str, after: int, *, max_messages: int, max_bytes: int
+    ) -> list[StoredItem]:
+        return self._read(
+            "get_page", queue_name, after, max_messages=max_messages, max_bytes=max_bytes
+        )
+
+    def change_items(
+        self,
+        push: Sequence[tuple[str, Message]],
+        remove: Sequence[Removal] = (),
+        *,
+        sync: bool = True,
+    ) -> list[int]:
+        copies = [(name, copy.copy(item)) for name, item in push]
+        removals = [each._replace(positions=list(each.positions)) for each in remove]
+        return self._change("change_items", copies, removals, late=not sync, sync=sync)
+
+    def next_expiry(self, queue_name: str, after: int = 0) -> float | None:
+        return self._read("next_expiry", queue_name, after)
+
+    def take_expired(
+        self, queue_name: str, seconds: float, after: int, max_messages: int
+    ) -> list[StoredItem]:
+        return self._change("take_expired", queue_name, seconds, after, max_messages, late=True)
+
+    def oldest(self, queue_name: str) -> float | None:
+        return self._read("oldest", queue_name)
+
+    def received_peers(self) -> list[str]:
+        return self._read("received_peers")
+
     def load_received(self, ident: str) -> list[bytes]:
         return self._read("load_received", ident)
 
@@ -170,8 +216,8 @@ class DiskStorage(QueuesStorageBase):
         copies = [copy.copy(message) for message in messages]
         return self._change("push_inbox", ident, copies, keep=keep)
 
-    def get_inbox(self) -> list[InboxItem]:
-        return self._read("get_inbox")
+    def get_inbox(self, after: int = 0, limit: int | None = None) -> list[InboxItem]:
+        return self._read("get_inbox", after, limit)
 
     def advance_inbox(self, done: int | None, starting: int | None) -> None:
         self._change("advance_inbox", done, starting, late=True)
@@ -182,8 +228,15 @@ class DiskStorage(QueuesStorageBase):
     def bury(self, item_id: int, reason: str) -> None:
         self._change("bury", item_id, reason)
 
-    def get_dead(self) -> list[DeadLetter]:
-        return self._read("get_dead")
+    def get_dead(self, after: int = 0, limit: int | None = None) -> list[DeadLetter]:
+        return self._read("get_dead", after, limit)
+
+    def count_dead(self) -> int:
+        return self._read("count_dead")
+
+    def add_dead(self, letters: Iterable[DeadLetter]) -> None:
+        copies = [each._replace(message=copy.copy(each.message)) for each in letters]
+        self._change("add_dead", copies)
 
     def retry_dead(self, ids: Sequence[int] | None) -> list[InboxItem]:
         return self._change("retry_dead", ids)
@@ -193,6 +246,7 @@ class DiskStorage(QueuesStorageBase):
 
 
 class OldDiskStorage(DiskStorage):
-    """The same, written for snakeMQ 1.6: it knows nothing of the receiving side."""
+    """The same, written for snakeMQ 1.6: it knows nothing of pages and the receiving side."""
 
     keeps_received = False
+    has_pages = False

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from snakemq.message import FLAG_PERSISTENT, Message
-from snakemq.storage import QueuesStorageBase
+from snakemq.storage import QueuesStorageBase, Removal
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from snakemq.testing.storage_contract import StorageContract
 from tests.simulation.disk import AFTER, BEFORE, MADE, Disk, DiskStorage, OldDiskStorage
@@ -80,7 +80,15 @@ class TestProcess:
         storage.remove_items("bob", [message(b"1")])
         storage.delete_items([message(b"2")])
         storage.delete_all()
+        (position,) = storage.change_items([("bob", Message(b"5", 1.0))])
+        assert storage.summarize() == [("bob", 1, 1)]
+        assert storage.last_position() == position
+        assert storage.next_expiry("bob") == 1.0
+        assert storage.oldest("bob") is not None
+        assert len(storage.get_page("bob", 0, max_messages=1, max_bytes=1)) == 1
+        assert len(storage.take_expired("bob", 1.0, 0, 1)) == 1
         storage.add_received("bob", [b"x"], keep=10, sync=True)
+        assert storage.received_peers() == ["bob"]
         storage.sync()
         ids = storage.push_inbox("bob", [message(b"3"), message(b"4")], keep=10)
         storage.advance_inbox(None, ids[0])
@@ -88,15 +96,18 @@ class TestProcess:
         storage.advance_inbox(None, ids[0])
         storage.bury(ids[0], "it was no good")
         assert [item.id for item in storage.get_inbox()] == [ids[1]]
-        assert [letter.attempts for letter in storage.get_dead()] == [1]
+        (letter,) = storage.get_dead()
+        assert letter.attempts == 1
         assert len(storage.retry_dead(None)) == 1
+        storage.add_dead([letter])
+        assert storage.count_dead() == 1
         storage.bury(ids[1], "no good either")
-        assert storage.drop_dead(None) == 1
+        assert storage.drop_dead(None) == 2
         assert storage.get_queues() == storage.get_items("bob") == []
         assert storage.load_received("bob")
         storage.close()
         methods = {name for name in vars(DiskStorage) if not name.startswith("_")}
-        methods.discard("keeps_received")
+        methods -= {"keeps_received", "has_pages"}
         assert {method for method, _ in killer.seen} == methods
         assert all((method, BEFORE) in killer.seen for method in methods)
         assert all((method, AFTER) in killer.seen for method in methods)
@@ -106,8 +117,13 @@ class TestProcess:
     ) -> None:
         item = Message(b"1", 10.0, FLAG_PERSISTENT)
         storage.push("bob", item)
+        positions = storage.change_items([("bob", item)])
+        stored = disk.content.get_page("bob", 0, max_messages=1, max_bytes=1)
+        leaving = [each.position for each in stored]
+        storage.change_items([], [Removal("bob", leaving, 1)])
         item.ttl = 1.0
-        disk.revert(1)
+        leaving += positions
+        disk.revert(3)
         assert [item.ttl for item in disk.content.get_items("bob")] == [10.0]
 
     def test_who_looks_on_is_told_of_changes(self, disk: Disk) -> None:
@@ -168,6 +184,21 @@ class TestPowerFailure:
             left.add(tuple(datas(disk.content)))
         assert left == {(), (b"1",)}
 
+    def test_a_removal_may_be_forgotten_and_positions_are_the_same_again(
+        self, disk: Disk, storage: DiskStorage
+    ) -> None:
+        first, second = storage.change_items([("bob", message(b"1")), ("bob", Message(b"2", 1.0))])
+        storage.change_items([], [Removal("bob", [first], 1)], sync=False)
+        storage.take_expired("bob", 1.0, 0, 10)
+        assert [change.method for change in disk.late] == ["change_items", "take_expired"]
+        assert datas(disk.content) == []
+        disk.revert(2)
+        (left,) = disk.content.get_page("bob", 0, max_messages=10, max_bytes=10)
+        assert (left.position, left.message.data) == (second, b"2")
+        # A process that starts now gives positions above what is there.
+        assert storage.change_items([("bob", message(b"3"))]) == [second + 1]
+        assert disk.late == []
+
     def test_attempts_may_be_forgotten(self, disk: Disk, storage: DiskStorage) -> None:
         (number,) = storage.push_inbox("bob", [message(b"1")], keep=10)
         storage.advance_inbox(None, number)
@@ -220,6 +251,8 @@ class TestContract(StorageContract):
         return DiskStorage(self.disk, lambda method, moment: None)
 
 
-def test_a_storage_that_was_written_for_1_6_keeps_nothing_received() -> None:
+def test_a_storage_that_was_written_for_1_6_has_only_its_methods() -> None:
     assert DiskStorage.keeps_received
+    assert DiskStorage.has_pages
     assert not OldDiskStorage.keeps_received
+    assert not OldDiskStorage.has_pages
