@@ -20,13 +20,8 @@ class Countable(Protocol):
     messages: int
     bytes: int
 
-    @property
-    def under_way(self) -> int:
-        """How many messages can't be dropped."""
-
-    @property
-    def bytes_under_way(self) -> int:
-        """The data of those, in bytes."""
+    def count_fixed(self) -> tuple[int, int]:
+        """How many messages can't be dropped, and their data in bytes."""
 
     def drop_oldest(self) -> bool:
         """Drop a message that waits; whether there was one."""
@@ -38,12 +33,16 @@ _Queue = TypeVar("_Queue", bound=Countable)
 class Room:
     """Counts what is queued, for each peer and in total. Thread-safe.
 
+    There is one for the memory and one for the storage.
+
     :param clock: gives the current time in seconds
-    :ivar lock: what the queues hold changes only for who holds it
+    :param where: how the messages are there, for people: "queued"
+    :param lock: what the queues hold changes only for who holds it
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], where: str, lock: threading.Lock) -> None:
         self.limits = QueueLimits()
+        self._where = where
         #: whether the calling thread may wait for room: the loop's may not
         self.may_wait: Callable[[], bool] = lambda: True
         #: how many messages are queued, and of how many bytes of data
@@ -51,7 +50,7 @@ class Room:
         self.bytes = 0
         #: how many messages were dropped to make room
         self.overflowed = 0
-        self.lock = threading.Lock()
+        self.lock = lock
         self._clock = clock
         self._changed = threading.Condition(self.lock)
         self._waiters = 0
@@ -103,8 +102,8 @@ class Room:
         ):
             if queued + more > limit:
                 raise QueueFull(
-                    f"{queued} {what} are queued {whose}, and {more} more would be over the limit "
-                    f"of {limit}; wait until some are acknowledged, or set queue_limits"
+                    f"{queued} {what} are {self._where} {whose}, and {more} more would be over "
+                    f"the limit of {limit}; wait until some are acknowledged, or set queue_limits"
                 )
 
     def make(self, needed: Mapping[_Queue, tuple[int, int]], deadline: float | None) -> bool:
@@ -133,8 +132,9 @@ class Room:
         all_messages = all_bytes = 0
         drop = dropping is WhenFull.DROP_OLDEST
         for queue, (count, size) in needed.items():
-            messages = count + (queue.under_way if drop else 0)
-            data = size + (queue.bytes_under_way if drop else 0)
+            fixed, fixed_bytes = queue.count_fixed() if drop else (0, 0)
+            messages = count + fixed
+            data = size + fixed_bytes
             if messages > limits.max_messages or data > limits.max_bytes:
                 return False
             all_messages += messages - (queue.messages if drop else 0)
@@ -149,8 +149,8 @@ class Room:
             self.check(queue, count, size)
         if not self._has_total_room(needed):
             raise QueueFull(
-                "the batch would be over the limit of what may be queued for all peers together; "
-                "send less at once, or set queue_limits"
+                f"the batch would be over the limit of what may be {self._where} for all peers "
+                "together; send less at once, or set queue_limits"
             )
 
     def _wait(self, deadline: float | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from snakemq.exceptions import StorageError
@@ -31,13 +31,14 @@ class Transaction:
         db: sqlite3.Connection,
         manager: QueuesManager,
         check: Callable[[str, Message], object],
-        store: Callable[[list[tuple[str, Message]]], object],
+        store: Callable[[list[tuple[str, Message]]], Sequence[int] | None],
     ) -> None:
         self.db = db
         self._manager = manager
         self._check = check
         self._store = store
         self._reserved: Reserved = []
+        self._positions: list[int] = []
 
     def send_message(self, ident: str, message: Message) -> None:
         """Queue a message for a peer with this transaction.
@@ -61,20 +62,22 @@ class Transaction:
             if message.ttl is not None:
                 # What the storage will take off for the time that has gone by.
                 stored = message.with_ttl(message.ttl + reserved[0][0].unstored_seconds())
-            self._store([(ident, stored)])
+            self._positions += self._store([(ident, stored)]) or ()
         except BaseException:
             self._manager.release(reserved)
             raise
         self._reserved += reserved
 
     def committed(self) -> None:
-        """What was sent is in the storage for good: queue it."""
-        reserved, self._reserved = self._reserved, []
-        self._manager.append(reserved)
-        self._manager.attend(dict.fromkeys(queue for queue, _ in reserved))
+        """What was sent is in the storage for good, with its positions: queue it."""
+        self._manager.append(self._reserved, self._positions)
 
-    def rolled_back(self) -> None:
-        """Nothing was sent."""
+    def attend(self) -> None:
+        """Have the loop look at what was queued."""
+        self._manager.attend(dict.fromkeys(queue for queue, _ in self._reserved))
+
+    def release(self) -> None:
+        """Nothing was sent, or what was sent is queued anew."""
         reserved, self._reserved = self._reserved, []
         self._manager.release(reserved)
 
@@ -99,27 +102,33 @@ def begin(
         raise StorageError("this thread is inside a transaction already; end that one first")
     manager.in_transaction.add(thread)
     try:
-        with contextlib.ExitStack() as rollback:
-            if connection is None:
-                with storage.transaction() as db:
-                    transaction = Transaction(db, manager, check, storage.push_many)
-                    rollback.callback(transaction.rolled_back)
-                    yield transaction
-                    before_commit(storage)
-            else:
-                with _ending(connection):
-                    transaction = Transaction(
-                        connection,
-                        manager,
-                        check,
-                        lambda entries: storage.push_with(connection, entries),
-                    )
-                    rollback.callback(transaction.rolled_back)
-                    yield transaction
-            rollback.pop_all()
+        if connection is None:
+            # What others store waits: the order in memory is the order of commits.
+            with manager.writer.exclusive():
+                with contextlib.ExitStack() as rollback:
+                    with storage.transaction() as db:
+                        transaction = Transaction(db, manager, check, storage.change_items)
+                        rollback.callback(transaction.release)
+                        yield transaction
+                        before_commit(storage)
+                    rollback.pop_all()
+                transaction.committed()
+        else:
+            with contextlib.ExitStack() as rollback, _ending(connection):
+                transaction = Transaction(
+                    connection,
+                    manager,
+                    check,
+                    lambda entries: storage.push_with(connection, entries),
+                )
+                rollback.callback(transaction.release)
+                yield transaction
     finally:
         manager.in_transaction.discard(thread)
-    transaction.committed()
+    if connection is None:
+        transaction.attend()
+    else:
+        manager.adopt()
 
 
 @contextlib.contextmanager

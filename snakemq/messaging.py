@@ -30,6 +30,7 @@ from snakemq._peer_connection import Hold, PeerConnection
 from snakemq._receive_hook import ReceiveHook
 from snakemq._takeover import Takeover
 from snakemq._transaction import Transaction, begin
+from snakemq._upkeep import Upkeep
 from snakemq.callbacks import Callback, CallbackOwner, CallbackSlot
 from snakemq.contracts import TimerHandle
 from snakemq.exceptions import (
@@ -53,6 +54,9 @@ __all__ = ["MAX_IDENT_LENGTH", "Messaging", "ReceiveHook"]
 
 #: How long a connection has to say who it is, in seconds.
 IDENTIFICATION_TIMEOUT: Final = 30.0
+
+#: When a storage is read again that could not be, in seconds.
+STORAGE_RETRY: Final = 1.0
 
 _MESSAGE: Final = int(FrameType.MESSAGE)
 
@@ -129,6 +133,9 @@ class Messaging(CallbackOwner):
         self.queues_manager = QueuesManager(queues_storage, clock=packeter.time)
         self.queues_manager.attend = self._flush_soon
         self.queues_manager.may_wait = lambda: not packeter.is_inside_loop()
+        self.queues_manager.try_later = self._try_later
+        self._upkeep = Upkeep(packeter, self.queues_manager)
+        self.queues_manager.wrote = self._upkeep.arm
         self._connections: dict[str, PeerConnection] = {}
         self._by_ident: dict[str, PeerConnection] = {}
         self._takeover = Takeover(packeter, self.identifier, self._ping, self.log)
@@ -322,9 +329,9 @@ class Messaging(CallbackOwner):
         return sum(len(queue) for queue in list(queues.values()))
 
     def transient_messages(self) -> int:
-        """How many queued messages end with this process. Takes a look at each. Thread-safe."""
+        """How many queued messages end with this process. Thread-safe."""
         queues = list(self.queues_manager.queues.values())
-        return sum(queue.count_transient() for queue in queues)
+        return sum(queue.messages for queue in queues)
 
     def acknowledge(self) -> None:
         """Send the acknowledgements that wait for more. For before the end. Loop thread only."""
@@ -350,18 +357,18 @@ class Messaging(CallbackOwner):
     @property
     def queue_limits(self) -> QueueLimits:
         """How much may be queued. May be set at any time."""
-        return self.queues_manager.room.limits
+        return self.queues_manager.limits
 
     @queue_limits.setter
     def queue_limits(self, limits: QueueLimits) -> None:
         if not isinstance(limits, QueueLimits):
             raise TypeError(f"queue_limits takes a QueueLimits, not {type(limits).__name__}")
-        self.queues_manager.room.limits = limits
+        self.queues_manager.limits = limits
 
     @property
     def overflowed(self) -> int:
         """How many messages were dropped to make room for newer ones."""
-        return self.queues_manager.room.overflowed
+        return self.queues_manager.overflowed
 
     @property
     def inbox(self) -> Inbox:
@@ -405,6 +412,7 @@ class Messaging(CallbackOwner):
         What was stored stays stored, what was not is gone.
         """
         self._expiry.clear()
+        self._upkeep.cancel()
         self.queues_manager.close()
 
     # Connections come and go.
@@ -661,6 +669,12 @@ class Messaging(CallbackOwner):
                 queue.dirty = True
                 self.packeter.call_soon(self._flush, queue)
         self.packeter.wakeup_poll()
+
+    def _try_later(self, queue: Queue) -> None:
+        """The storage could not be read."""
+        if not queue.dirty:
+            queue.dirty = True
+            self.packeter.call_later(STORAGE_RETRY, self._flush, queue)
 
     def _flush(self, queue: Queue) -> None:
         # Cleared first: who pushes from now on asks for another flush.

@@ -62,11 +62,15 @@ PARTS = {
     "_incoming": "messaging",
     "_keepalive_timers": "messaging",
     "_outgoing": "messaging",
+    "_queue": "queues",
     "_room": "queues",
+    "_stored": "queues",
+    "_writer": "queues",
     "_peer_connection": "messaging",
     "_receive_hook": "messaging",
     "_takeover": "messaging",
     "_transaction": "messaging",
+    "_upkeep": "messaging",
 }
 
 #: These use the package as its users do, by the names at the top level.

@@ -26,18 +26,24 @@ from collections.abc import Callable, Iterator
 from itertools import chain, takewhile
 from typing import NamedTuple, TypeAlias, cast
 
-from snakemq._core.ttl import Timed
+from snakemq._core.ttl import Placed, Timed
 from snakemq.message import FLAG_PERSISTENT, Message
 
-__all__ = ["Entry", "Outbox", "Taken", "message_of"]
+__all__ = ["Entry", "Outbox", "Taken", "is_stored", "message_of"]
 
-#: A message with a finite TTL is wrapped; the others, which are the most, are not.
+#: A message with a finite TTL, or with a place in the storage, is wrapped; the
+#: others, which are the most, are not.
 Entry: TypeAlias = "Message | Timed"
 
 
 def message_of(entry: Entry) -> Message | None:
     """The message of an entry; ``None`` if it expired."""
     return entry.message if isinstance(entry, Timed) else entry
+
+
+def is_stored(entry: Entry) -> bool:
+    """Whether the message of an entry is in the storage."""
+    return isinstance(entry, Placed) and entry.is_stored
 
 
 class Taken(NamedTuple):
@@ -119,14 +125,38 @@ class Outbox:
         """Whether there may be something to take."""
         return bool(self.waiting or self._urgent)
 
-    def mark_stored(self) -> None:
-        """All that waits comes from a storage: an earlier process may have sent it."""
-        self._stored = len(self.waiting)
+    @property
+    def waits(self) -> bool:
+        """Whether something waits that is not urgent."""
+        return len(self.waiting) > self.dead
+
+    def append_loaded(self, entry: Entry, *, maybe_sent: bool) -> None:
+        """Append a message out of the storage.
+
+        :param maybe_sent: an earlier process may have sent it, and with it all
+            that is before it
+        """
+        self.waiting.append(entry)
+        if maybe_sent:
+            self._stored = len(self.waiting)
 
     def messages(self) -> Iterator[Message]:
         """All messages."""
         entries = chain(self._unconfirmed, self._in_flight, self._urgent, self.waiting)
         return (message for entry in entries if (message := message_of(entry)) is not None)
+
+    def count_under_way(self, *, stored: bool) -> tuple[int, int]:
+        """How many messages are under way, and their data in bytes; takes a look at each.
+
+        :param stored: those in the storage, or the others
+        """
+        entries = [
+            entry
+            for entry in chain(self._unconfirmed, self._in_flight)
+            if is_stored(entry) == stored
+        ]
+        # What is under way has its message.
+        return len(entries), sum(len(cast(Message, message_of(entry)).data) for entry in entries)
 
     @property
     def has_urgent(self) -> bool:
@@ -159,12 +189,29 @@ class Outbox:
             self._pop_first()
         return None
 
-    def drop_first(self) -> Entry | None:
-        """Take out the first entry that waits and has a message."""
+    def drop_first(self, *, stored: bool | None = None) -> Entry | None:
+        """Take out the first entry that waits and has a message.
+
+        :param stored: of those in the storage, or of the others; of all if not given
+        """
         entry = self.first()
-        if entry is not None:
+        if entry is None:
+            return None
+        if stored is None or is_stored(entry) == stored:
             self._pop_first()
-        return entry
+            return entry
+        for index, entry in enumerate(self.waiting):
+            if message_of(entry) is not None and is_stored(entry) == stored:
+                self.waiting[index] = _nothing()
+                self.count_dead(1)
+                return entry
+        return None
+
+    def count_dead(self, count: int) -> None:
+        """So many entries more that wait have no message any more."""
+        self.dead += count
+        if self.dead * 2 > len(self.waiting):
+            self.rebuild(lambda entry: None if message_of(entry) is None else entry)
 
     def take(self, max_count: int, max_bytes: int, reading: float) -> Taken:
         """Move messages from waiting to in flight.
@@ -386,3 +433,10 @@ class Outbox:
         self._numbers = numbers
         self._stored = stored
         self._told = told
+
+
+def _nothing() -> Timed:
+    """An entry without a message."""
+    entry = Timed(Message(b""), 0.0)
+    entry.message = None
+    return entry

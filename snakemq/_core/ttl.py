@@ -8,13 +8,14 @@ to be rewritten when the receiver comes and goes.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator
 from itertools import count
 from typing import Final
 
 from snakemq.message import Message
 
-__all__ = ["ExpiryHeap", "OfflineClock", "Timed"]
+__all__ = ["ExpiryHeap", "OfflineClock", "Placed", "Timed"]
 
 
 class OfflineClock:
@@ -70,6 +71,32 @@ class Timed:
             return None
         remaining = max(0.0, self.expires - reading)
         return message if message.ttl == remaining else message.with_ttl(remaining)
+
+
+class Placed(Timed):
+    """A message in a queue with its place among those that are in the storage.
+
+    Its time to live need not be limited.
+
+    :param message: the message, with what remains of its TTL at ``reading``
+    :param reading: of the clock of the queue
+    :param position: its own in the storage; of one that is not in the storage,
+        that of the last one that is before it
+    :param is_stored: whether it is in the storage
+    """
+
+    __slots__ = ("is_stored", "position")
+
+    def __init__(self, message: Message, reading: float, position: int, is_stored: bool) -> None:
+        super().__init__(message, math.inf if message.ttl is None else reading + message.ttl)
+        self.position = position
+        self.is_stored = is_stored
+
+    def fresh(self, reading: float) -> Message | None:
+        message = self.message
+        if message is None or message.ttl is None:
+            return message
+        return super().fresh(reading)
 
 
 #: Dead entries are swept out when there are more than this and they are the majority.

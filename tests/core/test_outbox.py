@@ -19,15 +19,21 @@ MANY = 10**9
 def filled(*names: str, stored: bool = False) -> Outbox:
     """An outbox on a connection to a peer that acknowledges."""
     outbox = Outbox()
-    put(outbox, *names)
     if stored:
-        outbox.mark_stored()
+        for message in persistent(*names):
+            outbox.append_loaded(message, maybe_sent=True)
+    else:
+        put(outbox, *names)
     outbox.expect(confirms_all=True)
     return outbox
 
 
+def persistent(*names: str) -> list[Message]:
+    return [Message(name.encode(), None, FLAG_PERSISTENT) for name in names]
+
+
 def put(outbox: Outbox, *names: str) -> None:
-    outbox.waiting.extend(Message(name.encode(), None, FLAG_PERSISTENT) for name in names)
+    outbox.waiting.extend(persistent(*names))
 
 
 def names_of(messages: list[Message]) -> list[str]:
@@ -338,9 +344,8 @@ class OutboxModel(RuleBasedStateMachine):
         for _ in range(count):
             item = self.make(timed=False, flags=FLAG_PERSISTENT, size=2)
             item.loaded = True
-            self.outbox.waiting.append(item.entry)
+            self.outbox.append_loaded(item.entry, maybe_sent=True)
             self.waiting.append(item)
-        self.outbox.mark_stored()
 
     @rule(
         count=st.integers(1, 4),

@@ -13,7 +13,7 @@ import pytest
 from snakemq.exceptions import StorageError
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.queues import Queue, QueuesManager
-from snakemq.storage import MemoryQueuesStorage, QueuesStorageBase
+from snakemq.storage import MemoryQueuesStorage, QueuesStorageBase, Removal
 
 
 class Clock:
@@ -43,7 +43,15 @@ def data(messages: list[Message]) -> list[bytes]:
 
 
 def take(queue: Queue, count: int = 1000, size: int = 10**9) -> list[bytes]:
-    return data(queue.take(count, size).messages)
+    """What messaging takes one after the other, as far as there is room."""
+    found: list[Message] = []
+    while len(found) < count:
+        left = size - sum(len(message.data) for message in found)
+        taken = queue.take(count - len(found), left).messages if left > 0 else []
+        if not taken:
+            break
+        found += taken
+    return data(found)
 
 
 def connect(queue: Queue, *, confirms_all: bool = True) -> None:
@@ -427,11 +435,17 @@ def test_many_are_queued_together_or_not_at_all() -> None:
     class Storage(MemoryQueuesStorage):
         broken = False
 
-        def push_many(self, entries: Iterable[tuple[str, Message]]) -> None:
+        def change_items(
+            self,
+            push: Sequence[tuple[str, Message]],
+            remove: Sequence[Removal] = (),
+            *,
+            sync: bool = True,
+        ) -> list[int]:
             assert not manager.room.lock.locked(), "a disk is slow"
             if self.broken:
                 raise StorageError("the disk is full")
-            super().push_many(entries)
+            return super().change_items(push, remove, sync=sync)
 
     storage = Storage()
     fixture = Fixture(storage)
@@ -445,11 +459,13 @@ def test_many_are_queued_together_or_not_at_all() -> None:
     storage.broken = True
     with pytest.raises(StorageError):
         manager.push_many(batch)
-    assert (manager.room.messages, manager.room.bytes) == (0, 0)
+    for room in (manager.room, manager.stored_room):
+        assert (room.messages, room.bytes) == (0, 0)
     assert not any(len(queue) for queue in manager.queues.values())
     storage.broken = False
     manager.push_many(batch)
-    assert (manager.room.messages, manager.room.bytes) == (3, 6)
+    assert (manager.room.messages, manager.room.bytes) == (1, 2)
+    assert (manager.stored_room.messages, manager.stored_room.bytes) == (2, 4)
     assert data(storage.get_items("a")) == [b"1", b"333"]
     assert list(storage.get_queues()) == ["a"]
     for name, expected in (("a", [b"1", b"333"]), ("b", [b"22"])):
@@ -489,7 +505,7 @@ def test_the_same_uuid_twice_is_two_messages() -> None:
 
 
 class FullStorage(MemoryQueuesStorage):
-    def push(self, queue_name: str, item: Message) -> None:
+    def change_items(self, *args: object, **options: object) -> list[int]:
         raise StorageError("the disk is full")
 
 

@@ -1,0 +1,610 @@
+"""One queue: what waits for one peer, and how far it is.
+
+It is filled from any thread and emptied by the thread of the loop. What
+becomes of a message in between is in :mod:`snakemq._core.outbox`, and what of
+it is on the disk only in :mod:`snakemq._stored`.
+
+TTL runs only while the peer is not connected and this process is up.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, cast
+
+from snakemq._core.outbox import Entry, Outbox, Taken
+from snakemq._core.ttl import ExpiryHeap, OfflineClock, Placed, Timed
+from snakemq._stored import (
+    PAGE_BYTES,
+    PAGE_MESSAGES,
+    WINDOW_BYTES,
+    WINDOW_MESSAGES,
+    StoredPart,
+)
+from snakemq.limits import DropReason
+from snakemq.message import FLAG_PERSISTENT, Message
+from snakemq.storage import Removal, StoredItem
+
+if TYPE_CHECKING:
+    from snakemq.queues import QueuesManager
+
+__all__ = ["Queue"]
+
+# A timer that was set for the moment of an expiry may find the clock some
+# rounding before it, and would be set again and again. In seconds.
+_ROUNDING: Final = 1e-6
+
+#: How many messages on the disk are dropped at once when they expire.
+_EXPIRED_AT_ONCE: Final = 1000
+
+#: When the storage is asked again that could not tell what has expired, in seconds.
+_RETRY: Final = 1.0
+
+
+class Queue:
+    """What waits for one peer. Made by :meth:`QueuesManager.get_queue`.
+
+    :meth:`push` may be called from any thread, everything else from the
+    thread of the loop only.
+    """
+
+    def __init__(self, name: str, manager: QueuesManager) -> None:
+        self.name = name
+        self.manager = manager
+        self.connected = False
+        #: there may be something new to send (used by messaging)
+        self.dirty = False
+        #: what the numbers of its messages belong to: 8 bytes, unlike any other's
+        self.stream = os.urandom(8)
+        self._forgotten = False
+        # All that follows is for those who hold the manager's lock.
+        self._outbox = Outbox()
+        #: how many messages are not in the storage, and of how many bytes of
+        #: data; see Room
+        self.messages = 0
+        self.bytes = 0
+        #: the others
+        self.stored = StoredPart(self, manager.last_position)
+        self._offline = OfflineClock(manager.clock())
+        self._heap = ExpiryHeap()
+        self._has_untimed = False  # there may be bare messages with a finite TTL
+        # Dropped and not reported yet, and what of them is to be removed.
+        self._overflow: list[Message] = []
+        self._overflow_stored: list[Removal] = []
+
+    def __len__(self) -> int:
+        return self.messages + self.stored.messages
+
+    def __repr__(self) -> str:
+        outbox = self._outbox
+        return (
+            f"<Queue {self.name!r} connected={self.connected} messages={len(self)} "
+            f"stored={self.stored.messages} in_flight={outbox.in_flight} "
+            f"unconfirmed={outbox.unconfirmed}>"
+        )
+
+    def push(self, item: Message) -> bool:
+        """Append a message; a persistent one is in the storage when this returns.
+
+        Any thread.
+
+        :return: whether it is queued. With TTL 0 it is accepted only while the
+            peer is connected, else it is gone without a notice (as in 1.6)
+        :raises QueueFull: there is no room for it
+        :raises snakemq.exceptions.StorageError: it could not be stored and is
+            not queued
+        """
+        manager = self.manager
+        if item.flags & FLAG_PERSISTENT and item.ttl != 0 and manager.stores:
+            manager.push_many([(self.name, item)])
+            return True
+        size = len(item.data)
+        room = manager.room
+        limits = room.limits
+        with room.lock:
+            if (
+                self.messages < limits.max_messages
+                and self.bytes + size <= limits.max_bytes
+                and room.messages < limits.total_messages
+                and room.bytes + size <= limits.total_bytes
+                and not self._forgotten
+            ):
+                if item.ttl is None and not self.stored.unloaded:
+                    self._outbox.waiting.append(item)
+                elif not self.connected and item.ttl == 0:
+                    return False
+                else:
+                    self.append(item)
+                self.messages += 1
+                self.bytes += size
+                room.messages += 1
+                room.bytes += size
+                return True
+        if item.ttl == 0 and not self.connected:
+            return False
+        manager.push_many([(self.name, item)])
+        return True
+
+    def push_urgent(self, item: Message) -> bool:
+        """Put a message before all that were not sent yet; with TTL 0 only. Any thread.
+
+        :return: whether it is queued: the peer is connected
+        :raises QueueFull: there is no room for it
+        """
+        room = self.manager.room
+        with room.lock:
+            if not self.connected or self._forgotten:
+                return False
+            size = len(item.data)
+            # Not to wait: who replies may be in the loop, and holds up others.
+            if not room.make({self: (1, size)}, room.now()):
+                room.check(self, 1, size)
+            room.count(self, 1, size)
+            self._has_untimed = True
+            self._outbox.put_urgent(item)
+            return True
+
+    # For those who hold the manager's lock.
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether it left the manager, and there may be another one of its name."""
+        return self._forgotten
+
+    def append(self, item: Message) -> None:
+        """Append a message that is not stored, and was counted before."""
+        ttl = item.ttl
+        if self.stored.unloaded:
+            entry = Placed(item, self._reading(), self.stored.last, False)
+            if ttl is not None:
+                self._heap.push(entry)
+            self.stored.append_to_tail(entry)
+        elif ttl is None:
+            self._outbox.waiting.append(item)
+        elif self.connected or ttl == 0:
+            # Its time does not run now. If it still waits when the peer is
+            # gone, it is seen to then.
+            self._has_untimed = True
+            self._outbox.waiting.append(item)
+        else:
+            timed = Timed(item, self._reading() + ttl)
+            self._heap.push(timed)
+            self._outbox.waiting.append(timed)
+
+    def append_stored(self, item: Message, position: int) -> None:
+        """Append a message that is in the storage, and was counted before."""
+        stored = self.stored
+        entry = Placed(item, self._reading(), position, True)
+        if (
+            self.connected
+            and not stored.unloaded
+            and len(self._outbox.waiting) < WINDOW_MESSAGES
+            and stored.bytes_loaded - self._outbox.bytes_flying < WINDOW_BYTES
+        ):
+            self._keep_in_memory(entry, len(item.data))
+            self._outbox.waiting.append(entry)
+        else:
+            stored.leave_on_disk(position, entry.expires)
+
+    def take_over(self, messages: int, size: int, last: int, next_expiry: float | None) -> None:
+        """An earlier process has left messages in the storage.
+
+        :param last: the highest position that it has given to any
+        :param next_expiry: when the first of them expires, in seconds of absence
+        """
+        self.manager.stored_room.count(self.stored, messages, size)
+        self.stored.take_over(messages, last)
+        if next_expiry is not None:
+            self.stored.next_expiry = self.stored.reading + next_expiry
+
+    def count_fixed(self) -> tuple[int, int]:
+        """See :class:`snakemq._room.Countable`: of what is not in the storage."""
+        return self.count_under_way(stored=False)
+
+    def count_under_way(self, *, stored: bool) -> tuple[int, int]:
+        """See :meth:`Outbox.count_under_way`."""
+        return self._outbox.count_under_way(stored=stored)
+
+    def drop_oldest(self) -> bool:
+        """Make room in the memory; see :meth:`report_overflow`.
+
+        :return: whether there was something that waits
+        """
+        entry = self._outbox.drop_first(stored=False) or self.stored.drop_first_of_tail()
+        if entry is None:
+            return False
+        self._overflow += self._leave([entry])[0]
+        return True
+
+    def drop_oldest_stored(self) -> bool:
+        """Make room in the storage; likewise.
+
+        :return: whether there was something that waits, in memory
+        """
+        entry = self._outbox.drop_first(stored=True)
+        if entry is None:
+            return False
+        messages, removals = self._leave([entry])
+        self._overflow += messages
+        self._overflow_stored += removals
+        return True
+
+    def _keep_in_memory(self, entry: Placed, size: int) -> None:
+        self.stored.keep_in_memory(entry, size)
+        if entry.expires != math.inf:
+            self._heap.push(entry)
+
+    def _leave(
+        self, entries: Sequence[Entry], *, expired: bool = False
+    ) -> tuple[list[Message], list[Removal]]:
+        """Entries leave the queue.
+
+        :param expired: they have left the heap, and may be where they were
+        :return: their messages, and what is to be removed from the storage
+        """
+        messages: list[Message] = []
+        add = messages.append
+        size = 0
+        positions: list[int] = []
+        stored_size = 0
+        for entry in entries:
+            if isinstance(entry, Timed):
+                message = cast(Message, entry.message)
+                if expired:
+                    entry.message = None
+                elif message.ttl is not None:
+                    self._heap.discard(entry)
+                if isinstance(entry, Placed) and entry.is_stored:
+                    positions.append(entry.position)
+                    stored_size += len(message.data)
+                    self.stored.left_memory(entry, len(message.data))
+            else:
+                message = entry
+            size += len(message.data)
+            add(message)
+        manager = self.manager
+        manager.room.count(self, len(positions) - len(messages), stored_size - size)
+        manager.room.tell()
+        if not positions:
+            return messages, []
+        manager.stored_room.count(self.stored, -len(positions), -stored_size)
+        manager.stored_room.tell()
+        return messages, [Removal(self.name, positions, stored_size)]
+
+    def _reading(self) -> float:
+        return self._offline.reading(self.manager.clock())
+
+    # For the thread of the loop.
+
+    def get(self) -> Message | None:
+        """The first waiting message, with what remains of its TTL; it stays."""
+        self.expire()
+        self._load_if_empty()
+        with self.manager.room.lock:
+            entry = self._outbox.first()
+            return entry.fresh(self._reading()) if isinstance(entry, Timed) else entry
+
+    def pop(self) -> None:
+        """Remove the first waiting message, from the storage too."""
+        self.expire()
+        self._load_if_empty()
+        with self.manager.room.lock:
+            entry = self._outbox.drop_first()
+            _, removals = ([], []) if entry is None else self._leave([entry])
+        self._remove(removals)
+
+    def take(self, max_count: int, max_bytes: int) -> Taken:
+        """Move messages from waiting to in flight.
+
+        :param max_count: at most so many
+        :param max_bytes: stop when there are so many bytes of data
+        :return: the messages with what remains of their TTL
+        """
+        if self.stored.unloaded:
+            self._load_if_empty()
+        with self.manager.room.lock:
+            return self._outbox.take(max_count, max_bytes, self._reading())
+
+    def take_urgent(self, max_bytes: int) -> Taken:
+        """Likewise, of the urgent ones only."""
+        with self.manager.room.lock:
+            return self._outbox.take_urgent(max_bytes)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there may be something to :meth:`take`."""
+        return self._outbox.has_waiting or self.stored.unloaded > 0
+
+    @property
+    def in_flight(self) -> int:
+        """How many messages are in flight."""
+        return self._outbox.in_flight
+
+    @property
+    def under_way(self) -> int:
+        """How many messages are in flight or unconfirmed."""
+        return self._outbox.under_way
+
+    @property
+    def bytes_under_way(self) -> int:
+        """The data of those, in bytes."""
+        return self._outbox.bytes_flying
+
+    def expect_confirmations(self, *, of_all: bool) -> None:
+        """The connection is ready, and it is known what is going to be :meth:`confirmed`.
+
+        :param of_all: all messages, else only the persistent ones
+        """
+        self._outbox.expect(confirms_all=of_all)
+
+    def sent(self, count: int) -> tuple[list[Message], list[Message]]:
+        """The first ``count`` in flight are with the system.
+
+        They wait to be confirmed then, or leave if they are not going to be.
+
+        :return: the messages that this process has not told of as sent before,
+            and those that leave
+        """
+        with self.manager.room.lock:
+            messages, leaving = self._outbox.sent(count)
+            return messages, self._leave(leaving)[0] if leaving else []
+
+    def confirmed(self, count: int) -> list[Message]:
+        """The first ``count`` unconfirmed have arrived: they leave, the storage too.
+
+        :return: the messages
+        """
+        with self.manager.room.lock:
+            messages, removals = self._leave(self._outbox.confirmed(count))
+        self._remove(removals)
+        return messages
+
+    def _remove(self, removals: list[Removal]) -> None:
+        if removals:
+            self.manager.remove_stored(removals)
+
+    def connect(self) -> None:
+        """The peer is connected: TTL stands still from now on."""
+        while self._expire_on_disk():
+            pass
+        with self.manager.room.lock:
+            dropped, removals = self._take_expired()
+            self._offline.stop(self.manager.clock())
+            self.connected = True
+        self._remove(removals)
+        self.store_clock()
+        # Last: a callback may send something, and finds the peer connected.
+        self.manager.report_drops(self.name, dropped, DropReason.EXPIRED)
+
+    def disconnect(self) -> None:
+        """The peer is gone: what is not confirmed waits again, TTL runs from now on.
+
+        Messages with TTL 0 are dropped.
+        """
+        with self.manager.room.lock:
+            self.connected = False
+            self._offline.start(self.manager.clock())
+            urgent = self._outbox.disconnect()
+            self.manager.room.count(
+                self, -len(urgent), -sum(len(message.data) for message in urgent)
+            )
+            dropped, removals = self._take_expired()
+            self.manager.room.tell()
+        self._remove(removals)
+        self.manager.report_drops(self.name, urgent + dropped, DropReason.EXPIRED)
+
+    def next_expiry(self) -> float | None:
+        """When :meth:`expire` has something to do next, on the manager's clock."""
+        with self.manager.room.lock:
+            if self.connected:
+                return None
+            expires = self._heap.next_expiry()
+            expires = (
+                self.stored.next_expiry
+                if expires is None
+                else min(expires, self.stored.next_expiry)
+            )
+            if expires == math.inf:
+                return None
+            return self._offline.time_of(expires, self.manager.clock())
+
+    def expire(self) -> None:
+        """Drop what has expired, and report it."""
+        with self.manager.room.lock:
+            dropped, removals = ([], []) if self.connected else self._take_expired()
+        self._remove(removals)
+        if not self.connected:
+            self._expire_on_disk()
+        self.manager.report_drops(self.name, dropped, DropReason.EXPIRED)
+
+    def _take_expired(self) -> tuple[list[Message], list[Removal]]:
+        """Of what is in memory."""
+        dropped = self._see_to_untimed()
+        if dropped:
+            self.manager.room.count(
+                self, -len(dropped), -sum(len(message.data) for message in dropped)
+            )
+            self.manager.room.tell()
+        if not self._heap:
+            return dropped, []
+        expired = list(self._heap.pop_expired(self._reading() + _ROUNDING))
+        if not expired:
+            return dropped, []
+        messages, removals = self._leave(expired, expired=True)
+        in_tail = sum(self.stored.is_in_tail(entry) for entry in expired)
+        self.stored.count_dead_in_tail(in_tail)
+        self._outbox.count_dead(len(expired) - in_tail)
+        return dropped + messages, removals
+
+    def _see_to_untimed(self) -> list[Message]:
+        """Set the time for messages that were pushed while the peer was connected.
+
+        :return: those with TTL 0, which are dropped
+        """
+        if not self._has_untimed:
+            return []
+        self._has_untimed = False
+        reading = self._reading()
+        dropped: list[Message] = []
+
+        def see_to(entry: Entry) -> Entry | None:
+            if isinstance(entry, Timed) or entry.ttl is None:
+                return entry
+            if entry.ttl == 0:
+                dropped.append(entry)
+                return None
+            timed = Timed(entry, reading + entry.ttl)
+            self._heap.push(timed)
+            return timed
+
+        self._outbox.rebuild(see_to)
+        return dropped
+
+    # What is on the disk only.
+
+    def _load_if_empty(self) -> None:
+        if self.stored.unloaded and not self._outbox.waits:
+            is_loaded = False
+            with self.manager.storage_errors_logged(self.name):
+                self.load()
+                is_loaded = True
+            if not is_loaded:
+                self.manager.try_later(self)
+
+    def load(self) -> None:
+        """Have the next page of what is on the disk in memory. Any thread.
+
+        :raises Exception: of the storage
+        """
+        manager = self.manager
+        with manager.load_lock:
+            stored = self.stored
+            storage = manager.storage
+            if not stored.unloaded or storage is None:
+                return
+            while True:
+                reading, last = stored.reading, stored.last
+                page = storage.get_page(
+                    self.name, stored.loaded, max_messages=PAGE_MESSAGES, max_bytes=PAGE_BYTES
+                )
+                with manager.room.lock:
+                    if reading == stored.reading:
+                        self._take_in(page, last)
+                        return
+
+    def _take_in(self, page: list[StoredItem], last: int) -> None:
+        """Append a page to what waits.
+
+        :param last: what is behind this had not been told of when it was read
+        """
+        stored = self.stored
+        outbox = self._outbox
+        size = 0
+        for position, message in page:
+            if position > last:
+                break
+            outbox.waiting.extend(stored.tail_up_to(position - 1))
+            entry = Placed(message, stored.reading, position, True)
+            size += len(message.data)
+            self._keep_in_memory(entry, len(message.data))
+            outbox.append_loaded(entry, maybe_sent=position < stored.first_new)
+            stored.unloaded -= 1
+        is_end = len(page) < PAGE_MESSAGES and size < PAGE_BYTES and last == stored.last
+        if is_end and stored.unloaded:
+            self.manager.log.warning(
+                "queue %r: %d messages are not in the storage any more; somebody else has "
+                "removed them",
+                self.name,
+                stored.unloaded,
+            )
+            self.manager.stored_room.count(
+                stored, -stored.unloaded, stored.bytes_loaded - stored.bytes
+            )
+            stored.unloaded = 0
+        if not stored.unloaded:
+            stored.loaded = stored.last
+            stored.next_expiry = math.inf
+        outbox.waiting.extend(stored.tail_up_to(stored.loaded))
+
+    def _expire_on_disk(self) -> bool:
+        """Drop some of what has expired there.
+
+        :return: whether there may be more
+        """
+        stored = self.stored
+        storage = self.manager.storage
+        with self.manager.room.lock:
+            reading = self._reading() + _ROUNDING
+            if stored.next_expiry > reading or storage is None:
+                return False
+        expired: list[StoredItem] = []
+        stored.next_expiry = reading + _RETRY
+        with self.manager.storage_errors_logged(self.name), self.manager.writer.exclusive():
+            # Nothing is appended meanwhile, and nothing is loaded.
+            with self.manager.load_lock:
+                expired = storage.take_expired(
+                    self.name, reading - stored.reading, stored.loaded, _EXPIRED_AT_ONCE
+                )
+                with self.manager.room.lock:
+                    size = sum(len(item.message.data) for item in expired)
+                    self.manager.stored_room.count(stored, -len(expired), -size)
+                    self.manager.stored_room.tell()
+                    stored.unloaded -= len(expired)
+                following = storage.next_expiry(self.name, stored.loaded)
+            stored.next_expiry = math.inf if following is None else stored.reading + following
+        self.manager.wrote()
+        self.manager.report_drops(self.name, [item.message for item in expired], DropReason.EXPIRED)
+        return len(expired) == _EXPIRED_AT_ONCE
+
+    def store_clock(self) -> None:
+        """Have the storage know how long the TTLs there have run; a failure is logged.
+
+        Messages of which it does not know that live longer after a restart.
+        """
+        with self.manager.storage_errors_logged(self.name):
+            self.advance_stored_clock()
+            self.manager.store_ttls(self.name)
+
+    def advance_stored_clock(self) -> None:
+        """Likewise, before something is stored.
+
+        :raises Exception: of the storage
+        """
+        seconds = self.unstored_seconds()
+        if seconds > 0 and self.manager.storage is not None:
+            self.manager.storage.advance_ttl(self.name, seconds)
+            self.stored.reading += seconds
+
+    def unstored_seconds(self) -> float:
+        """How long the TTLs in the storage have run without its knowledge."""
+        with self.manager.room.lock:
+            reading = self._reading()
+            if not self.stored.has_timed:
+                self.stored.reading = reading
+            return reading - self.stored.reading
+
+    def report_overflow(self) -> None:
+        """Report what was dropped to make room, and remove it from the storage."""
+        # A callback may send something, for which another one is dropped.
+        while self._overflow:
+            with self.manager.room.lock:
+                dropped, self._overflow = self._overflow, []
+                removals, self._overflow_stored = self._overflow_stored, []
+            self._remove(removals)
+            self.manager.report_drops(self.name, dropped, DropReason.QUEUE_FULL)
+
+    def forget(self) -> bool:
+        """Leave the manager if there is nothing here.
+
+        :return: whether it was empty and is gone now
+        """
+        with self.manager.room.lock:
+            if self._forgotten:
+                return True  # there may be another queue of this name by now
+            if self.connected or len(self) or self._overflow:
+                return False
+            self._forgotten = True
+            del self.manager.queues[self.name]
+        return True

@@ -1,0 +1,340 @@
+"""Group commit: what many threads store at the same time costs one sync of the disk.
+
+Who comes first writes, for itself and for all who have come by then; the others
+wait. Whoever comes in the meantime is served with the next change, by one of
+those who wait for it. So nothing is handed to another thread as long as there
+is only one, and everything that is under way when the disk is slow shares its
+next sync.
+
+What leaves the storage waits for nobody: if somebody else is writing, it goes
+along with the next change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Final
+
+from snakemq.exceptions import StorageError, StorageUnavailable
+from snakemq.message import Message
+from snakemq.storage import QueuesStorageBase, Removal
+
+__all__ = ["Writer"]
+
+#: One change has no more messages than this, and data of not much more bytes.
+GROUP_MESSAGES: Final = 4096
+GROUP_BYTES: Final = 16 * 1024 * 1024
+
+#: After so many removals that need not survive a power failure they are made
+#: to. A message whose removal was undone is sent again, and the other side
+#: remembers twice as many at least.
+MAX_UNSYNCED: Final = 4096
+
+
+class _Job:
+    """What one thread wants to have stored.
+
+    :param entries: pairs of queue name and message
+    :param prepare: called before they are stored
+    :param stored: called with their positions when they are
+    """
+
+    __slots__ = ("bytes", "entries", "error", "is_done", "leads", "prepare", "stored", "turn")
+
+    def __init__(
+        self,
+        entries: Sequence[tuple[str, Message]],
+        prepare: Callable[[], object],
+        stored: Callable[[list[int]], object],
+    ) -> None:
+        self.entries = entries
+        self.bytes = sum([len(message.data) for _, message in entries])
+        self.prepare = prepare
+        self.stored = stored
+        self.error: BaseException | None = None
+        self.is_done = False
+        #: it is its thread that writes next
+        self.leads = False
+        #: released when its thread has to look; only if it has to wait
+        self.turn: threading.Lock | None = None
+
+    def wake(self) -> None:
+        if self.turn is not None:
+            self.turn.release()
+
+
+class _Leaving:
+    """What is to be removed from a queue."""
+
+    __slots__ = ("bytes", "positions")
+
+    def __init__(self) -> None:
+        self.positions: list[int] = []
+        self.bytes = 0
+
+
+class Writer:
+    """Writes to the storage, for one thread at a time. Any thread.
+
+    :param storage: has pages
+    :param log: where failures are told that nobody waits for
+    :ivar changes: how often something was written
+    """
+
+    def __init__(self, storage: QueuesStorageBase, log: logging.Logger) -> None:
+        self._storage = storage
+        self._log = log
+        self.changes = 0
+        self._lock = threading.Lock()
+        self._is_led = False  # some thread is writing
+        self._jobs: deque[_Job] = deque()
+        self._removals: dict[str, _Leaving] = {}
+        self._removal_failed = False
+        self._unsynced = 0
+
+    def push(
+        self,
+        entries: Sequence[tuple[str, Message]],
+        prepare: Callable[[], object],
+        stored: Callable[[list[int]], object],
+    ) -> None:
+        """Store messages, all of them or none; they are on the disk when this returns.
+
+        :param entries: pairs of queue name and message
+        :param prepare: is called before; what it raises is raised here
+        :param stored: is called with the positions. What was stored before was
+            told before, and what is stored next is told afterwards.
+        :raises snakemq.exceptions.StorageError: they could not be stored
+        """
+        job = _Job(entries, prepare, stored)
+        if self._take_turn(job):
+            self._write_with(job)
+        if job.error is not None:
+            raise job.error
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """For ``with``: nobody else writes meanwhile."""
+        self._take_turn(_Job((), lambda: None, lambda positions: None))
+        try:
+            yield
+        finally:
+            self._hand_over()
+
+    def remove(self, removals: Sequence[Removal]) -> None:
+        """Have messages removed, now or with what is being written. Does not wait.
+
+        A failure is logged, and it is tried again with the next change. What
+        was not removed when the process ends is sent again by the next one.
+        """
+        with self._lock:
+            self._put_back(removals)
+            if self._is_led:
+                return
+            self._is_led = True
+        self._hand_over()
+
+    def settle(self) -> None:
+        """Have done, and on the disk, what could wait, unless somebody is writing.
+
+        :raises Exception: of the storage
+        """
+        with self._lock:
+            if self._is_led:
+                return
+            self._is_led = True
+            self._removal_failed = False
+            removals = self._take_removals()
+        try:
+            if removals:
+                self._remove_only(removals)
+            if self._unsynced and not self._removal_failed:
+                self._storage.sync()
+                self._unsynced = 0
+        finally:
+            self._hand_over()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is nothing for :meth:`settle`."""
+        return not self._unsynced and not self._removals
+
+    # Whose turn it is.
+
+    def _take_turn(self, job: _Job) -> bool:
+        """Wait until this thread may write, or somebody else has done the job.
+
+        :return: whether it may write
+        """
+        with self._lock:
+            if not self._is_led:
+                self._is_led = True
+                return True
+            job.turn = threading.Lock()
+            job.turn.acquire()
+            self._jobs.append(job)
+        try:
+            job.turn.acquire()
+        except BaseException:  # KeyboardInterrupt
+            self._give_up(job)
+            raise
+        return job.leads
+
+    def _give_up(self, job: _Job) -> None:
+        """The thread of a job can't wait any longer."""
+        assert job.turn is not None
+        with self._lock:
+            if job in self._jobs:
+                self._jobs.remove(job)
+                job.error = StorageError("interrupted before it was stored")
+                return
+        # Somebody is at it, or it is this thread's turn.
+        if not job.leads and not job.is_done:
+            job.turn.acquire()
+        if job.leads:
+            job.error = StorageError("interrupted before it was stored")
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Have the next one write, and remove what nobody waits for."""
+        while True:
+            with self._lock:
+                if self._jobs:
+                    job = self._jobs.popleft()
+                    job.leads = True
+                    job.wake()
+                    return
+                if not self._removals or self._removal_failed:
+                    self._is_led = False
+                    return
+                removals = self._take_removals()
+            try:
+                self._remove_only(removals)
+            except BaseException:  # KeyboardInterrupt
+                with self._lock:
+                    self._is_led = False
+                raise
+
+    def _take_removals(self) -> list[Removal]:
+        removals = [
+            Removal(name, sorted(leaving.positions), leaving.bytes)
+            for name, leaving in self._removals.items()
+        ]
+        self._removals = {}
+        return removals
+
+    def _put_back(self, removals: Sequence[Removal]) -> None:
+        for name, positions, size in removals:
+            leaving = self._removals.get(name)
+            if leaving is None:
+                leaving = self._removals[name] = _Leaving()
+            leaving.positions.extend(positions)
+            leaving.bytes += size
+
+    # Writing; for the thread whose turn it is.
+
+    def _write_with(self, first: _Job) -> None:
+        """Write what one job wants, and with it what others want."""
+        group = [first]
+        with self._lock:
+            messages, size = len(first.entries), first.bytes
+            while self._jobs and messages < GROUP_MESSAGES and size < GROUP_BYTES:
+                job = self._jobs.popleft()
+                if not job.entries:
+                    # It wants the turn, and nobody else can take it for it.
+                    self._jobs.appendleft(job)
+                    break
+                group.append(job)
+                messages += len(job.entries)
+                size += job.bytes
+            removals = self._take_removals()
+        try:
+            self._write(group, removals)
+        finally:
+            undone = [job for job in group[1:] if not job.is_done]
+            if undone:  # KeyboardInterrupt in the storage: it changed nothing
+                with self._lock:
+                    self._jobs.extendleft(reversed(undone))
+            for job in group[1:]:
+                if job.is_done:
+                    job.wake()
+            self._hand_over()
+
+    def _write(self, group: list[_Job], removals: list[Removal]) -> None:
+        ready = [job for job in group if self._is_prepared(job)]
+        try:
+            self._change(ready, removals)
+        except StorageUnavailable as exc:
+            # It is the same for all of them.
+            self._restore(removals)
+            for job in ready:
+                self._fail(job, exc)
+        except Exception as exc:
+            self._restore(removals)
+            if len(ready) == 1 and not removals:
+                self._fail(ready[0], exc)
+                return
+            # One of them may be what the storage can't take.
+            for job in ready:
+                try:
+                    self._change([job], [])
+                except Exception as own:
+                    self._fail(job, own)
+        except BaseException:
+            self._restore(removals)
+            raise
+
+    def _is_prepared(self, job: _Job) -> bool:
+        try:
+            job.prepare()
+        except Exception as exc:
+            self._fail(job, exc)
+            return False
+        return True
+
+    @staticmethod
+    def _fail(job: _Job, exc: Exception) -> None:
+        job.error = exc
+        job.is_done = True
+
+    def _change(self, group: list[_Job], removals: list[Removal]) -> None:
+        if not group and not removals:
+            return
+        entries = (
+            group[0].entries
+            if len(group) == 1
+            else list(chain.from_iterable([job.entries for job in group]))
+        )
+        removed = sum([len(removal.positions) for removal in removals])
+        sync = bool(entries) or self._unsynced + removed > MAX_UNSYNCED
+        positions = self._storage.change_items(entries, removals, sync=sync)
+        self.changes += 1
+        self._unsynced = 0 if sync else self._unsynced + removed
+        self._removal_failed = False
+        start = 0
+        for job in group:
+            end = start + len(job.entries)
+            job.stored(positions[start:end])
+            start = end
+            job.is_done = True
+
+    def _remove_only(self, removals: list[Removal]) -> None:
+        try:
+            self._change([], removals)
+        except Exception as exc:
+            self._restore(removals)
+            self._log.error("the storage could not remove what has left, and will later: %s", exc)
+        except BaseException:
+            self._restore(removals)
+            raise
+
+    def _restore(self, removals: list[Removal]) -> None:
+        if removals:
+            with self._lock:
+                self._put_back(removals)
+                self._removal_failed = True
