@@ -7,19 +7,19 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any, Final, TypeAlias
 
-from snakemq.exceptions import StorageError
-from snakemq.storage._sqlite_schema import MARK_SYNC, check_schema, update_schema
+from snakemq.exceptions import StorageDamaged, StorageError
+from snakemq.storage._sqlite_errors import ERRORS, storage_error
+from snakemq.storage._sqlite_lock import FileLock
+from snakemq.storage._sqlite_opening import OpeningOptions, open_to_look, open_to_use
+from snakemq.storage._sqlite_schema import MARK_SYNC
 
 __all__ = ["SqliteFile", "Statement"]
 
 #: An SQL statement and its parameters.
 Statement: TypeAlias = "tuple[str, tuple[object, ...]]"
-
-#: What the module raises for SQLite's troubles.
-_ERRORS: Final = (sqlite3.Error, OverflowError)
 
 
 class SqliteFile:
@@ -30,57 +30,50 @@ class SqliteFile:
     durable one.
 
     :param filename: path of the file, or ``":memory:"``
-    :param busy_timeout: how long to wait for another process, in seconds
-    :param create: whether to make what is missing
+    :param options: how to open it
+    :param read_only: only look at it, as it is, even if somebody else has it
     :raises snakemq.exceptions.StorageError: by every method, if the file can't
         be used
     """
 
-    def __init__(self, filename: str, busy_timeout: float, create: bool) -> None:
+    def __init__(self, filename: str, options: OpeningOptions, *, read_only: bool) -> None:
         self.filename: Final = filename
-        self._busy_timeout = busy_timeout
+        self.read_only: Final = read_only
+        #: how many changes failed, or were undone: what is known of the
+        #: content from before may be wrong
+        self.undone = 0
+        #: whether something was written since this was last set to ``False``
+        self.written = True
+        self._busy_timeout = options.busy_timeout
         self._pid = os.getpid()
         # Re-entrant for the thread that is inside shared_transaction().
         self._lock = threading.RLock()
         self._shared = False
         self._conn: sqlite3.Connection | None = None
-        if not create and not os.path.exists(filename):
-            raise StorageError(f"there is no queue storage {filename!r}; check the name")
-        with self._translated_errors():
-            conn = sqlite3.connect(
-                filename,
-                timeout=busy_timeout,
-                isolation_level=None,  # transactions are begun here, not by the module
-                check_same_thread=False,  # the lock sees to it
-            )
-            try:
-                check_schema(conn, filename, create)
-                self._configure(conn)
-                # What a process left that was killed need not be on the disk.
-                self._unsynced = self._can_be_late and _has_content(f"{filename}-wal")
-                update_schema(conn)
-            except BaseException:
-                conn.close()
-                raise
+        self._file_lock: FileLock | None = None
+        self._durable = options.synchronous
+        #: whether there is a write-ahead log
+        self.has_log = False
+        self._can_be_late = self._unsynced = False
+        self._syncs = True
+        if read_only:
+            conn = open_to_look(filename, options.busy_timeout)
+        else:
+            conn, self._file_lock, self.has_log, unsynced = open_to_use(filename, options)
+            # In WAL mode anything below FULL syncs only now and then: a power
+            # failure would take messages that were accepted. Where there is
+            # no WAL (memory, some file systems), EXTRA is what promises the
+            # same, and anything below it risks the whole file.
+            if not self.has_log and self._durable == "FULL":
+                self._durable = "EXTRA"
+                conn.execute("PRAGMA synchronous = EXTRA")
+            self._can_be_late = self.has_log and self._durable in ("FULL", "EXTRA")
+            self._unsynced = self._can_be_late and unsynced
         #: where the file is, whatever becomes of the working directory; empty
         #: if there is none
         self.path: Final = str(conn.execute("PRAGMA database_list").fetchone()[2])
         self._conn = conn
         _open_files.add(self)
-
-    def _configure(self, conn: sqlite3.Connection) -> None:
-        # A write-ahead log takes one sync for each transaction, a rollback
-        # journal three or four.
-        mode = conn.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        # In WAL mode anything below FULL syncs only now and then: a power
-        # failure would take messages that were accepted. Where there is no
-        # WAL (memory, some file systems), EXTRA is what promises the same,
-        # and anything below it risks the whole file.
-        self._can_be_late = mode == "wal"
-        self._syncs = True
-        conn.execute(f"PRAGMA synchronous = {'FULL' if self._can_be_late else 'EXTRA'}")
-        # On macOS a plain fsync stops short of the disk; elsewhere no effect.
-        conn.execute("PRAGMA fullfsync = ON")
 
     @property
     def is_open(self) -> bool:
@@ -95,8 +88,20 @@ class SqliteFile:
             self._refuse_inside_shared("close")
             conn, self._conn = self._conn, None
             if conn is not None:
-                conn.close()
+                try:
+                    conn.close()
+                finally:
+                    if self._file_lock is not None:
+                        self._file_lock.release()
         _open_files.discard(self)
+
+    def abandon(self) -> None:
+        """In a forked child: leave it to the parent."""
+        # SQLite's locks do not survive a fork, and even closing the parent's
+        # connection in a child may harm the file.
+        _inherited.append(self)
+        if self._file_lock is not None:
+            self._file_lock.abandon()
 
     def exclusive(self) -> AbstractContextManager[bool]:
         """For ``with``: other threads keep out. What is inside can use the file."""
@@ -109,6 +114,16 @@ class SqliteFile:
         with self.exclusive(), self._translated_errors():
             return self._connection().execute(sql, parameters).fetchall()
 
+    @contextmanager
+    def reading(self, sql: str, *parameters: object) -> Iterator[sqlite3.Cursor]:
+        """The rows of a query, of which not all may be wanted. Other threads keep out."""
+        with (
+            self.exclusive(),
+            self._translated_errors(),
+            closing(self._connection().execute(sql, parameters)) as cursor,
+        ):
+            yield cursor
+
     def write(self, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
         """Run a statement for each row, for all of them or for none. Durable."""
         if not rows:
@@ -119,11 +134,12 @@ class SqliteFile:
             conn.executemany(sql, rows)
 
     @contextmanager
-    def change(self, *, joins: bool = False) -> Iterator[sqlite3.Connection]:
-        """A durable transaction: what happens inside, happens as a whole or not at all.
+    def change(self, *, joins: bool = False, late: bool = False) -> Iterator[sqlite3.Connection]:
+        """A transaction: what happens inside, happens as a whole or not at all.
 
         :param joins: inside :meth:`shared_transaction`, be a part of that one
             (and durable with it) instead of refusing
+        :param late: need not be durable yet
         """
         with self.exclusive(), self._translated_errors():
             conn = self._connection()
@@ -131,15 +147,16 @@ class SqliteFile:
                 with self._savepoint(conn):
                     yield conn
                 return
-            self._refuse_inside_shared("write to")
-            self._begin(conn)
+            self._refuse_change("write to")
             try:
+                self._begin(conn, late)
                 yield conn
                 conn.execute("COMMIT")
             except BaseException:
-                _roll_back(conn)
+                self._roll_back(conn)
                 raise
-            self._unsynced = False
+            self._unsynced = late and self._can_be_late
+            self.written = True
 
     def run(
         self, statements: Sequence[Statement], *, late: bool = False, joins: bool = False
@@ -161,21 +178,22 @@ class SqliteFile:
                     with self._savepoint(conn):
                         _execute(conn, statements)
                     return
-                self._refuse_inside_shared("write to")
-                self._set_syncs(conn, not self._can_be_late)
-                if len(statements) == 1:
-                    # Is a transaction of its own.
-                    _execute(conn, statements)
-                else:
-                    conn.execute("BEGIN IMMEDIATE")
-                    try:
+                self._refuse_change("write to")
+                try:
+                    if len(statements) == 1:
+                        # Is a transaction of its own.
+                        self._set_syncs(conn, not self._can_be_late)
+                        _execute(conn, statements)
+                    else:
+                        self._begin(conn, late)
                         _execute(conn, statements)
                         conn.execute("COMMIT")
-                    except BaseException:
-                        _roll_back(conn)
-                        raise
+                except BaseException:
+                    self._roll_back(conn)
+                    raise
                 self._unsynced = self._can_be_late
-            except _ERRORS as exc:
+                self.written = True
+            except ERRORS as exc:
                 raise self._translated(exc) from exc
 
     def sync(self) -> None:
@@ -194,10 +212,14 @@ class SqliteFile:
         statements come out as they are.
         """
         with self.exclusive():
-            self._refuse_inside_shared("begin a transaction in")
+            self._refuse_change("begin a transaction in")
             with self._translated_errors():
                 conn = self._connection()
-                self._begin(conn)
+                try:
+                    self._begin(conn)
+                except BaseException:
+                    self._roll_back(conn)
+                    raise
             self._shared = True
             try:
                 yield conn
@@ -206,7 +228,7 @@ class SqliteFile:
                     conn.execute("COMMIT")
             except BaseException:
                 with self._translated_errors():  # the application may have closed it
-                    _roll_back(conn)
+                    self._roll_back(conn)
                 raise
             finally:
                 self._shared = False
@@ -214,6 +236,36 @@ class SqliteFile:
                 conn.row_factory = None
                 conn.text_factory = str
             self._unsynced = False
+            self.written = True
+
+    @contextmanager
+    def idle(self) -> Iterator[sqlite3.Connection | None]:
+        """The connection, if nobody uses it; ``None`` instead of waiting for anybody.
+
+        A change that is made inside may be late; one that fails because
+        another connection is in its way ends the block, and did not happen.
+        """
+        self.check_usable()
+        if self.read_only or not self._lock.acquire(blocking=False):
+            yield None
+            return
+        try:
+            conn = self._connection()
+            if self._shared:
+                yield None
+                return
+            with self._translated_errors():
+                self._set_syncs(conn, not self._can_be_late)
+                conn.execute("PRAGMA busy_timeout = 0")
+                try:
+                    yield conn
+                except sqlite3.OperationalError as exc:
+                    if "locked" not in str(exc):
+                        raise
+                finally:
+                    conn.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
+        finally:
+            self._lock.release()
 
     def check_usable(self) -> None:
         """Refuse when it is closed, and in a forked child."""
@@ -226,9 +278,9 @@ class SqliteFile:
         if self._conn is None:
             raise self._closed()
 
-    def damaged(self, table: str, row_id: object, problem: Exception) -> StorageError:
+    def damaged(self, table: str, row_id: object, problem: Exception) -> StorageDamaged:
         """What to raise for a row that is not a message."""
-        return StorageError(
+        return StorageDamaged(
             f"queue storage {self.filename!r} has a row in table {table!r} that is not a message"
             f" ({problem}); keep a copy of the file and delete the row with rowid {row_id}"
         )
@@ -242,6 +294,14 @@ class SqliteFile:
         return StorageError(
             f"queue storage {self.filename!r} is closed; open the file again with a new storage"
         )
+
+    def _refuse_change(self, what: str) -> None:
+        if self.read_only:
+            raise StorageError(
+                f"can't {what} queue storage {self.filename!r}, which was opened with"
+                " read_only=True; open it without that"
+            )
+        self._refuse_inside_shared(what)
 
     def _refuse_inside_shared(self, what: str) -> None:
         if self._shared:
@@ -259,21 +319,26 @@ class SqliteFile:
                 " connection:' in it, which have to be left to transaction()"
             )
 
-    def _begin(self, conn: sqlite3.Connection) -> None:
-        """Begin a durable transaction."""
-        self._set_syncs(conn, True)
+    def _begin(self, conn: sqlite3.Connection, late: bool = False) -> None:
+        self._set_syncs(conn, not (late and self._can_be_late))
         # IMMEDIATE waits for the writer's lock here, where the busy timeout
         # applies.
         conn.execute("BEGIN IMMEDIATE")
-        if self._unsynced:
+        if self._unsynced and not late:
             # A commit that changes nothing syncs nothing, and would leave on
             # the way what was late.
             conn.execute(MARK_SYNC)
 
     def _set_syncs(self, conn: sqlite3.Connection, syncs: bool) -> None:
         if self._syncs != syncs:
-            conn.execute(f"PRAGMA synchronous = {'FULL' if syncs else 'NORMAL'}")
+            conn.execute(f"PRAGMA synchronous = {self._durable if syncs else 'NORMAL'}")
             self._syncs = syncs
+
+    def _roll_back(self, conn: sqlite3.Connection) -> None:
+        self.undone += 1
+        # Some errors (disk full) have done so already.
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
 
     @contextmanager
     def _savepoint(self, conn: sqlite3.Connection) -> Iterator[None]:
@@ -282,6 +347,7 @@ class SqliteFile:
         try:
             yield
         except BaseException:
+            self.undone += 1
             # It is gone, with the whole transaction, after some errors.
             if conn.in_transaction:
                 conn.execute("ROLLBACK TO snakemq")
@@ -293,19 +359,14 @@ class SqliteFile:
     def _translated_errors(self) -> Iterator[None]:
         try:
             yield
-        except _ERRORS as exc:
+        except ERRORS as exc:
             raise self._translated(exc) from exc
 
     def _translated(self, exc: Exception) -> StorageError:
-        advice = _advice(exc, self.filename, self._busy_timeout)
-        return StorageError(f"queue storage {self.filename!r} {advice} ({exc})")
-
-
-def _has_content(path: str) -> bool:
-    try:
-        return os.path.getsize(path) > 0
-    except OSError:
-        return False
+        error = storage_error(exc, self.filename, self._busy_timeout)
+        if isinstance(error, StorageDamaged) and self._file_lock is not None:
+            self._file_lock.note_damage(str(exc))
+        return error
 
 
 def _execute(conn: sqlite3.Connection, statements: Iterable[Statement]) -> None:
@@ -313,53 +374,16 @@ def _execute(conn: sqlite3.Connection, statements: Iterable[Statement]) -> None:
         conn.execute(sql, parameters)
 
 
-def _roll_back(conn: sqlite3.Connection) -> None:
-    # Some errors (disk full) have done so already.
-    if conn.in_transaction:
-        conn.execute("ROLLBACK")
-
-
-def _advice(exc: Exception, filename: str, busy_timeout: float) -> str:
-    """What went wrong and what to do about it."""
-    # By text, because Python 3.10 does not tell SQLite's error codes. The
-    # texts have been the same for many years, and the tests cause each of them.
-    text = str(exc)
-    if "database or disk is full" in text:
-        return "can't grow because the disk is full; nothing was changed, make room and try again"
-    if "readonly" in text:
-        return "is read-only; make the file and its directory writable for this user"
-    if "locked" in text:
-        return (
-            f"has been locked for {busy_timeout:g} s, by another process or by another connection"
-            " of this one; end that transaction, or give each process a file of its own"
-        )
-    if "is not a database" in text:
-        return "is not an SQLite database and was left as it is; choose another file name"
-    if "malformed" in text:
-        return "is damaged; keep a copy, and save what 'sqlite3 FILE .recover' can read"
-    if "unable to open" in text:
-        return _why_not_opened(filename)
-    if "disk I/O error" in text:
-        return "can't be read or written; check the disk and the limits of this process"
-    if "too big" in text or isinstance(exc, OverflowError):
-        return "can't hold a value of this size, SQLite's limit is about 1 GB; send it in parts"
-    return "does not work"
-
-
-def _why_not_opened(filename: str) -> str:
-    directory = os.path.dirname(os.path.abspath(filename))
-    if os.path.isdir(filename):
-        return "is a directory; give the name of a file in it"
-    if not os.path.isdir(directory):
-        return f"can't be made because there is no directory {directory!r}; create it first"
-    return "can't be opened; check the permissions of the file and its directory"
-
-
-# SQLite's locks do not survive a fork, and even closing the parent's
-# connection in a child may harm the file. Whatever the child lets go of, its
-# copies of the parent's connections therefore stay referenced.
+# Whatever the child lets go of, its copies of the parent's connections stay
+# referenced.
 _open_files: weakref.WeakSet[SqliteFile] = weakref.WeakSet()
 _inherited: list[SqliteFile] = []
 
+
+def _abandon_all() -> None:
+    for file in list(_open_files):
+        file.abandon()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _inherited.extend(_open_files))
+    os.register_at_fork(after_in_child=_abandon_all)

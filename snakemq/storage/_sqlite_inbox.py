@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from snakemq.message import Message
 from snakemq.storage._common import make_message, wall_clock
+from snakemq.storage._sqlite_batches import insert_rows
 from snakemq.storage._sqlite_file import SqliteFile, Statement
 from snakemq.storage._sqlite_received import Addition, SqliteReceived
 from snakemq.storage.base import DeadLetter, InboxItem
@@ -33,10 +34,10 @@ __all__ = ["SqliteInbox"]
 _LAST_ID: Final = "SELECT seq FROM sqlite_sequence WHERE name = 'snakemq_inbox'"
 
 _PUSH: Final = """INSERT INTO snakemq_inbox
-    (id, ident, uuid, ttl, flags, redelivered, attempts, data) VALUES (?, ?, ?, ?, ?, ?, 0, ?)"""
+    (id, ident, uuid, ttl, flags, redelivered, attempts, data)"""
 
 _GET: Final = """SELECT id, data, ttl, flags, uuid, redelivered, ident, attempts
-    FROM snakemq_inbox WHERE id >= ? ORDER BY id"""
+    FROM snakemq_inbox WHERE id > ? ORDER BY id LIMIT ?"""
 
 _REMOVE: Final = "DELETE FROM snakemq_inbox WHERE id = ?"
 
@@ -50,7 +51,12 @@ _BURY: Final = """INSERT INTO snakemq_dead
     FROM snakemq_inbox WHERE id = ?"""
 
 _GET_DEAD: Final = """SELECT id, data, ttl, flags, uuid, redelivered,
-    ident, attempts, reason, died_at FROM snakemq_dead ORDER BY id"""
+    ident, attempts, reason, died_at FROM snakemq_dead WHERE id > ? ORDER BY id LIMIT ?"""
+
+_ADD_DEAD: Final = """INSERT INTO snakemq_dead
+    (id, ident, uuid, ttl, flags, redelivered, attempts, reason, died_at, data)"""
+
+_USE_ID: Final = "INSERT INTO snakemq_inbox (id) VALUES (?)"
 
 _RETRY: Final = """INSERT INTO snakemq_inbox
     (id, ident, uuid, ttl, flags, redelivered, attempts, data)
@@ -85,7 +91,8 @@ class SqliteInbox:
                 for statement, parameters in plan.statements if plan else ():
                     conn.execute(statement, parameters)
                 first = _next_id(conn)
-                conn.executemany(
+                insert_rows(
+                    conn,
                     _PUSH,
                     [
                         (
@@ -95,6 +102,7 @@ class SqliteInbox:
                             message.ttl,
                             message.flags,
                             message.redelivered,
+                            0,
                             message.data,
                         )
                         for number, message in enumerate(found, first)
@@ -104,8 +112,9 @@ class SqliteInbox:
                 self._received.carried_out(plan)
         return list(range(first, first + len(found)))
 
-    def items(self) -> list[InboxItem]:
-        return [self._item(row) for row in self._file.read(_GET, 0)]
+    def items(self, after: int, limit: int | None) -> list[InboxItem]:
+        rows = self._file.read(_GET, after, _all_if_none(limit))
+        return [self._item(row) for row in rows]
 
     def advance(self, done: int | None, starting: int | None) -> None:
         statements: list[Statement] = []
@@ -124,11 +133,42 @@ class SqliteInbox:
     def bury(self, item_id: int, reason: str) -> None:
         self._file.run([(_BURY, (reason, wall_clock(), item_id)), (_REMOVE, (item_id,))])
 
-    def dead(self) -> list[DeadLetter]:
+    def dead(self, after: int, limit: int | None) -> list[DeadLetter]:
         return [
             DeadLetter(row[0], row[6], self._message("snakemq_dead", row), *row[7:])
-            for row in self._file.read(_GET_DEAD)
+            for row in self._file.read(_GET_DEAD, after, _all_if_none(limit))
         ]
+
+    def count_dead(self) -> int:
+        ((count,),) = self._file.read("SELECT count(*) FROM snakemq_dead")
+        return int(count)
+
+    def add_dead(self, letters: Iterable[DeadLetter]) -> None:
+        found = list(letters)
+        if not found:
+            self._file.check_usable()
+            return
+        with self._file.change() as conn:
+            first = _next_id(conn)
+            rows = [
+                (
+                    number,
+                    letter.ident,
+                    letter.message.uuid,
+                    letter.message.ttl,
+                    letter.message.flags,
+                    letter.message.redelivered,
+                    letter.attempts,
+                    letter.reason,
+                    letter.died_at,
+                    letter.message.data,
+                )
+                for number, letter in enumerate(found, first)
+            ]
+            insert_rows(conn, _ADD_DEAD, rows)
+            # As if they had been in the inbox, so that no number comes twice.
+            conn.execute(_USE_ID, (first + len(found) - 1,))
+            conn.execute(_REMOVE, (first + len(found) - 1,))
 
     def retry(self, ids: Sequence[int] | None) -> list[InboxItem]:
         with self._file.exclusive():
@@ -139,7 +179,7 @@ class SqliteInbox:
                 first = _next_id(conn)
                 conn.executemany(_RETRY, list(enumerate(found, first)))
                 conn.executemany(_DROP, [(letter_id,) for letter_id in found])
-                rows = conn.execute(_GET, (first,)).fetchall()
+                rows = conn.execute(_GET, (first - 1, -1)).fetchall()
             return [self._item(row) for row in rows]
 
     def drop(self, ids: Sequence[int] | None) -> int:
@@ -165,6 +205,10 @@ class SqliteInbox:
             return make_message(data, ttl, flags, uuid, redelivered)
         except (TypeError, ValueError) as exc:
             raise self._file.damaged(table, row_id, exc) from exc
+
+
+def _all_if_none(limit: int | None) -> int:
+    return -1 if limit is None else limit
 
 
 def _next_id(conn: sqlite3.Connection) -> int:

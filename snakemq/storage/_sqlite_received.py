@@ -98,6 +98,10 @@ class SqliteReceived:
         self._counts: dict[str, int | None] | None = None
         self._next_number = 1
 
+    def peers(self) -> list[str]:
+        """The peers of which something is known."""
+        return [ident for ident, _ in self._file.read(_PEERS)]
+
     def load(self, ident: str) -> list[bytes]:
         """The identifiers of a peer, the oldest first."""
         found = []

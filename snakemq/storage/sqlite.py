@@ -28,44 +28,31 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from binascii import a2b_hex, b2a_hex
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import Final
 
 from snakemq.message import Message
-from snakemq.storage._common import check_seconds, remaining
 from snakemq.storage._sqlite_file import SqliteFile
 from snakemq.storage._sqlite_inbox import SqliteInbox
-from snakemq.storage._sqlite_outbox import push_with
+from snakemq.storage._sqlite_opening import MEMORY, OpeningOptions
+from snakemq.storage._sqlite_queues import SqliteQueues
 from snakemq.storage._sqlite_received import Addition, SqliteReceived
-from snakemq.storage.base import DeadLetter, InboxItem, QueuesStorageBase
+from snakemq.storage._sqlite_staging import push_with
+from snakemq.storage._sqlite_upkeep import SqliteUpkeep
+from snakemq.storage.base import (
+    DeadLetter,
+    InboxItem,
+    QueuesStorageBase,
+    QueueSummary,
+    Removal,
+    StoredItem,
+)
 
 __all__ = ["SqliteQueuesStorage"]
 
-_GET: Final = """SELECT rowid, uuid, data, ttl, flags,
-    (SELECT seconds FROM snakemq_offline WHERE queue_name = ?) - offline
-    FROM items WHERE queue_name = ? ORDER BY rowid"""
-
-_PUSH: Final = """INSERT INTO items (queue_name, uuid, data, ttl, flags, offline)
-    VALUES (?, ?, ?, ?, ?, ?)"""
-
-_REMOVE_FIRST: Final = """DELETE FROM items WHERE rowid =
-    (SELECT min(rowid) FROM items WHERE uuid = ? AND queue_name = ?)"""
-
-_UPDATE_TTL: Final = """UPDATE items SET ttl = ?, offline = coalesce(
-        (SELECT seconds FROM snakemq_offline o WHERE o.queue_name = items.queue_name), 0.0)
-    WHERE uuid = ?"""
-
-_CLOCK: Final = "SELECT seconds FROM snakemq_offline WHERE queue_name = ?"
-
-_IN_USE: Final = """SELECT EXISTS (SELECT 1 FROM items WHERE queue_name = ?),
-    EXISTS (SELECT 1 FROM snakemq_offline WHERE queue_name = ?)"""
-
-_ADVANCE: Final = """INSERT INTO snakemq_offline (queue_name, seconds) VALUES (?, ?)
-    ON CONFLICT (queue_name) DO UPDATE SET seconds = seconds + excluded.seconds"""
-
-_FORGET_CLOCK: Final = "DELETE FROM snakemq_offline WHERE queue_name = ?"
+#: What ``synchronous`` may be.
+_SYNCHRONOUS: Final = ("EXTRA", "FULL", "NORMAL", "OFF")
 
 
 class SqliteQueuesStorage(QueuesStorageBase):
@@ -97,79 +84,109 @@ class SqliteQueuesStorage(QueuesStorageBase):
     """
 
     keeps_received = True
+    has_pages = True
 
     def __init__(
-        self, filename: str | os.PathLike[str], *, busy_timeout: float = 5.0, create: bool = True
+        self,
+        filename: str | os.PathLike[str],
+        *,
+        busy_timeout: float = 5.0,
+        create: bool = True,
+        read_only: bool = False,
+        synchronous: str = "FULL",
+        set_aside_damaged: bool = False,
     ) -> None:
         self.filename: Final = os.fspath(filename)
         if not self.filename:
             # SQLite would take a temporary file, gone at the end.
             raise ValueError("the name of a queue storage file can't be empty")
-        self._file = SqliteFile(self.filename, busy_timeout, create)
+        if synchronous not in _SYNCHRONOUS:
+            raise ValueError(f"synchronous must be one of {_SYNCHRONOUS}, not {synchronous!r}")
+        if read_only and self.filename == MEMORY:
+            raise ValueError("a storage in memory is new and can't be opened with read_only=True")
+        options = OpeningOptions(busy_timeout, create, synchronous, set_aside_damaged)
+        self._file = SqliteFile(self.filename, options, read_only=read_only)
+        try:
+            self._queues = SqliteQueues(self._file)
+            if not read_only:
+                self._queues.adopt()
+        except BaseException:
+            self._file.close()
+            raise
         self._received = SqliteReceived(self._file)
         self._inbox = SqliteInbox(self._file, self._received)
+        self._upkeep = SqliteUpkeep(self._file)
 
     def close(self) -> None:
         """Close the file. Harmless when repeated, and in a forked child."""
         self._file.close()
 
     def get_queues(self) -> list[str]:
-        return [row[0] for row in self._file.read("SELECT DISTINCT queue_name FROM items")]
+        return self._queues.names()
 
     def get_items(self, queue_name: str) -> list[Message]:
-        return [self._item(*row) for row in self._file.read(_GET, queue_name, queue_name)]
+        return self._queues.items(queue_name)
 
     def push(self, queue_name: str, item: Message) -> None:
-        self.push_many(((queue_name, item),))
+        self._queues.change([(queue_name, item)], (), sync=True)
 
     def push_many(self, entries: Iterable[tuple[str, Message]]) -> None:
-        pushed = list(entries)
-        if not pushed:
-            # The writer's lock may be somebody else's; nothing is worth waiting.
-            self._file.check_usable()
-            return
-        timed = {queue_name for queue_name, item in pushed if item.ttl is not None}
-        with self._file.change(joins=True) as conn:
-            clocks = {queue_name: _clock(conn, queue_name) for queue_name in timed}
-            conn.executemany(
-                _PUSH,
-                [
-                    (
-                        queue_name,
-                        b2a_hex(item.uuid),
-                        item.data,
-                        item.ttl,
-                        item.flags,
-                        None if item.ttl is None else clocks[queue_name],
-                    )
-                    for queue_name, item in pushed
-                ],
-            )
+        self._queues.change(list(entries), (), sync=True)
 
     def remove_items(self, queue_name: str, items: Iterable[Message]) -> None:
-        self._file.write(_REMOVE_FIRST, [(b2a_hex(item.uuid), queue_name) for item in items])
+        self._queues.remove_first(queue_name, items)
 
     def delete_items(self, items: Sequence[Message]) -> None:
-        self._file.write(
-            "DELETE FROM items WHERE uuid = ?", [(b2a_hex(item.uuid),) for item in items]
-        )
+        self._queues.delete(items)
 
     def delete_all(self) -> None:
-        self._file.run([("DELETE FROM items", ()), ("DELETE FROM snakemq_offline", ())])
+        self._queues.delete_all()
 
     def update_items_ttl(self, items: Sequence[Message]) -> None:
-        self._file.write(_UPDATE_TTL, [(item.ttl, b2a_hex(item.uuid)) for item in items])
+        self._queues.update_ttls(items)
 
     def advance_ttl(self, queue_name: str, seconds: float) -> None:
-        # Late: after a power failure messages live a little longer, and often
-        # one is stored next, which takes this along.
-        check_seconds(seconds)
-        with self._file.exclusive():
-            ((has_items, has_clock),) = self._file.read(_IN_USE, queue_name, queue_name)
-            if has_items and seconds:
-                self._file.run([(_ADVANCE, (queue_name, seconds))], late=True)
-            elif has_clock and not has_items:
-                self._file.run([(_FORGET_CLOCK, (queue_name,))], late=True)
+        self._queues.advance(queue_name, seconds)
+
+    def maintain(self) -> bool:
+        return self._upkeep.do_a_piece()
+
+    def summarize(self) -> list[QueueSummary]:
+        return self._queues.summaries()
+
+    def last_position(self) -> int:
+        return self._queues.last_position()
+
+    def get_page(
+        self, queue_name: str, after: int, *, max_messages: int, max_bytes: int
+    ) -> list[StoredItem]:
+        return self._queues.page(queue_name, after, max_messages, max_bytes)
+
+    def change_items(
+        self,
+        push: Sequence[tuple[str, Message]],
+        remove: Sequence[Removal] = (),
+        *,
+        sync: bool = True,
+    ) -> list[int]:
+        return self._queues.change(push, remove, sync=sync)
+
+    def next_expiry(self, queue_name: str, after: int = 0) -> float | None:
+        return self._queues.next_expiry(queue_name, after)
+
+    def take_expired(
+        self, queue_name: str, seconds: float, after: int, max_messages: int
+    ) -> list[StoredItem]:
+        return self._queues.take_expired(queue_name, seconds, after, max_messages)
+
+    def oldest(self, queue_name: str) -> float | None:
+        return self._queues.oldest(queue_name)
+
+    def adopt(self) -> list[tuple[str, StoredItem]]:
+        return self._queues.adopt()
+
+    def received_peers(self) -> list[str]:
+        return self._received.peers()
 
     def load_received(self, ident: str) -> list[bytes]:
         return self._received.load(ident)
@@ -183,8 +200,8 @@ class SqliteQueuesStorage(QueuesStorageBase):
     def push_inbox(self, ident: str, messages: Iterable[Message], *, keep: int) -> list[int]:
         return self._inbox.push(ident, messages, keep=keep)
 
-    def get_inbox(self) -> list[InboxItem]:
-        return self._inbox.items()
+    def get_inbox(self, after: int = 0, limit: int | None = None) -> list[InboxItem]:
+        return self._inbox.items(after, limit)
 
     def advance_inbox(self, done: int | None, starting: int | None) -> None:
         self._inbox.advance(done, starting)
@@ -195,8 +212,14 @@ class SqliteQueuesStorage(QueuesStorageBase):
     def bury(self, item_id: int, reason: str) -> None:
         self._inbox.bury(item_id, reason)
 
-    def get_dead(self) -> list[DeadLetter]:
-        return self._inbox.dead()
+    def get_dead(self, after: int = 0, limit: int | None = None) -> list[DeadLetter]:
+        return self._inbox.dead(after, limit)
+
+    def count_dead(self) -> int:
+        return self._inbox.count_dead()
+
+    def add_dead(self, letters: Iterable[DeadLetter]) -> None:
+        self._inbox.add_dead(letters)
 
     def retry_dead(self, ids: Sequence[int] | None) -> list[InboxItem]:
         return self._inbox.retry(ids)
@@ -258,21 +281,3 @@ class SqliteQueuesStorage(QueuesStorageBase):
     def __repr__(self) -> str:
         state = "open" if self._file.is_open else "closed"
         return f"<{type(self).__name__} {self.filename!r} {state}>"
-
-    def _item(
-        self, rowid: int, uuid: Any, data: Any, ttl: Any, flags: Any, elapsed: Any
-    ) -> Message:
-        try:
-            # 1.6 on Python 2 wrote plain ASCII data as TEXT.
-            data = data.encode() if isinstance(data, str) else data
-            if elapsed is not None and elapsed > 0:
-                ttl = remaining(ttl, elapsed)
-            return Message(data, ttl, flags, a2b_hex(uuid))
-        except (TypeError, ValueError) as exc:
-            raise self._file.damaged("items", rowid, exc) from exc
-
-
-def _clock(conn: sqlite3.Connection, queue_name: str) -> float:
-    """For how long TTLs of this queue have run."""
-    row = conn.execute(_CLOCK, (queue_name,)).fetchone()
-    return 0.0 if row is None else float(row[0])

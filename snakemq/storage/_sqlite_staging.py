@@ -1,4 +1,19 @@
-"""Queueing by way of a connection of the application, inside its transaction."""
+"""Queueing by way of a connection of the application, inside its transaction.
+
+::
+
+    snakemq_pushed   id          INTEGER   rises in the order of the commits
+                     queue_name  TEXT
+                     uuid        BLOB      hexadecimal digits, as in the other table
+                     data        BLOB
+                     ttl         REAL
+                     flags       INTEGER
+                     stored_at   REAL
+
+From there the storage itself takes the items, because positions have to rise in
+the order in which transactions are committed, and the application's are not over
+when it pushes.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +25,19 @@ from typing import Final
 
 from snakemq.exceptions import StorageError
 from snakemq.message import Message
+from snakemq.storage._common import wall_clock
 
 __all__ = ["push_with"]
 
 # "main." because the application may have a temporary table of that name.
-_PUSH: Final = """INSERT INTO main.items (queue_name, uuid, data, ttl, flags, offline)
-    VALUES (?, ?, ?, ?, ?, CASE WHEN ? IS NOT NULL THEN coalesce(
-        (SELECT seconds FROM main.snakemq_offline WHERE queue_name = ?), 0.0) END)"""
+_PUSH: Final = """INSERT INTO main.snakemq_pushed
+    (queue_name, uuid, data, ttl, flags, stored_at) VALUES (?, ?, ?, ?, ?, ?)"""
 
 
 def push_with(
     connection: sqlite3.Connection, path: str, entries: Iterable[tuple[str, Message]]
 ) -> None:
-    """Append items to queues, inside the transaction of this connection; all or none.
+    """Put items down for their queues, inside the transaction of this connection; all or none.
 
     :param connection: the application's
     :param path: the file of the storage, as SQLite sees it; empty if there is none
@@ -36,9 +51,9 @@ def push_with(
             f"connection must be an sqlite3.Connection, not {type(connection).__name__}"
         )
     _check_file(connection, path)
+    now = wall_clock()
     rows = [
-        (name, b2a_hex(item.uuid), item.data, item.ttl, item.flags, item.ttl, name)
-        for name, item in entries
+        (name, b2a_hex(item.uuid), item.data, item.ttl, item.flags, now) for name, item in entries
     ]
     if not connection.in_transaction and _commits_by_itself(connection):
         raise ValueError(

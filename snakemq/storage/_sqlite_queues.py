@@ -1,0 +1,303 @@
+"""The items in their queues, in the SQLite file.
+
+An item's position is the ``rowid`` of its row. Its TTL has run out when the
+queue's clock reads ``ttl + offline``.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from binascii import a2b_hex, b2a_hex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from typing import Any, Final, NamedTuple
+
+from snakemq.message import Message
+from snakemq.storage._common import check_seconds, remaining, wall_clock
+from snakemq.storage._sqlite_batches import delete_positions, insert_rows
+from snakemq.storage._sqlite_counts import Count, QueueCounts
+from snakemq.storage._sqlite_file import SqliteFile
+from snakemq.storage.base import QueueSummary, Removal, StoredItem
+
+__all__ = ["SqliteQueues"]
+
+_INSERT: Final = """INSERT INTO items
+    (rowid, queue_name, uuid, data, ttl, flags, offline, stored_at)"""
+
+_ITEM: Final = "SELECT rowid, uuid, data, ttl, flags, offline FROM items WHERE queue_name = ?"
+
+_GET: Final = f"{_ITEM} ORDER BY rowid"
+
+_PAGE: Final = f"{_ITEM} AND rowid > ? ORDER BY rowid LIMIT ?"
+
+_EXPIRED: Final = f"""{_ITEM} AND rowid > ? AND ttl IS NOT NULL AND ttl + offline <= ?
+    ORDER BY ttl + offline, rowid LIMIT ?"""
+
+_NEXT_EXPIRY: Final = """SELECT ttl + offline FROM items
+    WHERE queue_name = ? AND rowid > ? AND ttl IS NOT NULL ORDER BY ttl + offline LIMIT 1"""
+
+_OLDEST: Final = "SELECT stored_at FROM items WHERE queue_name = ? ORDER BY rowid LIMIT 1"
+
+_UUIDS: Final = """SELECT rowid, uuid, length(data) FROM items
+    WHERE queue_name = ? ORDER BY rowid"""
+
+_ADVANCE: Final = "UPDATE snakemq_queues SET seconds = ? WHERE queue_name = ?"
+
+# What 1.6's methods ask for, which have nothing but identifiers. There is no
+# index on these; so one walk through the items has to do for all of them.
+_WANTED: Final = """CREATE TEMP TABLE IF NOT EXISTS snakemq_wanted (
+    uuid BLOB PRIMARY KEY, ttl REAL) WITHOUT ROWID"""
+
+_WANT: Final = "REPLACE INTO temp.snakemq_wanted (uuid, ttl)"
+
+_FIND_WANTED: Final = """SELECT queue_name, rowid, length(data) FROM items
+    WHERE uuid IN (SELECT uuid FROM temp.snakemq_wanted) ORDER BY rowid"""
+
+_UPDATE_WANTED: Final = """UPDATE items SET
+        ttl = (SELECT w.ttl FROM temp.snakemq_wanted w WHERE w.uuid = items.uuid),
+        offline = (SELECT q.seconds FROM snakemq_queues q WHERE q.queue_name = items.queue_name)
+    WHERE uuid IN (SELECT uuid FROM temp.snakemq_wanted)"""
+
+_PUSHED: Final = """SELECT queue_name, uuid, data, ttl, flags, stored_at
+    FROM snakemq_pushed ORDER BY id"""
+
+
+class _NewItem(NamedTuple):
+    """What is to be stored, as it is in the file."""
+
+    queue_name: str
+    uuid: bytes
+    data: bytes
+    ttl: float | None
+    flags: int
+    stored_at: float
+
+
+class SqliteQueues:
+    """Items in queues.
+
+    Its methods are those of :class:`~snakemq.storage.base.QueuesStorageBase`.
+
+    :param file: the file
+    """
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
+        self._counts = QueueCounts(file)
+        ((highest,),) = file.read("SELECT max(rowid) FROM items")
+        # Numbers that were given to what was undone then are not given again.
+        self._last_position = highest or 0
+
+    def names(self) -> list[str]:
+        with self._file.exclusive():
+            return list(self._counts.current())
+
+    def summaries(self) -> list[QueueSummary]:
+        with self._file.exclusive():
+            return self._counts.summaries()
+
+    def last_position(self) -> int:
+        with self._file.exclusive():
+            return self._last_position
+
+    def items(self, queue_name: str) -> list[Message]:
+        with self._file.exclusive():
+            rows = self._file.read(_GET, queue_name)
+            clock = self._counts.clock(queue_name)
+        return [self._item(row, clock).message for row in rows]
+
+    def page(
+        self, queue_name: str, after: int, max_messages: int, max_bytes: int
+    ) -> list[StoredItem]:
+        rows = []
+        size = 0
+        with self._file.reading(_PAGE, queue_name, after, max_messages) as found:
+            for row in found:
+                rows.append(row)
+                size += len(row[2] or b"")
+                if size >= max_bytes:
+                    break
+            clock = self._counts.clock(queue_name)
+            if not rows and not after and queue_name in self._counts.current():
+                self._correct(queue_name)
+        return [self._item(row, clock) for row in rows]
+
+    def _correct(self, queue_name: str) -> None:
+        """There is nothing in a queue that should have something.
+
+        As when rows were deleted by hand, or by 1.6 while this was open.
+        """
+        if not self._file.read_only:
+            with self._file.change(joins=True, late=True) as conn:
+                self._counts.count_anew(conn, queue_name)
+                self._counts.save(conn, [queue_name])
+
+    def change(
+        self, push: Sequence[tuple[str, Message]], remove: Sequence[Removal], *, sync: bool
+    ) -> list[int]:
+        if not push and not any(removal.positions for removal in remove):
+            # The writer's lock may be somebody else's; nothing is worth waiting.
+            self._file.check_usable()
+            return []
+        now = wall_clock()
+        new = [
+            _NewItem(name, b2a_hex(item.uuid), item.data, item.ttl, item.flags, now)
+            for name, item in push
+        ]
+        with self._file.change(joins=True, late=not sync) as conn:
+            return self._change(conn, new, remove)
+
+    def _change(
+        self, conn: sqlite3.Connection, new: Sequence[_NewItem], remove: Sequence[Removal]
+    ) -> list[int]:
+        changed = {removal.queue_name for removal in remove}
+        for removal in remove:
+            self._remove(conn, removal)
+        counts = self._counts.current()
+        rows = []
+        for position, item in enumerate(new, self._last_position + 1):
+            name, uuid, data, ttl, flags, stored_at = item
+            count = counts.get(name)
+            if count is None:
+                count = counts[name] = Count()
+            count.messages += 1
+            count.bytes += len(data)
+            offline = None if ttl is None else count.seconds
+            rows.append((position, name, uuid, data, ttl, flags, offline, stored_at))
+            changed.add(name)
+        first = self._last_position + 1
+        self._last_position += len(rows)
+        insert_rows(conn, _INSERT, rows)
+        self._counts.save(conn, changed)
+        return list(range(first, first + len(rows)))
+
+    def _remove(self, conn: sqlite3.Connection, removal: Removal) -> None:
+        name, positions, size = removal
+        if delete_positions(conn, name, positions) == len(positions):
+            count = self._counts.current().setdefault(name, Count())
+            count.messages -= len(positions)
+            count.bytes -= size
+        else:
+            self._counts.count_anew(conn, name)
+
+    def remove_first(self, queue_name: str, items: Iterable[Message]) -> None:
+        wanted = Counter(b2a_hex(item.uuid) for item in items)
+        if not wanted:
+            self._file.check_usable()
+            return
+        positions: list[int] = []
+        size = 0
+        with self._file.change() as conn:
+            left = sum(wanted.values())
+            with closing(conn.execute(_UUIDS, (queue_name,))) as found:
+                for position, uuid, length in found:
+                    if wanted[uuid] > 0:
+                        wanted[uuid] -= 1
+                        positions.append(position)
+                        size += length
+                        left -= 1
+                        if not left:
+                            break
+            if positions:
+                self._change(conn, (), [Removal(queue_name, positions, size)])
+
+    def delete(self, items: Sequence[Message]) -> None:
+        if not items:
+            self._file.check_usable()
+            return
+        with self._file.change() as conn:
+            _want(conn, items)
+            found: dict[str, tuple[list[int], list[int]]] = {}
+            for name, position, size in conn.execute(_FIND_WANTED):
+                positions, sizes = found.setdefault(name, ([], []))
+                positions.append(position)
+                sizes.append(size)
+            removals = [
+                Removal(name, places, sum(sizes)) for name, (places, sizes) in found.items()
+            ]
+            self._change(conn, (), removals)
+
+    def delete_all(self) -> None:
+        with self._file.change() as conn:
+            conn.execute("DELETE FROM items")
+            conn.execute("DELETE FROM snakemq_queues")
+            self._counts.current().clear()
+
+    def update_ttls(self, items: Sequence[Message]) -> None:
+        if not items:
+            self._file.check_usable()
+            return
+        with self._file.change() as conn:
+            _want(conn, items)
+            conn.execute(_UPDATE_WANTED)
+
+    def advance(self, queue_name: str, seconds: float) -> None:
+        check_seconds(seconds)
+        with self._file.exclusive():
+            count = self._counts.current().get(queue_name)
+            if count is not None and seconds:
+                ran = count.seconds + seconds
+                self._file.run([(_ADVANCE, (ran, queue_name))], late=True)
+                count.seconds = ran
+
+    def next_expiry(self, queue_name: str, after: int) -> float | None:
+        with self._file.exclusive():
+            found = self._file.read(_NEXT_EXPIRY, queue_name, after)
+            # What 1.6 stored while this was open has no time yet.
+            if not found or found[0][0] is None:
+                return None
+            return max(float(found[0][0]) - self._counts.clock(queue_name), 0.0)
+
+    def take_expired(
+        self, queue_name: str, seconds: float, after: int, max_messages: int
+    ) -> list[StoredItem]:
+        with self._file.exclusive():
+            clock = self._counts.clock(queue_name)
+            until = clock + seconds
+            rows = self._file.read(_EXPIRED, queue_name, after, until, max_messages)
+            if not rows:
+                return []
+            items = sorted(self._item(row, clock) for row in rows)
+            positions = [item.position for item in items]
+            size = sum(len(item.message.data) for item in items)
+            self.change((), [Removal(queue_name, positions, size)], sync=False)
+        return items
+
+    def oldest(self, queue_name: str) -> float | None:
+        for (stored_at,) in self._file.read(_OLDEST, queue_name):
+            return None if stored_at is None else float(stored_at)
+        return None
+
+    def adopt(self) -> list[tuple[str, StoredItem]]:
+        with self._file.exclusive():
+            ((any_there,),) = self._file.read("SELECT EXISTS (SELECT 1 FROM snakemq_pushed)")
+            if not any_there:
+                return []
+            # Late: after a power failure they are where they were, and will
+            # be adopted again.
+            with self._file.change(late=True) as conn:
+                new = [_NewItem(*row) for row in conn.execute(_PUSHED)]
+                positions = self._change(conn, new, ())
+                conn.execute("DELETE FROM snakemq_pushed")
+        return [
+            (item.queue_name, self._item((position, *item[1:5], None), 0.0))
+            for position, item in zip(positions, new, strict=True)
+        ]
+
+    def _item(self, row: tuple[Any, ...], clock: float) -> StoredItem:
+        position, uuid, data, ttl, flags, offline = row
+        try:
+            # 1.6 on Python 2 wrote plain ASCII data as TEXT.
+            data = data.encode() if isinstance(data, str) else data
+            if offline is not None and clock > offline:
+                ttl = remaining(ttl, clock - offline)
+            return StoredItem(position, Message(data, ttl, flags, a2b_hex(uuid)))
+        except (TypeError, ValueError) as exc:
+            raise self._file.damaged("items", position, exc) from exc
+
+
+def _want(conn: sqlite3.Connection, items: Iterable[Message]) -> None:
+    conn.execute(_WANTED)
+    conn.execute("DELETE FROM temp.snakemq_wanted")
+    insert_rows(conn, _WANT, [(b2a_hex(item.uuid), item.ttl) for item in items])

@@ -1,0 +1,64 @@
+"""What the file needs now and then, in small pieces, when there is nothing else to do."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from snakemq.storage._sqlite_file import SqliteFile
+
+__all__ = ["SqliteUpkeep"]
+
+#: Of a file that has fewer free pages than this, none are given back.
+_MIN_FREE_PAGES: Final = 1000
+
+#: Nor of one of which only this part is free, because more will be stored.
+_MIN_FREE_PART: Final = 0.25
+
+#: Pages to give back at a time.
+_PIECE: Final = 100
+
+
+class SqliteUpkeep:
+    """Empties the write-ahead log, and gives free pages back to the file system.
+
+    :param file: the file
+    """
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
+
+    def do_a_piece(self) -> bool:
+        """Do some of it, unless somebody else uses the file.
+
+        :returns: whether there is more
+        """
+        with self._file.idle() as conn:
+            if conn is None:
+                return False
+            if self._has_free_pages(conn):
+                # All of the rows, or it stops after the first page.
+                conn.execute(f"PRAGMA incremental_vacuum({_PIECE})").fetchall()
+                self._file.written = True
+                return True
+            if self._file.written and self._file.has_log:
+                # What readers still need stays in the log; that is no reason
+                # to wait for them.
+                busy = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                if busy:
+                    conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            self._file.written = False
+            return False
+
+    @staticmethod
+    def _has_free_pages(conn: sqlite3.Connection) -> bool:
+        free = _pragma(conn, "freelist_count")
+        return (
+            free > _MIN_FREE_PAGES
+            and free > _MIN_FREE_PART * _pragma(conn, "page_count")
+            and _pragma(conn, "auto_vacuum") != 0
+        )
+
+
+def _pragma(conn: sqlite3.Connection, name: str) -> int:
+    return int(conn.execute(f"PRAGMA {name}").fetchone()[0])
