@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable
+from itertools import chain, islice
 from typing import Final
 
 from snakemq.message import Message
@@ -38,12 +39,13 @@ class MemoryQueue:
     def __len__(self) -> int:
         return len(self._items)
 
-    def append(self, position: int, message: Message, now: float) -> None:
+    def append(self, position: int, message: Message, now: float | None) -> None:
         """Put an item at the end.
 
         :param position: higher than any before
         :param message: kept, and changed
-        :param now: the time, in seconds since 1970
+        :param now: the time, in seconds since 1970; ``None`` if it was pushed
+            nobody knows when
         """
         self._items[position] = item = _Item(message, now)
         self.bytes += len(message.data)
@@ -65,8 +67,8 @@ class MemoryQueue:
                 break
         return found
 
-    def first_pushed(self) -> float:
-        """When the first item was pushed, in seconds since 1970."""
+    def first_pushed(self) -> float | None:
+        """When the first item was pushed, in seconds since 1970, if that is known."""
         (position,) = self._items.numbers(limit=1)
         return self._items[position].pushed_at
 
@@ -77,20 +79,21 @@ class MemoryQueue:
                 self.bytes -= len(item.message.data)
                 self._forget(item.message.uuid, position)
 
-    def remove_first(self, uuid: bytes) -> bool:
-        """Remove the first item with this uuid; whether there was one."""
-        position = self._first.get(uuid)
-        if position is None:
-            return False
-        self.remove([position])
-        return True
+    def positions_of(self, uuid: bytes, limit: int | None = None) -> list[int]:
+        """Where the items with this uuid are, in order; at most so many of them."""
+        first = self._first.get(uuid)
+        if first is None:
+            return []
+        return list(islice(chain([first], self._later.get(uuid, ())), limit))
+
+    def messages_at(self, positions: Iterable[int]) -> list[Message]:
+        """Copies of the items that are there."""
+        items = [self._items.get(position) for position in positions]
+        return [self._current(item) for item in items if item is not None]
 
     def set_ttl(self, uuid: bytes, ttl: float | None) -> None:
         """Let the TTL of all items with this uuid start anew."""
-        first = self._first.get(uuid)
-        if first is None:
-            return
-        for position in (first, *self._later.get(uuid, ())):
+        for position in self.positions_of(uuid):
             item = self._items[position]
             item.message.ttl = ttl
             self._start_ttl(position, item)
@@ -101,39 +104,35 @@ class MemoryQueue:
 
     def next_expiry(self, after: int) -> float | None:
         """How long it is until a TTL behind this position has run out."""
-        ends = self._take_ends(None, after, 1)
-        if not ends:
-            return None
-        heapq.heappush(self._ends, ends[0])
-        return self._remaining(self._items[ends[0][1]])
+        first = self._first_ends(None, after, 1)
+        return self._remaining(self._items[first[0]]) if first else None
 
-    def take_expired(self, seconds: float, after: int, max_messages: int) -> list[StoredItem]:
-        """Remove what is behind this position and has so much of its TTL or less."""
-        ends = self._take_ends(seconds, after, max_messages)
-        positions = sorted(position for _, position in ends)
-        expired = [StoredItem(number, self._current(self._items[number])) for number in positions]
-        self.remove(positions)
-        return expired
+    def expired(self, seconds: float, after: int, max_messages: int) -> list[StoredItem]:
+        """What is behind this position and has so much of its TTL or less, by position."""
+        positions = sorted(self._first_ends(seconds, after, max_messages))
+        return [StoredItem(number, self._current(self._items[number])) for number in positions]
 
-    def _take_ends(self, seconds: float | None, after: int, count: int) -> list[_End]:
-        """Take so many ends off the heap: the first ones behind this position.
+    def _first_ends(self, seconds: float | None, after: int, count: int) -> list[int]:
+        """The positions of those behind this one whose TTLs run out first.
 
-        :param seconds: those that come within so many seconds only; ``None``: all
+        :param seconds: those that run out within so many seconds only; ``None``: all
         """
-        taken: list[_End] = []
-        passed: list[_End] = []
-        while self._ends and len(taken) < count:
+        found: list[int] = []
+        seen: list[_End] = []
+        while self._ends and len(found) < count:
             end = self._ends[0]
             item = self._items.get(end[1])
             if item is not None and item.end is end:
                 left = self._remaining(item)
                 if seconds is not None and left is not None and left > seconds:
                     break
-                (taken if end[1] > after else passed).append(end)
+                seen.append(end)
+                if end[1] > after:
+                    found.append(end[1])
             heapq.heappop(self._ends)
-        for end in passed:
+        for end in seen:
             heapq.heappush(self._ends, end)
-        return taken
+        return found
 
     def _start_ttl(self, position: int, item: _Item) -> None:
         item.set_at = self._ran
@@ -171,7 +170,7 @@ _End = tuple[float, int]
 class _Item:
     __slots__ = ("end", "message", "pushed_at", "set_at")
 
-    def __init__(self, message: Message, pushed_at: float) -> None:
+    def __init__(self, message: Message, pushed_at: float | None) -> None:
         self.message = message
         self.pushed_at = pushed_at
         #: at what reading of the queue's clock its TTL was set

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
@@ -10,27 +9,22 @@ from snakemq._core.received import last_of_each
 from snakemq.message import Message
 from snakemq.storage._common import (
     check_keep,
-    check_seconds,
     check_uuids,
     make_message,
     wall_clock,
 )
-from snakemq.storage._memory_queue import MemoryQueue
+from snakemq.storage._memory_outbox import MemoryOutbox
 from snakemq.storage._numbered import Numbered
 from snakemq.storage.base import (
     MAX_RECEIVED_PEERS,
     DeadLetter,
     InboxItem,
-    QueuesStorageBase,
-    QueueSummary,
-    Removal,
-    StoredItem,
 )
 
 __all__ = ["MemoryQueuesStorage"]
 
 
-class MemoryQueuesStorage(QueuesStorageBase):
+class MemoryQueuesStorage(MemoryOutbox):
     """Keeps items in memory. **They are lost with the process.**
 
     It is there for tests: hand the same object to one
@@ -50,13 +44,9 @@ class MemoryQueuesStorage(QueuesStorageBase):
     """
 
     keeps_received = True
-    has_pages = True
 
     def __init__(self, *, wall_clock: Callable[[], float] = wall_clock) -> None:
-        self._wall_clock = wall_clock
-        self._lock = threading.Lock()
-        self._queues: dict[str, MemoryQueue] = {}
-        self._last_position = 0
+        super().__init__(wall_clock=wall_clock)
         # In the order of the last addition.
         self._received: dict[str, deque[bytes]] = {}
         self._last_id = 0
@@ -65,128 +55,6 @@ class MemoryQueuesStorage(QueuesStorageBase):
 
     def close(self) -> None:
         """Does nothing: the content stays, and can be used again."""
-
-    def get_queues(self) -> list[str]:
-        with self._lock:
-            return list(self._queues)
-
-    def get_items(self, queue_name: str) -> list[Message]:
-        with self._lock:
-            queue = self._queues.get(queue_name)
-            return [] if queue is None else queue.items()
-
-    def push(self, queue_name: str, item: Message) -> None:
-        self.push_many([(queue_name, item)])
-
-    def push_many(self, entries: Iterable[tuple[str, Message]]) -> None:
-        self._change(entries, ())
-
-    def change_items(
-        self,
-        push: Sequence[tuple[str, Message]],
-        remove: Sequence[Removal] = (),
-        *,
-        sync: bool = True,
-    ) -> list[int]:
-        return self._change(push, remove)
-
-    def _change(self, push: Iterable[tuple[str, Message]], remove: Iterable[Removal]) -> list[int]:
-        # Read before the first change, so that a bad entry changes nothing.
-        copies = [(queue_name, _copy(item)) for queue_name, item in push]
-        removals = [(removal.queue_name, list(removal.positions)) for removal in remove]
-        now = self._wall_clock()
-        with self._lock:
-            for queue_name, positions in removals:
-                queue = self._queues.get(queue_name)
-                if queue is not None:
-                    queue.remove(positions)
-                    self._drop_if_empty(queue_name)
-            first = self._last_position + 1
-            for position, (queue_name, item) in enumerate(copies, first):
-                queue = self._queues.get(queue_name)
-                if queue is None:
-                    queue = self._queues[queue_name] = MemoryQueue()
-                queue.append(position, item, now)
-            self._last_position += len(copies)
-            return list(range(first, self._last_position + 1))
-
-    def _drop_if_empty(self, queue_name: str) -> None:
-        if not self._queues[queue_name]:
-            del self._queues[queue_name]
-
-    def remove_items(self, queue_name: str, items: Iterable[Message]) -> None:
-        uuids = [item.uuid for item in items]
-        with self._lock:
-            queue = self._queues.get(queue_name)
-            if queue is not None:
-                for uuid in uuids:
-                    queue.remove_first(uuid)
-                self._drop_if_empty(queue_name)
-
-    def delete_items(self, items: Sequence[Message]) -> None:
-        uuids = [item.uuid for item in items]
-        with self._lock:
-            for queue_name, queue in list(self._queues.items()):
-                for uuid in uuids:
-                    while queue.remove_first(uuid):
-                        pass
-                self._drop_if_empty(queue_name)
-
-    def delete_all(self) -> None:
-        with self._lock:
-            self._queues.clear()
-
-    def update_items_ttl(self, items: Sequence[Message]) -> None:
-        ttls = [(item.uuid, item.ttl) for item in items]
-        with self._lock:
-            for queue in self._queues.values():
-                for uuid, ttl in ttls:
-                    queue.set_ttl(uuid, ttl)
-
-    def advance_ttl(self, queue_name: str, seconds: float) -> None:
-        check_seconds(seconds)
-        with self._lock:
-            queue = self._queues.get(queue_name)
-            if queue is not None:
-                queue.advance(seconds)
-
-    def summarize(self) -> list[QueueSummary]:
-        with self._lock:
-            return [
-                QueueSummary(name, len(queue), queue.bytes) for name, queue in self._queues.items()
-            ]
-
-    def last_position(self) -> int:
-        with self._lock:
-            return self._last_position
-
-    def get_page(
-        self, queue_name: str, after: int, *, max_messages: int, max_bytes: int
-    ) -> list[StoredItem]:
-        with self._lock:
-            queue = self._queues.get(queue_name)
-            return [] if queue is None else queue.page(after, max_messages, max_bytes)
-
-    def next_expiry(self, queue_name: str, after: int = 0) -> float | None:
-        with self._lock:
-            queue = self._queues.get(queue_name)
-            return None if queue is None else queue.next_expiry(after)
-
-    def take_expired(
-        self, queue_name: str, seconds: float, after: int, max_messages: int
-    ) -> list[StoredItem]:
-        with self._lock:
-            queue = self._queues.get(queue_name)
-            if queue is None:
-                return []
-            expired = queue.take_expired(seconds, after, max_messages)
-            self._drop_if_empty(queue_name)
-            return expired
-
-    def oldest(self, queue_name: str) -> float | None:
-        with self._lock:
-            queue = self._queues.get(queue_name)
-            return None if queue is None else queue.first_pushed()
 
     def received_peers(self) -> list[str]:
         with self._lock:
@@ -289,15 +157,6 @@ class MemoryQueuesStorage(QueuesStorageBase):
         numbers = self._dead.numbers() if ids is None else sorted(set(ids))
         letters = [self._dead.pop(number) for number in numbers]
         return [letter for letter in letters if letter is not None]
-
-    def __repr__(self) -> str:
-        with self._lock:
-            items = sum(len(queue) for queue in self._queues.values())
-            return f"<{type(self).__name__} queues={len(self._queues)} items={items}>"
-
-
-def _copy(item: Message) -> Message:
-    return item.with_ttl(item.ttl)
 
 
 def _copy_received(message: Message) -> Message:
