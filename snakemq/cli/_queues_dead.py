@@ -1,16 +1,16 @@
-"""``snakemq queues FILE dead``: messages that were received and given up."""
+"""``snakemq queues STORAGE dead``: messages that were received and given up."""
 
 from __future__ import annotations
 
 import argparse
-import base64
-import json
 import sys
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from snakemq.cli._exit import CommandError, ExitCode
-from snakemq.storage import DeadLetter, QueuesStorageBase
+from snakemq.cli._queues_pages import dead_pages
+from snakemq.cli._queues_records import dead_letter
+from snakemq.cli._queues_table import Table, local_time, one_line
+from snakemq.storage import QueuesStorageBase
 
 if TYPE_CHECKING:
     from snakemq.cli._options import Verbs
@@ -42,18 +42,20 @@ with --json a line is an object:
   text       the payload, if it is UTF-8 ...
   base64     ... or else this
 
-A program that has the file open hands out what is put back when it is started
-the next time; its own retry_dead_letters() does so at once.
+--retry and --drop are for a storage that no program has open. A program hands
+out what is put back when it is started; its own retry_dead_letters() does so at
+once.
 """
 
 _COLUMNS = ("id", "from", "attempts", "died", "bytes", "reason")
+_NUMBERS = frozenset({"id", "attempts", "bytes"})
 
 #: So many numbers are told when a wrong one was given.
 _MANY = 20
 
 
 def add_parser(actions: Verbs) -> None:
-    """Add it to what can be done with a file."""
+    """Add it to what can be done with a storage."""
     parser = actions.add_parser(
         "dead",
         help="the messages that were received and given up",
@@ -73,7 +75,12 @@ def add_parser(actions: Verbs) -> None:
     what.add_argument(
         "--drop", metavar="ID", nargs="+", type=_number, help="delete these, or 'all'"
     )
-    parser.set_defaults(act=act)
+    what.add_argument("--count", action="store_true", help="only tell how many there are")
+    parser.set_defaults(act=act, check=_check)
+
+
+def _check(args: argparse.Namespace) -> None:
+    args.changes = args.retry is not None or args.drop is not None
 
 
 def _number(text: str) -> int | None:
@@ -89,16 +96,28 @@ def _number(text: str) -> int | None:
 def act(args: argparse.Namespace, storage: QueuesStorageBase) -> ExitCode:
     """List them, or do something about them."""
     if args.retry is not None:
-        items = storage.retry_dead(_existing(args.retry, storage))
-        print(f"put back into the inbox: {len(items)}")
+        print(f"put back into the inbox: {_retry(args.retry, storage)}")
     elif args.drop is not None:
         print(f"deleted: {storage.drop_dead(_existing(args.drop, storage))}")
+    elif args.count:
+        print(storage.count_dead())
     elif args.json:
-        for letter in storage.get_dead():
-            print(_json(letter))
+        for page in dead_pages(storage):
+            for letter in page:
+                print(dead_letter(letter))
     else:
-        _list(storage.get_dead())
+        _list(storage)
     return ExitCode.OK
+
+
+def _retry(ids: list[int | None], storage: QueuesStorageBase) -> int:
+    wanted = _existing(ids, storage)
+    if wanted is not None:
+        return len(storage.retry_dead(wanted))
+    # Page by page, because they are returned.
+    return sum(
+        len(storage.retry_dead([letter.id for letter in page])) for page in dead_pages(storage)
+    )
 
 
 def _existing(ids: list[int | None], storage: QueuesStorageBase) -> list[int] | None:
@@ -109,70 +128,43 @@ def _existing(ids: list[int | None], storage: QueuesStorageBase) -> list[int] | 
     wanted = [number for number in ids if number is not None]
     if len(wanted) < len(ids):
         return None
-    there = [letter.id for letter in storage.get_dead()]
-    missing = sorted(set(wanted) - set(there))
+    missing = [number for number in sorted(set(wanted)) if not _is_there(number, storage)]
     if not missing:
         return wanted
-    known = ", ".join(map(str, there[:_MANY])) or "none"
-    if len(there) > _MANY:
-        known += f" and {len(there) - _MANY} more"
+    there = [letter.id for letter in storage.get_dead(0, _MANY)]
+    known = ", ".join(map(str, there)) or "none"
+    more = storage.count_dead() - len(there)
+    if more > 0:
+        known += f" and {more} more"
     raise CommandError(
         f"no such dead letter: {', '.join(map(str, missing))}; there are: {known}. Nothing was done"
     )
 
 
-def _list(letters: list[DeadLetter]) -> None:
-    if not letters:
-        print("no dead letters", file=sys.stderr)
-        return
-    rows = [_COLUMNS]
-    rows += [
-        (
-            str(letter.id),
-            _one_line(letter.ident),
-            str(letter.attempts),
-            datetime.fromtimestamp(letter.died_at).isoformat(" ", "seconds"),
-            str(len(letter.message.data)),
-            _one_line(letter.reason),
+def _is_there(number: int, storage: QueuesStorageBase) -> bool:
+    # Databases have numbers of 64 bits.
+    if not 0 < number < 1 << 63:
+        return False
+    return any(letter.id == number for letter in storage.get_dead(number - 1, 1))
+
+
+def _list(storage: QueuesStorageBase) -> None:
+    table = Table(_COLUMNS, _NUMBERS)
+    count = 0
+    for page in dead_pages(storage):
+        count += len(page)
+        table.print(
+            [
+                (
+                    str(letter.id),
+                    one_line(letter.ident),
+                    str(letter.attempts),
+                    local_time(letter.died_at),
+                    str(len(letter.message.data)),
+                    one_line(letter.reason),
+                )
+                for letter in page
+            ]
         )
-        for letter in letters
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for number, ident, attempts, died, size, reason in rows:
-        line = [
-            number.rjust(widths[0]),
-            ident.ljust(widths[1]),
-            attempts.rjust(widths[2]),
-            died.ljust(widths[3]),
-            size.rjust(widths[4]),
-            reason,
-        ]
-        print("  ".join(line))
-
-
-def _one_line(text: str) -> str:
-    """Without what would disturb a table, or steer a terminal."""
-    encoding = sys.stdout.encoding
-    shown = text.encode(encoding, "backslashreplace").decode(encoding)
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown
-    )
-
-
-def _json(letter: DeadLetter) -> str:
-    message = letter.message
-    record: dict[str, object] = {
-        "id": letter.id,
-        "ident": letter.ident,
-        "uuid": message.uuid.hex(),
-        "attempts": letter.attempts,
-        "died_at": letter.died_at,
-        "reason": letter.reason,
-        "ttl": message.ttl,
-        "flags": message.flags,
-    }
-    try:
-        record["text"] = message.data.decode()
-    except UnicodeDecodeError:
-        record["base64"] = base64.b64encode(message.data).decode("ascii")
-    return json.dumps(record)
+    if not count:
+        print("no dead letters", file=sys.stderr)

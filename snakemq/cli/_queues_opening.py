@@ -1,0 +1,32 @@
+"""Opens the storages that a command line names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from snakemq.cli._exit import UsageError
+from snakemq.storage import QueuesStorageBase, open_storage
+
+__all__ = ["open_for_changes", "open_for_reading", "open_or_make"]
+
+
+def open_for_reading(target: str) -> QueuesStorageBase:
+    """Open it beside a program that may have it open, and change nothing."""
+    return _open(target, create=False, read_only=True)
+
+
+def open_for_changes(target: str) -> QueuesStorageBase:
+    """Open it, if it is there and nobody else has it open."""
+    return _open(target, create=False)
+
+
+def open_or_make(target: str) -> QueuesStorageBase:
+    """Open it, or make a new one."""
+    return _open(target)
+
+
+def _open(target: str, **options: Any) -> QueuesStorageBase:
+    try:
+        return open_storage(target, **options)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from exc
