@@ -15,20 +15,23 @@ the runner tells      the side that listens     the side that dials
 from __future__ import annotations
 
 import importlib
+import json
 import sys
+from pathlib import Path
 
 from benchmarks.channel import Channel
-from benchmarks.peers import as_peer
+from benchmarks.peers import Setting, as_peer
 from benchmarks.workloads import WORKLOADS
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    module, workload, side, count = sys.argv[1:]
+    module, workload, side, count, directory, server = sys.argv[1:]
     peer = as_peer(importlib.import_module(module))
+    setting = Setting(Path(directory), json.loads(server))
     work = WORKLOADS[workload]
-    (work.listen if side == "listen" else work.dial)(peer, Channel(), int(count))
+    (work.listen if side == "listen" else work.dial)(peer, Channel(), setting, int(count))
 
 
 if __name__ == "__main__":

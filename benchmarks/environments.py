@@ -15,7 +15,15 @@ from typing import Final
 
 from tools.pythons import SUPPORTED, candidates, version_of
 
-__all__ = ["CACHE", "ROOT", "Environment", "Unavailable", "installed", "this_tree"]
+__all__ = [
+    "CACHE",
+    "ROOT",
+    "Environment",
+    "Unavailable",
+    "importable",
+    "installed",
+    "this_tree",
+]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -76,6 +84,23 @@ def installed(requirement: str, check: str) -> Callable[[Path], Environment]:
                 return environment
             refused.append(f"{python}: {problem}")
         raise Unavailable(f"{requirement} runs on no Python here: {'; '.join(refused)}")
+
+    return prepare
+
+
+def importable(module: str, requirement: str) -> Callable[[Path], Environment]:
+    """This work tree, with a package that is there already or else installed.
+
+    :param module: what to import
+    :param requirement: as for :func:`installed`
+    """
+
+    def prepare(cache: Path) -> Environment:
+        check = f"import {module}"
+        environment = this_tree(cache)
+        if _problem(environment, check) is None:
+            return environment
+        return installed(requirement, check)(cache)
 
     return prepare
 

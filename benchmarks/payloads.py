@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from typing import Final
 
@@ -41,6 +41,12 @@ class Payloads:
 
     def __iter__(self) -> Iterator[bytes]:
         return islice(cycle(self._messages), self._count)
+
+    def batches(self, size: int) -> Iterator[list[bytes]]:
+        """All of them, so many at a time; the last time as many as remain."""
+        messages = iter(self)
+        while batch := list(islice(messages, size)):
+            yield batch
 
     def __len__(self) -> int:
         return self._count
@@ -103,4 +109,20 @@ class Inbox:
         for index, (there, data) in enumerate(zip(self._arrived, sent, strict=True)):
             if there != data and there != (data[: self._BEGINNING], len(data)):
                 return f"message {index} of {len(sent)} is not what was sent"
+        return ""
+
+    def check_each(self, senders: Sequence[Payloads]) -> str:
+        """As :meth:`check`, for several senders whose messages are all different.
+
+        What each has sent is in order; what is between does not matter.
+        """
+        count = sum(map(len, senders))
+        if len(self._arrived) != count:
+            return f"{len(self._arrived)} messages arrived of {count}"
+        sender_of = {data: number for number, sent in enumerate(senders) for data in sent}
+        awaited = [iter(sent) for sent in senders]
+        for index, data in enumerate(self._arrived):
+            number = sender_of.get(bytes(data)) if isinstance(data, bytes | bytearray) else None
+            if number is None or next(awaited[number], None) != data:
+                return f"message {index} of {count} is not what was sent"
         return ""

@@ -30,16 +30,19 @@ class Process:
     """One side of one run.
 
     :param what: for error messages
-    :param arguments: of :mod:`benchmarks.endpoint`
+    :param program: the module that it runs
+    :param arguments: of that
     """
 
-    def __init__(self, environment: Environment, what: str, arguments: list[str]) -> None:
+    def __init__(
+        self, environment: Environment, what: str, program: str, arguments: list[str]
+    ) -> None:
         self._what = what
         self._errors: IO[str] = tempfile.TemporaryFile(  # noqa: SIM115 - closed in __exit__
             "w+", encoding="utf-8", errors="replace"
         )
         self._process = subprocess.Popen(
-            [environment.python, "-W", "ignore", "-m", "benchmarks.endpoint", *arguments],
+            [environment.python, "-W", "ignore", "-m", program, *arguments],
             cwd=environment.directory,
             env=environment.variables,
             stdin=subprocess.PIPE,

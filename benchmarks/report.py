@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 from typing import Any
 
 from benchmarks.peers.catalogue import BASELINES
 from benchmarks.runner import Measurements
+from benchmarks.table import as_lines, number
 from benchmarks.workloads import WORKLOADS
 
-__all__ = ["Report", "machine"]
-
-
-def machine() -> dict[str, Any]:
-    """Where it was measured, and how busy the machine is right now."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpus": os.cpu_count(),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "load": load,
-    }
+__all__ = ["Report"]
 
 
 class Report:
-    """Measurements, to be read.
+    """Measurements, to be read."""
 
-    :param where: what :func:`machine` said before the first run
-    """
-
-    def __init__(self, measured: Measurements, where: dict[str, Any]) -> None:
+    def __init__(self, measured: Measurements) -> None:
         self._measured = measured
-        self._where = where
         self._rows = [self._row(workload, peer) for workload, peer in measured.figures]
 
     def _row(self, workload: str, peer: str) -> dict[str, Any]:
@@ -69,7 +53,6 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Everything, also each round."""
         return {
-            "machine": self._where,
             "versions": self._measured.versions,
             "counts": self._measured.counts,
             "results": self._rows,
@@ -77,7 +60,12 @@ class Report:
 
     def as_table(self) -> str:
         """Medians and ratios."""
-        lines = [self._heading()]
+        versions = ", ".join(f"{name} is {what}" for name, what in self._measured.versions.items())
+        rounds = len(self._rows[0]["rounds"])
+        lines = [
+            versions,
+            f"rounds: {rounds}; figures are medians; a ratio over 1 is better",
+        ]
         for workload, count in self._measured.counts.items():
             rows = [row for row in self._rows if row["workload"] == workload]
             if not rows:
@@ -85,15 +73,6 @@ class Report:
             lines.append("")
             lines.extend(_section(workload, count, rows))
         return "\n".join(lines)
-
-    def _heading(self) -> str:
-        where = self._where
-        load = "" if where["load"] is None else f", load {where['load']:.1f} before"
-        versions = ", ".join(f"{name} is {what}" for name, what in self._measured.versions.items())
-        return (
-            f"{where['python']}, {where['system']}, {where['cpus']} CPUs{load}\n{versions}\n"
-            f"rounds: {len(self._rows[0]['rounds'])}; figures are medians; a ratio over 1 is better"
-        )
 
 
 def _section(workload: str, count: int, rows: list[dict[str, Any]]) -> list[str]:
@@ -106,21 +85,9 @@ def _section(workload: str, count: int, rows: list[dict[str, Any]]) -> list[str]
         table.append(
             [
                 row["peer"],
-                *(_number(row[key]) for key in ("median", "min", "max")),
+                *(number(row[key]) for key in ("median", "min", "max")),
                 *(f"{row['ratio'][name]:.2f}" for name in baselines),
-                *(_number(row["medians"][name]) for name in others),
+                *(number(row["medians"][name]) for name in others),
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [f"{workload}: {WORKLOADS[workload].title}, {count:,} a run"]
-    for cells in table:
-        first, *rest = (
-            cell.ljust(width) if not index else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        lines.append("  " + "  ".join((first, *rest)).rstrip())
-    return lines
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+    return [f"{workload}: {WORKLOADS[workload].title}, {count:,} a run", *as_lines(table)]

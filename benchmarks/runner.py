@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.environments import Environment, Unavailable
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.processes import Process, RunFailed
+from benchmarks.servers import Server
 from benchmarks.workloads import WORKLOADS, Figures, Wrong
 
-__all__ = ["Measurements", "measure", "prepare"]
+__all__ = ["Measurements", "Ready", "measure", "prepare"]
 
 
 @dataclass
@@ -28,31 +32,61 @@ class Measurements:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def prepare(peers: Iterable[str], cache: Path) -> tuple[dict[str, Environment], dict[str, str]]:
-    """Get everything that the peers need.
+@dataclass(frozen=True)
+class Ready:
+    """Everything that a peer needs is there.
 
-    :return: what each runs with, and why some can't
+    :param environment: what it runs with
+    :param server: what it talks to, if it needs one
     """
-    environments: dict[str, Environment] = {}
+
+    environment: Environment
+    server: Server | None = None
+
+
+def prepare(
+    peers: Iterable[str],
+    workloads: Sequence[str],
+    cache: Path,
+    directory: Path,
+    servers: ExitStack,
+) -> tuple[dict[str, Ready], dict[str, str]]:
+    """Get everything that the peers need for these workloads.
+
+    :param cache: where packages are installed
+    :param directory: for the data of servers
+    :param servers: closing it ends the servers
+    :return: the peers that take part in one of the workloads: those that can,
+        and why some can't
+    """
+    ready: dict[str, Ready] = {}
     left_out: dict[str, str] = {}
     for name in peers:
+        peer = PEERS[name]
+        if not set(workloads).intersection(peer.workloads):
+            continue
         try:
-            environments[name] = PEERS[name].environment(cache)
+            environment = peer.environment(cache)
+            server = peer.server and servers.enter_context(peer.server(directory))
         except Unavailable as exc:
             left_out[name] = str(exc)
-    return environments, left_out
+        else:
+            ready[name] = Ready(environment, server)
+    return ready, left_out
 
 
 def measure(
-    environments: dict[str, Environment],
-    workloads: list[str],
+    peers: dict[str, Ready],
+    workloads: Iterable[str],
     rounds: int,
     scale: float,
+    directory: Path,
     progress: Callable[[str], object],
 ) -> Measurements:
     """Do all runs.
 
     :param scale: how much of the full count of operations is done
+    :param directory: for what the peers store; each run has a new one in it
     :param progress: is told what comes next
     :raises RunFailed: a run failed, or something else arrived than was sent
     """
@@ -60,28 +94,34 @@ def measure(
     for name in workloads:
         measured.counts[name] = max(16, int(WORKLOADS[name].count * scale))
     for number in range(1, rounds + 1):
-        for name in workloads:
-            for peer, environment in environments.items():
+        for name, count in measured.counts.items():
+            for peer, ready in peers.items():
+                if name not in PEERS[peer].workloads:
+                    continue
                 progress(f"round {number} of {rounds}: {name}, {peer}")
-                run = _Run(name, peer, environment, measured.counts[name])
-                figures = run.do()
+                with TemporaryDirectory(prefix="run-", dir=directory) as own_directory:
+                    run = _Run(name, peer, ready, count, own_directory)
+                    figures = run.do()
                 measured.figures.setdefault((name, peer), []).append(figures)
                 measured.versions[peer] = run.version
     return measured
 
 
 class _Run:
-    def __init__(self, workload: str, peer: str, environment: Environment, count: int) -> None:
+    def __init__(self, workload: str, peer: str, ready: Ready, count: int, directory: str) -> None:
         self._workload = workload
         self._peer = peer
-        self._environment = environment
+        self._ready = ready
         self._count = count
+        self._directory = directory
         self.version = ""
 
     def do(self) -> Figures:
         with self._start("listen") as listener, self._start("dial") as dialler:
             listening = listener.hear("listening")
             self.version = str(listening["version"])
+            if self._ready.server is not None:
+                self.version = f"{self._ready.server.version} with {self.version}"
             dialler.tell("dial", address=listening["address"])
             dialler.hear("ready")
             listener.tell("prepare")
@@ -102,5 +142,14 @@ class _Run:
 
     def _start(self, side: str) -> Process:
         what = f"{self._workload}, {self._peer}: the process that {side}s"
-        arguments = [PEERS[self._peer].module, self._workload, side, str(self._count)]
-        return Process(self._environment, what, arguments)
+        module = PEERS[self._peer].module
+        server = self._ready.server
+        return Process(
+            self._ready.environment,
+            what,
+            "benchmarks.endpoint",
+            [
+                *(module, self._workload, side, str(self._count)),
+                *(self._directory, json.dumps(server and server.address)),
+            ],
+        )

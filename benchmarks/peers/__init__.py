@@ -1,5 +1,7 @@
 """Who is measured: what a module here has to have, and nothing else.
 
+Each has the first, and of the others those that its workloads use.
+
 ``version() -> str``
     What is measured really, as the program that is running knows it.
 
@@ -16,21 +18,53 @@
 ``caller(address) -> Calling``
     The other side: return when calls can be made.
 
+``keep(setting, on_message) -> Keeping``
+    As ``receive``, for a sender whose messages are durable. A message is
+    acknowledged when ``on_message`` has returned.
+
+``connect_durably(setting, address) -> Durable``
+    The other side. What it stores is below ``setting.directory``.
+
 A module is imported only in the processes that it is measured in, with the
 Python and the packages that :mod:`benchmarks.peers.catalogue` gives it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
-__all__ = ["Address", "Calling", "Listening", "OnMessage", "PeerModule", "Sending"]
+__all__ = [
+    "Address",
+    "Calling",
+    "Durable",
+    "Keeping",
+    "Listening",
+    "OnMessage",
+    "PeerModule",
+    "Sending",
+    "Setting",
+]
 
 #: Whatever the other side needs to find this one; it travels as JSON.
 Address: TypeAlias = Any
 
 OnMessage: TypeAlias = "Callable[[bytes | bytearray], object]"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a run takes place.
+
+    :param directory: for the data of this run only; empty in the beginning
+    :param server: address of the peer's server, see
+        :class:`benchmarks.servers.Server`
+    """
+
+    directory: Path
+    server: Any = None
 
 
 class Listening(Protocol):
@@ -67,6 +101,40 @@ class Calling(Protocol):
         """All calls have returned."""
 
 
+class Keeping(Listening, Protocol):
+    """Receives and acknowledges messages until it is closed.
+
+    Closing fails if the sender, or a server between, still has one.
+    """
+
+    def settle(self, received_at: float) -> float:
+        """Wait until all that was received is acknowledged, and it is known that it is.
+
+        :param received_at: when the last one was received, on
+            :data:`benchmarks.payloads.clock`
+        :return: when that was
+        """
+
+
+class Durable(Protocol):
+    """Sends to one receiver what survives a power failure."""
+
+    def send(self, data: bytes) -> None:
+        """Send; it is on disk when this returns. Used by several threads at the same time."""
+
+    def send_batch(self, batch: Sequence[bytes]) -> None:
+        """Send; all of them are on disk when this returns."""
+
+    def wait_until_removed(self) -> float:
+        """Wait until none is stored any more, on this side.
+
+        :return: when that was, on :data:`benchmarks.payloads.clock`
+        """
+
+    def close(self) -> None:
+        """Everything was removed; it fails if not."""
+
+
 class PeerModule(Protocol):
     """A module in this package, as a type."""
 
@@ -79,6 +147,10 @@ class PeerModule(Protocol):
     def serve(self, echo: Callable[[bytes], bytes]) -> Listening: ...
 
     def caller(self, address: Address) -> Calling: ...
+
+    def keep(self, setting: Setting, on_message: OnMessage) -> Keeping: ...
+
+    def connect_durably(self, setting: Setting, address: Address) -> Durable: ...
 
 
 def as_peer(module: object) -> PeerModule:

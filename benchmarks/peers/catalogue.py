@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.environments import Environment, installed, this_tree
+from benchmarks.environments import Environment, importable, installed, this_tree
+from benchmarks.servers import Server
+from benchmarks.servers.rabbitmq import find_server, rabbitmq
 
 __all__ = ["BASELINES", "PEERS", "Peer"]
+
+_IN_MEMORY: Final = ("small", "large", "rpc", "rpc16")
+_DURABLE: Final = ("durable", "durable256", "durable16")
 
 
 @dataclass(frozen=True)
@@ -19,25 +25,40 @@ class Peer:
     :param module: what to import in the processes
     :param environment: gives the Python and the packages of the processes,
         installs what is missing in the directory that it gets
+    :param workloads: in which it takes part
+    :param server: runs what the processes need, while it is entered, with its
+        data in the directory that it gets
     """
 
     module: str
     environment: Callable[[Path], Environment]
+    workloads: tuple[str, ...]
+    server: Callable[[Path], AbstractContextManager[Server]] | None = None
+
+
+def _rabbitmq_client(cache: Path) -> Environment:
+    find_server()
+    return importable("pika", "pika>=1.3")(cache)
 
 
 #: In the order of the table.
 PEERS: Final[dict[str, Peer]] = {
-    "snakemq": Peer("benchmarks.peers.layers", this_tree),
-    "snakemq-peer": Peer("benchmarks.peers.facade", this_tree),
+    "snakemq": Peer("benchmarks.peers.layers", this_tree, _IN_MEMORY),
+    "snakemq-peer": Peer("benchmarks.peers.facade", this_tree, (*_IN_MEMORY, *_DURABLE, "backlog")),
     "snakemq-1.6": Peer(
         "benchmarks.peers.release_16",
         installed(
             "snakeMQ==1.6",
             check="from benchmarks.peers import release_16; release_16.receive(print).close()",
         ),
+        # It has no batches, and its storage can be used by one thread only.
+        (*_IN_MEMORY, "durable"),
     ),
-    "raw": Peer("benchmarks.peers.raw", this_tree),
+    "rabbitmq": Peer("benchmarks.peers.rabbitmq", _rabbitmq_client, _DURABLE, rabbitmq),
+    "raw": Peer("benchmarks.peers.raw", this_tree, _IN_MEMORY),
+    "sqlite": Peer("benchmarks.peers.sqlite", this_tree, _DURABLE),
 }
 
-#: Whom the others are compared with: what was there before, and the limit.
-BASELINES: Final = ("snakemq-1.6", "raw")
+#: Whom the others are compared with: what was there before, what one would
+#: use instead, and the limits.
+BASELINES: Final = ("snakemq-1.6", "rabbitmq", "raw", "sqlite")

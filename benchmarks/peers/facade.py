@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import snakemq.version
-from benchmarks.peers import OnMessage
+from benchmarks.payloads import clock
+from benchmarks.peers import OnMessage, Setting
+from snakemq.storage.sqlite import SqliteQueuesStorage
 
-__all__ = ["caller", "connect", "receive", "serve", "version"]
+__all__ = ["caller", "connect", "connect_durably", "keep", "receive", "serve", "version"]
 
 LISTENER = "listener"
 DIALLER = "dialler"
@@ -74,7 +76,45 @@ def caller(address: Any) -> _Caller:
     return _Caller(address)
 
 
-def _connected(address: Any) -> snakemq.Peer:
-    peer = snakemq.Peer(DIALLER, connect=tuple(address)).start()
+class _Keeping(_Listening):
+    """Needs no storage: a message is acknowledged when it was handled."""
+
+    def settle(self, received_at: float) -> float:
+        """The sender waits for all acknowledgements."""
+        return received_at
+
+
+def keep(setting: Setting, on_message: OnMessage) -> _Keeping:
+    return _Keeping(on_message=lambda received: on_message(received.data))
+
+
+class _Durable:
+    def __init__(self, setting: Setting, address: Any) -> None:
+        self._storage = str(setting.directory / "storage.db")
+        self._peer = _connected(address, storage=self._storage)
+        self._send = self._peer.send
+
+    def send(self, data: bytes) -> None:
+        self._send(LISTENER, data)
+
+    def send_batch(self, batch: Sequence[bytes]) -> None:
+        self._peer.send_messages([(LISTENER, data) for data in batch])
+
+    def wait_until_removed(self) -> float:
+        self._peer.flush()
+        return clock()
+
+    def close(self) -> None:
+        self._peer.stop()
+        with SqliteQueuesStorage(self._storage) as storage:
+            assert not storage.get_queues(), "messages are left"
+
+
+def connect_durably(setting: Setting, address: Any) -> _Durable:
+    return _Durable(setting, address)
+
+
+def _connected(address: Any, **options: Any) -> snakemq.Peer:
+    peer = snakemq.Peer(DIALLER, connect=tuple(address), **options).start()
     peer.wait_connected(LISTENER)
     return peer

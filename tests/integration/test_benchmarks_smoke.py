@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.backlog.report import BacklogReport
+from benchmarks.backlog.runner import BacklogFigures, Backlogs
 from benchmarks.environments import ROOT, Unavailable, installed, this_tree
+from benchmarks.machine import Machine, file_system
+from benchmarks.memory import forget_peak, peak_resident
 from benchmarks.payloads import Inbox, Payloads
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.processes import Process, RunFailed
-from benchmarks.report import Report, machine
-from benchmarks.runner import Measurements, measure
+from benchmarks.report import Report
+from benchmarks.runner import Measurements, measure, prepare
 from benchmarks.workloads import WORKLOADS, Wrong
 
 #: Of the operations of a full run.
@@ -39,21 +45,33 @@ def test_every_workload_runs_for_every_peer_of_this_tree(tmp_path: Path) -> None
     peers = [name for name, peer in PEERS.items() if peer.environment is this_tree]
     results = tmp_path / "results.json"
     done = run_benchmarks(
-        *("--scale", str(SCALE), "--rounds", "1"),
-        *("--peers", ",".join(peers), "--json", str(results)),
+        *("--scale", str(SCALE), "--rounds", "1", "--sizes", "20,300"),
+        *("--peers", ",".join(peers), "--json", str(results), "--directory", str(tmp_path)),
     )
     assert done.returncode == 0, done.stderr
     written = json.loads(results.read_text("utf-8"))
     assert {(row["workload"], row["peer"]) for row in written["results"]} == {
-        (workload, peer) for workload in WORKLOADS for peer in peers
+        (workload, peer)
+        for peer in peers
+        for workload in PEERS[peer].workloads
+        if workload in WORKLOADS
     }
     for row in written["results"]:
         assert row["median"] > 0
         assert row["min"] <= row["median"] <= row["max"]
-        assert row["ratio"].keys() == {"raw"}
+        assert row["ratio"].keys() == {"sqlite" if "durable" in row["workload"] else "raw"}
         assert all(value >= 0 for value in row["medians"].values())
     for name in (*WORKLOADS, *peers):
         assert name in done.stdout
+
+    backlogs = written["backlog"]["results"]
+    assert [row["messages"] for row in backlogs] == [20, 300]
+    for row in backlogs:
+        assert row["medians"]["disk"] > 100
+        assert all(value > 0 for value in row["ratio"].values())
+    assert set(backlogs[0]["ratio"].values()) == {1}
+    assert "backlog" in done.stdout
+    assert not list(tmp_path.glob("data-*"))
 
 
 @pytest.mark.slow
@@ -61,23 +79,69 @@ def test_snakemq_1_6_runs_beside(request: pytest.FixtureRequest, tmp_path: Path)
     """The real one from PyPI, where the tests of compatibility keep theirs."""
     cache: pytest.Cache | None = getattr(request.config, "cache", None)
     directory = cache.mkdir("snakemq16") if cache else tmp_path
-    try:
-        environments = {name: PEERS[name].environment(directory) for name in PEERS}
-    except Unavailable as exc:
-        if os.environ.get("CI"):
-            pytest.fail(str(exc))
-        pytest.skip(str(exc))
-    measured = measure(environments, ["small", "rpc"], 1, SCALE, lambda what: None)
+    with ExitStack() as servers:
+        peers, left_out = prepare(
+            ["snakemq", "snakemq-peer", "snakemq-1.6"],
+            ["small", "rpc", "durable"],
+            directory,
+            tmp_path,
+            servers,
+        )
+        if left_out:
+            reason = left_out["snakemq-1.6"]
+            if os.environ.get("CI"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        measured = measure(
+            peers, ["small", "rpc", "durable"], 1, SCALE, tmp_path, lambda what: None
+        )
     assert measured.versions["snakemq-1.6"] == "1.6"
     assert measured.versions["snakemq"] != "1.6"
-    table = Report(measured, machine()).as_table()
-    assert "vs snakemq-1.6" in table
+    assert ("durable", "snakemq-1.6") in measured.figures
+    table = Report(measured).as_table()
+    assert table.count("vs snakemq-1.6") == 3
+
+
+@pytest.mark.slow
+def test_rabbitmq_runs_beside(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """In all ways of sending, and nothing of it remains."""
+    cache: pytest.Cache | None = getattr(request.config, "cache", None)
+    directory = cache.mkdir("pika") if cache else tmp_path
+    data = tmp_path / "data"
+    data.mkdir()
+    with ExitStack() as servers:
+        peers, left_out = prepare(["rabbitmq"], ["durable"], directory, data, servers)
+        if left_out:
+            pytest.skip(left_out["rabbitmq"])
+        workloads = PEERS["rabbitmq"].workloads
+        measured = measure(peers, workloads, 1, 0.02, data, lambda what: None)
+        server = peers["rabbitmq"].server
+        assert server is not None
+    assert {workload for workload, _ in measured.figures} == set(workloads)
+    assert measured.versions["rabbitmq"].startswith("RabbitMQ ")
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", server.address), timeout=5)
+    assert not list(data.iterdir())
+
+
+def test_a_peer_that_can_not_be_had_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda *args, **kwargs: None)
+    with ExitStack() as servers:
+        peers, left_out = prepare(
+            ["rabbitmq", "sqlite", "raw"], ["durable"], tmp_path, tmp_path, servers
+        )
+    assert list(peers) == ["sqlite"]
+    assert left_out.keys() == {"rabbitmq"}
+    assert "rabbitmq" in left_out["rabbitmq"]
 
 
 def test_a_process_that_fails_is_reported_with_what_it_said(tmp_path: Path) -> None:
-    arguments = ["benchmarks.peers.nobody", "small", "listen", "1"]
+    arguments = ["benchmarks.peers.nobody", "small", "listen", "1", str(tmp_path), "null"]
+    program = "benchmarks.endpoint"
     with (
-        Process(this_tree(tmp_path), "the listener", arguments) as process,
+        Process(this_tree(tmp_path), "the listener", program, arguments) as process,
         pytest.raises(RunFailed, match=r"(?s)the listener ended before 'listening'.*nobody"),
     ):
         process.hear("listening")
@@ -132,6 +196,102 @@ class TestInbox:
         assert self.arrived(size, changed, second, third).check(sent).startswith("message 0")
 
 
+def interleaved(*messages: bytes) -> str:
+    """What is wrong with these, of two senders that have sent two messages each."""
+    inbox = Inbox(64)
+    inbox.expect(4)
+    for data in messages:
+        inbox.receive(data)
+    return inbox.check_each([Payloads(64, 2), Payloads(64, 2, first=2)])
+
+
+def test_each_sender_has_an_order_of_its_own() -> None:
+    a, b, c, d = Payloads(64, 4)
+    for right in ((a, b, c, d), (c, a, d, b), (a, c, b, d)):
+        assert interleaved(*right) == ""
+    for wrong, where in (((b, a, c, d), 0), ((c, a, d, d), 3), ((a, b, c, b"?"), 3)):
+        assert interleaved(*wrong) == f"message {where} of 4 is not what was sent"
+    assert interleaved(a, b, c) == "3 messages arrived of 4"
+
+
+def test_batches_are_everything_in_order() -> None:
+    sent = Payloads(64, 7)
+    batches = list(sent.batches(3))
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert [data for batch in batches for data in batch] == list(sent)
+
+
+def test_the_slower_side_ends_the_time() -> None:
+    work = WORKLOADS["durable"]
+    dialled = {"at": 10.0, "accepted_at": 11.0, "removed_at": 12.0}
+    figures = work.figures(100, {"wrong": "", "at": 14.0}, dialled)
+    assert figures == {"messages/s": 25.0, "accepted/s": 100.0}
+    assert work.figures(100, {"wrong": "", "at": 11.5}, dialled)["messages/s"] == 50.0
+    with pytest.raises(Wrong, match="something"):
+        work.figures(100, {"wrong": "something", "at": 14.0}, dialled)
+
+
+def test_a_directory_in_memory_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "/dev/a / ext4 rw 0 0\n"
+        f"none {tmp_path}/the\\040place tmpfs rw 0 0\n"
+        f"/dev/b {tmp_path}/the\\040place/disk xfs rw 0 0\n"
+    )
+    monkeypatch.setattr("benchmarks.machine._MOUNTS", mounts)
+    assert file_system(tmp_path) == "ext4"
+    assert Machine.here(tmp_path).warning == ""
+    in_memory = tmp_path / "the place" / "data"
+    assert file_system(in_memory) == "tmpfs"
+    assert "--directory" in Machine.here(in_memory).warning
+    assert "(tmpfs)" in str(Machine.here(in_memory))
+    assert file_system(tmp_path / "the place" / "disk" / "data") == "xfs"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_a_peak_of_memory_can_be_forgotten() -> None:
+    forget_peak()
+    before = peak_resident()
+    assert before is not None
+    size = 64 << 20
+    del_me = bytearray(b"x") * size
+    with_it = peak_resident()
+    del del_me
+    assert with_it is not None
+    assert with_it > before + size // 2
+    forget_peak()
+    after = peak_resident()
+    assert after is not None
+    assert after < with_it - size // 2
+
+
+def test_a_backlog_is_compared_with_the_smallest() -> None:
+    def figures(seconds: float, memory: float | None) -> BacklogFigures:
+        return BacklogFigures(seconds, seconds, seconds, 120.0, memory, memory, memory)
+
+    measured = Backlogs(
+        {
+            # The machine was half as fast in the second round.
+            1000: [figures(4.0, None), figures(8.0, None), figures(4.0, None)],
+            10: [figures(2.0, 1.0), figures(4.0, 1.5), figures(1.0, 2.0)],
+        },
+        "2",
+    )
+    report = BacklogReport(measured)
+    small, large = report.as_json()["results"]
+    assert small["messages"] == 10
+    assert small["ratio"] == {"queue": 1.0, "open": 1.0, "drain": 1.0}
+    assert large["ratio"] == {"queue": 2.0, "open": 2.0, "drain": 2.0}
+    assert small["medians"]["drain_memory"] == 1.5
+    assert large["medians"]["drain_memory"] is None
+    assert len(large["rounds"]) == 3
+    first, second = report.as_table().splitlines()[-2:]
+    assert first.split()[:3] == ["10", "2.00", "1.00"]
+    assert second.split()[:3] == ["1,000", "4.00", "2.00"]
+
+
 def test_a_call_that_was_lost_or_repeated_is_noticed() -> None:
     dialled = {"wrong": "", "seconds": 1.0, "median": 0.1, "p99": 0.2, "cpu": 0.1}
     figures = WORKLOADS["rpc16"].figures(33, {"calls": 32, "cpu": 0.1}, dialled)
@@ -165,7 +325,7 @@ def test_more_than_1_is_better_whatever_the_unit() -> None:
         versions={"snakemq": "2", "snakemq-1.6": "1.6"},
         counts={"small": 1, "rpc": 1},
     )
-    report = Report(measured, machine())
+    report = Report(measured)
     assert row(report, "small", "snakemq")["median"] == 300
     assert row(report, "small", "snakemq")["ratio"] == {"snakemq-1.6": pytest.approx(3.0)}
     assert row(report, "rpc", "snakemq")["ratio"] == {"snakemq-1.6": pytest.approx(2.0)}

@@ -1,9 +1,4 @@
-"""What the peers have to do, and what is measured of it.
-
-A workload runs in two processes, one that listens and one that dials; the steps
-are in :mod:`benchmarks.endpoint`. Each step of one side happens while the other
-side waits, except between ``go`` and ``done``.
-"""
+"""Workloads that leave nothing on a disk: messages in one direction, and calls."""
 
 from __future__ import annotations
 
@@ -11,53 +6,15 @@ import statistics
 import threading
 import time
 import traceback
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
 from benchmarks.channel import Channel, Facts
 from benchmarks.payloads import Inbox, Payloads, clock
-from benchmarks.peers import PeerModule
+from benchmarks.peers import PeerModule, Setting
+from benchmarks.workloads.base import Figures, Workload, Wrong
 
-__all__ = ["WORKLOADS", "Figures", "Workload", "Wrong"]
-
-#: By name. The first is the one the workload is about.
-Figures = dict[str, float]
-
-
-class Wrong(Exception):
-    """Something else arrived than was sent."""
-
-
-class Workload(ABC):
-    """Something that two processes do together.
-
-    :param title: for people
-    :param unit: of the main figure
-    :param more_is_better: of the main figure
-    :param count: of operations in a full run
-    """
-
-    def __init__(self, title: str, unit: str, *, more_is_better: bool, count: int) -> None:
-        self.title = title
-        self.unit = unit
-        self.more_is_better = more_is_better
-        self.count = count
-
-    @abstractmethod
-    def listen(self, peer: PeerModule, runner: Channel, count: int) -> None:
-        """One side, all steps."""
-
-    @abstractmethod
-    def dial(self, peer: PeerModule, runner: Channel, count: int) -> None:
-        """The other side, all steps."""
-
-    @abstractmethod
-    def figures(self, count: int, listened: Facts, dialled: Facts) -> Figures:
-        """What comes out of what the two sides told at ``done`` and ``finished``.
-
-        :raises Wrong: something else arrived than was sent
-        """
+__all__ = ["Calls", "OneWay"]
 
 
 class OneWay(Workload):
@@ -82,7 +39,7 @@ class OneWay(Workload):
         warm_up = max(1, int(count * self._WARM_UP))
         return Payloads(self._size, warm_up), Payloads(self._size, count)
 
-    def listen(self, peer: PeerModule, runner: Channel, count: int) -> None:
+    def listen(self, peer: PeerModule, runner: Channel, setting: Setting, count: int) -> None:
         warm_up, payloads = self._payloads(count)
         inbox = Inbox(self._size)
         inbox.expect(len(warm_up), keep_all=True)
@@ -106,7 +63,7 @@ class OneWay(Workload):
         listening.close()
         runner.tell("closed")
 
-    def dial(self, peer: PeerModule, runner: Channel, count: int) -> None:
+    def dial(self, peer: PeerModule, runner: Channel, setting: Setting, count: int) -> None:
         warm_up, payloads = self._payloads(count)
         sending = peer.connect(runner.hear("dial")["address"])
         send = sending.send
@@ -188,7 +145,7 @@ class Calls(Workload):
         )
         self._threads = threads
 
-    def listen(self, peer: PeerModule, runner: Channel, count: int) -> None:
+    def listen(self, peer: PeerModule, runner: Channel, setting: Setting, count: int) -> None:
         calls: list[None] = []  # appending is atomic, counting is not
 
         def echo(data: bytes) -> bytes:
@@ -207,7 +164,7 @@ class Calls(Workload):
         listening.close()
         runner.tell("closed")
 
-    def dial(self, peer: PeerModule, runner: Channel, count: int) -> None:
+    def dial(self, peer: PeerModule, runner: Channel, setting: Setting, count: int) -> None:
         calling = peer.caller(runner.hear("dial")["address"])
         each = count // self._threads
         callers = [
@@ -264,11 +221,3 @@ class Calls(Workload):
             "CPU µs, caller": dialled["cpu"] / count * 1e6,
             "CPU µs, server": listened["cpu"] / count * 1e6,
         }
-
-
-WORKLOADS: Final[dict[str, Workload]] = {
-    "small": OneWay("one way, 64 bytes", size=64, count=200_000),
-    "large": OneWay("one way, 1 MiB", size=1024 * 1024, count=400),
-    "rpc": Calls("remote calls, 1 thread", threads=1, count=3_000),
-    "rpc16": Calls("remote calls, 16 threads", threads=16, count=16_000),
-}

@@ -1,0 +1,27 @@
+"""What the peers have to do, and what is measured of it.
+
+The workload ``backlog`` is none of these: it is about this package alone, see
+:mod:`benchmarks.backlog`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from benchmarks.workloads.base import Figures, Workload, Wrong
+from benchmarks.workloads.durable import Durable
+from benchmarks.workloads.in_memory import Calls, OneWay
+
+__all__ = ["WORKLOADS", "Figures", "Workload", "Wrong"]
+
+WORKLOADS: Final[dict[str, Workload]] = {
+    "small": OneWay("one way, 64 bytes", size=64, count=200_000),
+    "large": OneWay("one way, 1 MiB", size=1024 * 1024, count=400),
+    "rpc": Calls("remote calls, 1 thread", threads=1, count=3_000),
+    "rpc16": Calls("remote calls, 16 threads", threads=16, count=16_000),
+    "durable": Durable("durable, 1 KiB, one at a time", count=2_000),
+    "durable256": Durable("durable, 1 KiB, in batches of 256", batch=256, count=25_600),
+    "durable16": Durable(
+        "durable, 1 KiB, one at a time by each of 16 threads", threads=16, count=8_000
+    ),
+}
