@@ -101,7 +101,8 @@ class Expiry(PagedSuite):
             for number, ttl in enumerate((3.0, 1.0, None, 2.0, 2.125))
         ]
         positions = storage.change_items([("peer", item) for item in items])
-        storage.change_items([("other", items[1])])
+        other = message(b"other", ttl=1.0)
+        storage.change_items([("other", other)])
         storage.advance_ttl("peer", 1.0)
         taken = storage.take_expired("peer", 1.0, 0, 10)
         assert all(type(each) is StoredItem for each in taken)
@@ -111,7 +112,7 @@ class Expiry(PagedSuite):
         assert storage.take_expired("peer", 1.0, 0, 10) == []
         storage = self._reopen(storage)
         expected = [items[0].with_ttl(2.0), items[2], items[4].with_ttl(1.125)]
-        expect(storage, {"peer": expected, "other": [items[1]]})
+        expect(storage, {"peer": expected, "other": [other]})
 
     def test_what_runs_out_next_can_be_taken_at_once(self) -> None:
         storage = self._paged()

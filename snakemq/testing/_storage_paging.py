@@ -252,23 +252,23 @@ class Paging(PagedSuite):
 
     def test_pushing_and_removing_is_one_change(self) -> None:
         storage = self._paged()
-        first, second, third, fourth = (message(b"x" * size) for size in range(1, 5))
+        first, second, third, fourth, fifth, sixth = (message(b"x" * size) for size in range(1, 7))
         storage.change_items([("alice", first), ("bob", second), ("alice", third)])
         stored = page(storage, "alice")
         positions = storage.change_items(
-            [("bob", fourth), ("carol", first)],
+            [("bob", fourth), ("carol", fifth)],
             [removal("alice", stored[:1]), removal("bob", page(storage, "bob"))],
         )
-        expect(storage, {"alice": [third], "bob": [fourth], "carol": [first]})
+        expect(storage, {"alice": [third], "bob": [fourth], "carol": [fifth]})
         assert [item.position for item in page(storage, "bob")] == positions[:1]
         assert [item.position for item in page(storage, "carol")] == positions[1:]
         storage = self._reopen(storage)
-        expect(storage, {"alice": [third], "bob": [fourth], "carol": [first]})
+        expect(storage, {"alice": [third], "bob": [fourth], "carol": [fifth]})
         # The last one goes as another one comes.
-        storage.change_items([("carol", second)], [removal("carol", page(storage, "carol"))])
+        storage.change_items([("carol", sixth)], [removal("carol", page(storage, "carol"))])
         storage.change_items([], [removal("alice", page(storage, "alice"))])
-        expect(storage, {"bob": [fourth], "carol": [second]})
-        expect(self._reopen(storage), {"bob": [fourth], "carol": [second]})
+        expect(storage, {"bob": [fourth], "carol": [sixth]})
+        expect(self._reopen(storage), {"bob": [fourth], "carol": [sixth]})
 
     def test_positions_may_be_any_sequence(self) -> None:
         storage = self._paged()
@@ -303,7 +303,8 @@ class Paging(PagedSuite):
         # Of two with one identifier, it takes the one at the position.
         storage.change_items([], [Removal("alice", positions[2:], len(item.data))])
         assert [stored.position for stored in page(storage, "alice")] == positions[:1]
-        expect(self._reopen(storage), {"alice": [item]})
+        if self.removes_one:
+            expect(self._reopen(storage), {"alice": [item]})
 
     def test_the_first_of_two_with_one_identifier_can_be_removed_both_ways(self) -> None:
         storage = self._paged()
