@@ -1,24 +1,32 @@
-"""The part of the storage suite for what was received: memory, inbox, dead letters."""
+"""The part of the storage suite for what was received: memory and inbox."""
 
 from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
 from snakemq.message import Message
-from snakemq.storage import DeadLetter, InboxItem, QueuesStorageBase
+from snakemq.storage import InboxItem, QueuesStorageBase
 from snakemq.storage.base import MAX_RECEIVED_PEERS
-from snakemq.testing._storage_suite import DEADLINE, StorageSuite, expect, facts, message
+from snakemq.testing._storage_suite import DEADLINE, Broken, StorageSuite, expect, facts, message
 
-__all__ = ["ReceivingSide"]
+__all__ = ["ReceivingSide", "ReceivingSuite"]
 
 
-class ReceivingSide(StorageSuite):
+class ReceivingSuite(StorageSuite):
+    """Tests of what only a storage has that serves the receiving side."""
+
+    def _receiving(self) -> QueuesStorageBase:
+        storage = self._open()
+        self._needs(storage.keeps_received, "it keeps what was received (keeps_received)")
+        return storage
+
+
+class ReceivingSide(ReceivingSuite):
     """Skipped if the storage does not say ``keeps_received``."""
 
     # The memory
@@ -67,6 +75,22 @@ class ReceivingSide(StorageSuite):
         for number in range(2):
             storage.add_received("alice", [b"more %d" % number], keep=3, sync=True)
         assert storage.load_received("alice")[-3:] == [b"again", b"more 0", b"more 1"]
+
+    def test_it_knows_of_which_peers_something_was_received(self) -> None:
+        storage = self._receiving()
+        assert storage.received_peers() == []
+        storage.add_received("alice", [b"1"], keep=10, sync=True)
+        storage.push_inbox("žluťoučký 🐍", [message(b"")], keep=10)
+        storage.add_received("nobody", [], keep=10, sync=True)
+        storage.push_inbox("nobody", [], keep=10)
+        storage.add_received("alice", [b"2"], keep=10, sync=True)
+        storage.push("bob", message(b"to him, not from him"))
+        storage.load_received("carol")
+        for _ in range(2):
+            peers = storage.received_peers()
+            assert sorted(peers) == ["alice", "žluťoučký 🐍"]
+            peers.clear()  # it is the caller's
+            storage = self._reopen(storage)
 
     def test_older_notes_of_what_comes_again_push_out_nothing(self) -> None:
         storage = self._receiving()
@@ -117,6 +141,9 @@ class ReceivingSide(StorageSuite):
         assert storage.load_received("peer1") == [b"1", b"2"]
         assert storage.load_received("peer2") == []
         assert storage.load_received("peer3") == []
+        peers = storage.received_peers()
+        assert len(peers) == len(set(peers)) == MAX_RECEIVED_PEERS
+        assert not {"peer2", "peer3"} & set(peers)
         for ident in ("peer4", f"peer{MAX_RECEIVED_PEERS - 1}", "one more", "another"):
             assert storage.load_received(ident) == [b"1"]
 
@@ -202,9 +229,6 @@ class ReceivingSide(StorageSuite):
         storage = self._receiving()
         (first,) = storage.push_inbox("alice", [message(b"before", uuid=b"1")], keep=10)
 
-        class Broken(Exception):
-            pass
-
         def messages() -> Iterator[Message]:
             yield message(b"", uuid=b"2")
             raise Broken
@@ -235,6 +259,27 @@ class ReceivingSide(StorageSuite):
             assert storage.get_inbox() == []
             storage = self._reopen(storage)
         assert used == sorted(set(used))
+
+    def test_the_inbox_can_be_read_in_pages(self) -> None:
+        storage = self._receiving()
+        ids = storage.push_inbox("alice", [message(b"%d" % n) for n in range(4)], keep=10)
+        ids += storage.push_inbox("bob", [message(b"%d" % n) for n in range(4, 9)], keep=10)
+
+        def numbers(after: int = 0, limit: int | None = None) -> list[int]:
+            return [item.id for item in storage.get_inbox(after, limit)]
+
+        for _ in range(2):
+            for after in (0, *ids, ids[-1] + 1, 2**62):
+                right = [number for number in ids if number > after]
+                assert numbers(after) == right
+                for limit in (1, 2, 5, 1000):
+                    assert numbers(after, limit) == right[:limit]
+            storage.advance_inbox(ids.pop(3), None)
+            storage.bury(ids.pop(5), "tired of it")
+            storage = self._reopen(storage)
+        assert numbers(ids[2]) == ids[3:]
+        (item,) = storage.get_inbox(ids[3], 1)
+        assert (item.id, item.ident, item.message.data) == (ids[4], "bob", b"7")
 
     def test_going_on_removes_one_and_counts_an_attempt_of_another(self) -> None:
         storage = self._receiving()
@@ -288,118 +333,6 @@ class ReceivingSide(StorageSuite):
         (left,) = storage.get_inbox()
         assert (left.id, facts([left.message])) == (first, facts([item]))
         assert [letter.id for letter in storage.get_dead()] == [second]
-
-    # The dead letters
-
-    def test_a_dead_letter_has_all_that_is_known_of_it(self) -> None:
-        storage = self._receiving()
-        buried = message(b"\0data", ttl=0.5, flags=7, uuid=b"abc\0")
-        buried.redelivered = True
-        before, item_id, after = storage.push_inbox(
-            "alice", [message(b"before"), buried, message(b"after")], keep=10
-        )
-        storage.advance_inbox(None, item_id)
-        storage.advance_inbox(None, item_id)
-        earliest = time.time()
-        storage.bury(item_id, "ValueError: no číslo")
-        latest = time.time()
-        storage = self._reopen(storage)
-        assert [item.id for item in storage.get_inbox()] == [before, after]
-        (letter,) = storage.get_dead()
-        assert type(letter) is DeadLetter
-        assert letter[:2] == (item_id, "alice")
-        assert facts([letter.message]) == facts([buried])
-        assert letter.message.redelivered is True
-        assert letter[3:5] == (2, "ValueError: no číslo")
-        assert earliest - 1 <= letter.died_at <= latest + 1
-
-    def test_what_is_not_in_the_inbox_can_not_be_buried(self) -> None:
-        storage = self._receiving()
-        a, b = storage.push_inbox("alice", [message(b"a"), message(b"b")], keep=10)
-        storage.bury(b + 1000, "nobody")
-        storage.bury(a, "the first time")
-        storage.bury(a, "the second time")
-        assert [(letter.id, letter.reason) for letter in storage.get_dead()] == [
-            (a, "the first time")
-        ]
-        assert [item.id for item in storage.get_inbox()] == [b]
-
-    def test_dead_letters_are_in_the_order_in_which_they_came(self) -> None:
-        storage = self._receiving()
-        ids = self._dead(storage, 5)
-        assert [letter.id for letter in storage.get_dead()] == ids
-        storage.get_dead().clear()
-        assert [letter.id for letter in self._reopen(storage).get_dead()] == ids
-
-    def test_dead_letters_are_tried_again_in_order_behind_the_others(self) -> None:
-        storage = self._receiving()
-        ids = self._dead(storage, 5)
-        (waiting,) = storage.push_inbox("bob", [message(b"waiting")], keep=10)
-        remembered = storage.load_received("alice")
-        retried = storage.retry_dead([ids[3], ids[1], ids[3], waiting + 1000, 2**70])
-        assert [item.message.data for item in retried] == [b"1", b"3"]
-        assert [item.ident for item in retried] == ["alice", "alice"]
-        assert [item.attempts for item in retried] == [0, 0]
-        assert waiting < retried[0].id < retried[1].id
-        for _ in range(2):
-            inbox = storage.get_inbox()
-            assert [item.id for item in inbox] == [waiting, retried[0].id, retried[1].id]
-            assert facts([item.message for item in inbox[1:]]) == facts(
-                [item.message for item in retried]
-            )
-            assert [item.attempts for item in inbox] == [0, 0, 0]
-            assert [letter.id for letter in storage.get_dead()] == [ids[0], ids[2], ids[4]]
-            storage = self._reopen(storage)
-        assert storage.load_received("alice") == remembered
-        assert [item.message.data for item in storage.retry_dead(None)] == [b"0", b"2", b"4"]
-        assert storage.get_dead() == []
-        assert len(storage.get_inbox()) == 6
-
-    def test_what_is_tried_again_was_delivered_before_if_it_was_attempted(self) -> None:
-        storage = self._receiving()
-        marked = message(b"marked")
-        marked.redelivered = True
-        messages = [message(b"attempted"), message(b"never"), marked]
-        ids = storage.push_inbox("alice", messages, keep=10)
-        storage.advance_inbox(None, ids[0])
-        for number in ids:
-            storage.bury(number, "tired of it")
-        retried = storage.retry_dead(None)
-        expected = [(b"attempted", True), (b"never", False), (b"marked", True)]
-        for items in (retried, self._reopen(storage).get_inbox()):
-            found = [(i.message.data, i.message.redelivered) for i in items]
-            assert found == expected
-
-    def test_retrying_nothing_changes_nothing(self) -> None:
-        storage = self._receiving()
-        assert storage.retry_dead(None) == []
-        ids = self._dead(storage, 2)
-        assert storage.retry_dead([]) == []
-        assert storage.retry_dead([ids[-1] + 1000]) == []
-        assert [letter.id for letter in storage.get_dead()] == ids
-        assert storage.get_inbox() == []
-
-    def test_a_letter_can_die_again(self) -> None:
-        storage = self._receiving()
-        (first,) = self._dead(storage, 1)
-        (again,) = storage.retry_dead([first])
-        storage.advance_inbox(None, again.id)
-        storage.bury(again.id, "once more")
-        (letter,) = self._reopen(storage).get_dead()
-        assert (letter.id, letter.attempts, letter.reason) == (again.id, 1, "once more")
-
-    def test_dead_letters_can_be_dropped(self) -> None:
-        storage = self._receiving()
-        assert storage.drop_dead(None) == 0
-        ids = self._dead(storage, 5)
-        assert storage.drop_dead([]) == 0
-        assert storage.drop_dead([ids[-1] + 1000, 2**70]) == 0
-        assert storage.drop_dead([ids[2], ids[0], ids[2]]) == 2
-        storage = self._reopen(storage)
-        assert [letter.id for letter in storage.get_dead()] == [ids[1], ids[3], ids[4]]
-        assert storage.drop_dead(None) == 3
-        assert storage.get_dead() == []
-        assert self._reopen(storage).get_inbox() == []
 
     # Threads
 
@@ -520,21 +453,6 @@ class ReceivingSide(StorageSuite):
             assert found == [[number, *dead[number]] for number in sorted(dead)]
             for ident, uuids in received.items():
                 assert storage.load_received(ident)[-8:] == uuids[-8:]
-
-    def _receiving(self) -> QueuesStorageBase:
-        storage = self._open()
-        self._needs(storage.keeps_received, "it keeps what was received (keeps_received)")
-        return storage
-
-    @staticmethod
-    def _dead(storage: QueuesStorageBase, count: int) -> list[int]:
-        """Some dead letters of alice, with the data 0, 1 ...; the last died first."""
-        messages = [message(b"%d" % number) for number in range(count)]
-        ids = storage.push_inbox("alice", messages, keep=10)
-        for number in reversed(ids):
-            storage.advance_inbox(None, number)
-            storage.bury(number, "tired of it")
-        return ids
 
 
 def _attempts(storage: QueuesStorageBase) -> dict[int, int]:

@@ -21,15 +21,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from snakemq.message import Message
+from snakemq.testing._storage_dead import DeadLetters
 from snakemq.testing._storage_expiry import Expiry
 from snakemq.testing._storage_paging import Paging
 from snakemq.testing._storage_receiving import ReceivingSide
-from snakemq.testing._storage_suite import DEADLINE, expect, expect_ttls, facts, message
+from snakemq.testing._storage_suite import DEADLINE, Broken, expect, expect_ttls, facts, message
 
 __all__ = ["StorageContract"]
 
 
-class StorageContract(Paging, Expiry, ReceivingSide):
+class StorageContract(Paging, Expiry, ReceivingSide, DeadLetters):
     """What :class:`~snakemq.storage.QueuesStorageBase` promises, as tests.
 
     Opening the storage is up to the subclass: :meth:`open_storage`. Four
@@ -180,9 +181,6 @@ class StorageContract(Paging, Expiry, ReceivingSide):
         before = message(b"before")
         storage.push("peer", before)
 
-        class Broken(Exception):
-            pass
-
         def entries() -> Iterator[tuple[str, Message]]:
             yield "peer", message(b"one")
             yield "other", message(b"two")
@@ -285,9 +283,6 @@ class StorageContract(Paging, Expiry, ReceivingSide):
         storage = self._open()
         items = [message(b"%d" % number) for number in range(3)]
         storage.push_many(("peer", item) for item in items)
-
-        class Broken(Exception):
-            pass
 
         def some() -> Iterator[Message]:
             yield from items[:2]
