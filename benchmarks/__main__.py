@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -44,6 +45,8 @@ _BACKLOG: Final = "backlog"
 
 def main() -> int:
     options = _options()
+    # So that whoever ends this ends the servers, too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     progress = _show_progress if sys.stderr.isatty() else _ignore
     try:
         with ExitStack() as stack:
