@@ -98,7 +98,8 @@ class DiskStorage(QueuesStorageBase):
 
     :param disk: where everything is
     :param access: ``func(method, moment)``, called at each moment at which the
-        process may die; it raises something if it does
+        process may die; it raises something if it does. A ``change_items``
+        that only removes is called ``remove_items`` there.
     :param changed: ``func(method, args, result)``, called when something was written
     """
 
@@ -121,14 +122,22 @@ class DiskStorage(QueuesStorageBase):
         self._access(method, AFTER)
         return result
 
-    def _change(self, method: str, *args: object, late: bool = False, **options: object) -> Any:
-        self._access(method, BEFORE)
+    def _change(
+        self,
+        method: str,
+        *args: object,
+        late: bool = False,
+        what: str | None = None,
+        **options: object,
+    ) -> Any:
+        what = what or method
+        self._access(what, BEFORE)
         result = self._disk.change(Change(method, args, options))
         self._changed(method, args, result)
-        self._access(method, MADE)
+        self._access(what, MADE)
         if not late:
             self._disk.sync()
-        self._access(method, AFTER)
+        self._access(what, AFTER)
         return result
 
     def close(self) -> None:
@@ -185,7 +194,9 @@ class DiskStorage(QueuesStorageBase):
     ) -> list[int]:
         copies = [(name, copy.copy(item)) for name, item in push]
         removals = [each._replace(positions=list(each.positions)) for each in remove]
-        return self._change("change_items", copies, removals, late=not sync, sync=sync)
+        # There is always room for what only takes something away.
+        what = "change_items" if copies else "remove_items"
+        return self._change("change_items", copies, removals, late=not sync, what=what, sync=sync)
 
     def next_expiry(self, queue_name: str, after: int = 0) -> float | None:
         return self._read("next_expiry", queue_name, after)

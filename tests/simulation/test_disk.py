@@ -112,6 +112,15 @@ class TestProcess:
         assert all((method, BEFORE) in killer.seen for method in methods)
         assert all((method, AFTER) in killer.seen for method in methods)
 
+    def test_what_only_removes_is_told_apart(self, storage: DiskStorage, killer: Killer) -> None:
+        (position,) = storage.change_items([("bob", message(b"1"))])
+        storage.change_items([("bob", message(b"2"))], [Removal("bob", [position], 1)])
+        assert {what for what, _ in killer.seen} == {"change_items"}
+        killer.seen.clear()
+        storage.change_items([], [Removal("bob", [position + 1], 1)], sync=False)
+        assert killer.seen == [("remove_items", moment) for moment in (BEFORE, MADE, AFTER)]
+        assert datas(storage) == []
+
     def test_what_changes_later_does_not_change_the_disk(
         self, disk: Disk, storage: DiskStorage
     ) -> None:
