@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from snakemq.cli._exit import UsageError
 from snakemq.storage import QueuesStorageBase, open_storage
 
 __all__ = ["open_for_changes", "open_for_reading", "open_or_make"]
+
+
+#: A database that ends with this process, and what is moved there with it.
+_IN_MEMORY: Final = re.compile(r"(sqlite(\+\w+)?:/*)?(:memory:)?|.*\b(mode=memory)\b.*")
 
 
 def open_for_reading(target: str) -> QueuesStorageBase:
@@ -26,6 +31,8 @@ def open_or_make(target: str) -> QueuesStorageBase:
 
 
 def _open(target: str, **options: Any) -> QueuesStorageBase:
+    if _IN_MEMORY.fullmatch(target):
+        raise UsageError(f"{target!r} is not a file, nor the URL of a database that stays")
     try:
         return open_storage(target, **options)
     except ValueError as exc:

@@ -100,9 +100,9 @@ def test_a_file_without_dead_letters(path: Path) -> None:
 
 
 def test_some_are_tried_again(path: Path) -> None:
-    with SqliteQueuesStorage(path) as storage:  # as in a program that runs
-        done = run("queues", path, "dead", "--retry", 4, 1)
-        assert (done.returncode, done.stdout) == (0, "put back into the inbox: 2\n")
+    done = run("queues", path, "dead", "--retry", 4, 1)
+    assert (done.returncode, done.stdout) == (0, "put back into the inbox: 2\n")
+    with SqliteQueuesStorage(path) as storage:
         storage.push_inbox("alice", [Message(b"new")], keep=10)
     assert dead(path) == [3]
     assert inbox(path) == [
@@ -164,11 +164,13 @@ def test_what_is_no_storage_is_refused(tmp_path: Path) -> None:
         (foreign, f"there is no queue storage in {str(foreign)!r}"),
         (text, "is not an SQLite database"),
         (tmp_path, "is a directory"),
-        (Path(":memory:"), "there is no queue storage ':memory:'"),
     ):
         done = run("queues", path, "dead")
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith("snakemq queues: ")
+        assert problem in done.stderr
+        done = run("queues", path, "purge", "--all", "--yes")
+        assert (done.returncode, done.stdout) == (1, "")
         assert problem in done.stderr
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["b.db", "c.db", "d.db"]
     assert (empty.read_bytes(), foreign.read_bytes()) == (b"", before)
@@ -177,7 +179,7 @@ def test_what_is_no_storage_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ((), "arguments are required: FILE, ACTION"),
+        ((), "arguments are required: STORAGE, ACTION"),
         (("bob.db",), "arguments are required: ACTION"),
         (("bob.db", "alive"), "alive"),
         (("bob.db", "dead", "--retry"), "argument --retry: expected at least one argument"),
@@ -194,7 +196,9 @@ def test_wrong_arguments(arguments: tuple[str, ...], problem: str) -> None:
 def test_help() -> None:
     done = run("queues", "--help")
     assert done.returncode == 0
-    assert "snakemq queues bob.db dead --retry 7 12" in done.stdout
-    done = run("queues", "bob.db", "dead", "--help")
-    assert done.returncode == 0
-    assert "retry_dead_letters()" in done.stdout
+    assert "snakemq queues alice.db move postgresql" in done.stdout
+    for action in ("ls", "show", "export", "import", "move", "purge", "dead"):
+        assert f"\n    {action} " in done.stdout
+        help_of_it = run("queues", "bob.db", action, "--help")
+        assert help_of_it.returncode == 0
+        assert "\nexamples:\n  snakemq queues " in help_of_it.stdout
