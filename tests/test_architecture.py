@@ -35,7 +35,8 @@ FLOORS: dict[str, set[str]] = {
     "link": SHARED | {"_io"},
     "throttle": SHARED | {"_io"},
     "packeter": SHARED,
-    "storage": SHARED,
+    # A server that is away is waited for in real time.
+    "storage": SHARED | {"_io.clock"},
     # The default clock of queues that were made without a link, as in 1.6.
     "queues": SHARED | {"storage", "_io.clock"},
     "messaging": SHARED | {"packeter", "queues", "storage"},
@@ -89,7 +90,21 @@ CLOCKS = {"time", "random", "sched"}
 
 #: Third-party drivers, imported when their storage is asked for.
 DRIVERS = {
-    "storage.sqla": {"sqlalchemy"},
+    **{
+        f"storage.{name}": {"sqlalchemy"}
+        for name in (
+            "sqla",
+            "_sqla_change",
+            "_sqla_holder",
+            "_sqla_inbox",
+            "_sqla_legacy",
+            "_sqla_outbox",
+            "_sqla_received",
+            "_sqla_servers",
+            "_sqla_session",
+            "_sqla_tables",
+        )
+    },
     "storage.mongodb": {"pymongo", "bson"},
 }
 
