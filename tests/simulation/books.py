@@ -21,11 +21,15 @@ class Books:
 
     :param clock: gives the time, in seconds
     :param peers: what is to be expected of each
+    :param keep: how many messages of a peer are remembered
     """
 
-    def __init__(self, clock: Callable[[], float], peers: Mapping[str, Traits]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], peers: Mapping[str, Traits], keep: int = 8192
+    ) -> None:
         self._clock = clock
         self.peers = dict(peers)
+        self.keep = keep
         self.ways: dict[tuple[str, str], Way] = {}
         self.processes: dict[str, list[Process]] = {name: [] for name in peers}
         self.problems: list[str] = []

@@ -38,6 +38,7 @@ CHANGES = frozenset(
     (
         "push",
         "push_many",
+        "change_items",
         "add_received",
         "sync",
         "push_inbox",
@@ -124,6 +125,8 @@ class Peer:
         self.disk_is_full = False
         #: numbers in its inbox, with sender and key of the message
         self._in_inbox: dict[int, tuple[str, bytes]] = {}
+        # What is in the storage, by position.
+        self._positions: dict[int, bytes] = {}
         self.traits = Traits(
             keeps=plan.storage != "none",
             remembers=plan.storage == "full",
@@ -181,6 +184,15 @@ class Peer:
         if method == "remove_items":
             for item in args[1]:
                 checker.removed(self.name, args[0], key_of(item.data))
+        elif method == "change_items":
+            for position, (_, message) in zip(result, args[0], strict=True):
+                self._positions[position] = key_of(message.data)
+            for removal in args[1]:
+                for position in removal.positions:
+                    checker.removed(self.name, removal.queue_name, self._positions[position])
+        elif method == "take_expired":
+            for item in result:
+                checker.removed(self.name, args[0], key_of(item.message.data))
         elif method == "push_inbox":
             for number, message in zip(result, args[1], strict=True):
                 self._in_inbox[number] = (args[0], key_of(message.data))
@@ -215,7 +227,9 @@ class Peer:
             messaging.inbox.max_retry_delay = plan.retry_delay * 4
         if plan.limit is not None:
             policy = WhenFull.DROP_OLDEST if plan.drops_oldest else WhenFull.REFUSE
-            messaging.queue_limits = QueueLimits(max_messages=plan.limit, when_full=policy)
+            messaging.queue_limits = QueueLimits(
+                max_messages=plan.limit, max_stored_messages=plan.limit, when_full=policy
+            )
         messaging.keepalive_interval = self.plan.keepalive
         messaging.keepalive_wait = 5.0
         messaging.on_connect.add(self._connected)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from tests.simulation.books import Books
-from tests.simulation.records import Delivery, Entry, Way
+from tests.simulation.records import POWER, Delivery, Entry, Way
 from tests.simulation.sending import SLACK
 
 _ROUNDING: Final = 1e-3
@@ -226,7 +226,10 @@ class ReceivingRules(Books):
             return "the receiver does not know"
         if traits.durable and self._power_failed(way.receiver, before.process):
             return "it was not noted durably that it is done"
-        if entry.acked and not traits.durable:
+        if self._forgot_that_it_left(way, entry):
+            if len(way.deliveries) - way.deliveries.index(before) > self.keep:
+                return "it was too long ago"
+        elif entry.acked and not traits.durable:
             return ""
         if traits.fails and not (entry.confirmed and not traits.durable):
             return "it could not be noted"
@@ -244,6 +247,11 @@ class ReceivingRules(Books):
         ):
             return "the memory went with the power"
         return ""
+
+    def _forgot_that_it_left(self, way: Way, entry: Entry) -> bool:
+        """Whether the sender lost power after an acknowledgement, perhaps before its disk knew."""
+        processes = self.processes[way.sender]
+        return entry.persistent and any(processes[number].how == POWER for number in entry.acked)
 
     def _check_order(self, way: Way, entry: Entry, delivery: Delivery) -> None:
         if entry.retried is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.simulation.checker import Checker
 from tests.simulation.records import (
     BACKUP,
@@ -293,6 +295,19 @@ class TestRepetition:
         tale.restart("b")
         tale.receive(b"1", redelivered=True)
         assert "came again" in tale.wrong()
+
+    @pytest.mark.parametrize("how", [CRASH, POWER])
+    def test_unless_its_sender_lost_power_and_so_does_not_know(self, how: str) -> None:
+        for traits in (NOTHING, FULL):
+            tale = connected(traits)
+            tale.send(b"1")
+            tale.deliver(b"1")
+            tale.after(1.0)
+            tale.restart("a", how)
+            tale.restart("b")
+            tale.connect()
+            tale.receive(b"1", redelivered=True)
+            assert ("came again" in tale.wrong()) == (traits == FULL or how == CRASH)
 
     def test_twice_in_a_row(self) -> None:
         tale = connected(NOTHING)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from unittest.mock import patch
 
-from snakemq import _holding, _inbox, _incoming, messaging
+from snakemq import _holding, _inbox, _incoming, _queue, _writer, messaging
 from snakemq._core.features import DeliveryFeature, Feature
 from snakemq.exceptions import QueueFull, StorageError
 from snakemq.message import FLAG_PERSISTENT, Message
@@ -66,7 +66,9 @@ class World:
         self.window = plan.window or (8192, 16 * 1024 * 1024)
         self.peers = {peer.name: Peer(self, peer) for peer in plan.peers}
         self.checker = Checker(
-            self.network.time, {name: peer.traits for name, peer in self.peers.items()}
+            self.network.time,
+            {name: peer.traits for name, peer in self.peers.items()},
+            keep=self.window[0],
         )
         for peer in self.peers.values():
             peer.start()
@@ -351,7 +353,9 @@ class World:
                 )
 
     def _check_idle(self) -> None:
-        self.network.run(1.0)  # an acknowledgement may wait a moment for more
+        # An acknowledgement may wait a moment for more, and the storage is
+        # looked after when nothing was written for a while.
+        self.network.run(3.0)
         for peer in self.peers.values():
             # What did not say who it is does not stay for ever.
             connections = len(peer.stack.messaging._connections)
@@ -414,7 +418,7 @@ class World:
 def small_window(window: tuple[int, int] | None) -> Iterator[None]:
     """Peers allow each other so little to be unacknowledged, and remember as little.
 
-    Their inboxes are as small.
+    Their inboxes are as small, and what they keep in memory of what is stored.
     """
     if window is None:
         yield
@@ -428,6 +432,12 @@ def small_window(window: tuple[int, int] | None) -> Iterator[None]:
         patch.object(_holding, "_LIMIT_WITH_WINDOW", 4096 + 2 * window[1]),
         patch.object(_inbox, "INBOX_MESSAGES", window[0]),
         patch.object(_inbox, "INBOX_BYTES", window[1]),
+        patch.object(_queue, "PAGE_MESSAGES", max(window[0] // 2, 1)),
+        patch.object(_queue, "PAGE_BYTES", window[1]),
+        patch.object(_queue, "WINDOW_MESSAGES", window[0]),
+        patch.object(_queue, "WINDOW_BYTES", window[1]),
+        patch.object(_queue, "_EXPIRED_AT_ONCE", 2),
+        patch.object(_writer, "MAX_UNSYNCED", window[0] // 2),
     ):
         yield
 
