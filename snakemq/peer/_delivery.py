@@ -137,6 +137,9 @@ class Deliveries:
         # For states and callbacks; held for a moment only.
         self._lock = threading.Lock()
         self._open: set[Delivery] = set()
+        # Those in a storage, whose message may be read anew: by receiver and
+        # identifier, of which there may be several.
+        self._stored: dict[tuple[str, bytes], list[Delivery]] = {}
         self._closed = False
 
     # Any thread.
@@ -146,7 +149,10 @@ class Deliveries:
         is_stored = has_storage and bool(message.flags & FLAG_PERSISTENT) and message.ttl != 0
         delivery = Delivery(self, ident, message.uuid, is_stored)
         message.__dict__[_ATTRIBUTE] = delivery
-        self._open.add(delivery)
+        with self._lock:
+            self._open.add(delivery)
+            if is_stored:
+                self._stored.setdefault((ident, message.uuid), []).append(delivery)
         return delivery
 
     def forget(self, deliveries: Iterable[Delivery]) -> None:
@@ -189,37 +195,40 @@ class Deliveries:
 
     # The loop's thread.
 
-    def sent(self, messages: list[Message]) -> None:
+    def sent(self, ident: str, messages: list[Message]) -> None:
         """They were handed to the system."""
         if self._open:
             with self._lock:
-                for delivery in self._of(messages):
+                for delivery in self._of(ident, messages):
                     if not delivery._is_final:
                         delivery._state = DeliveryState.SENT
             self._changes.notify()
 
-    def left(self, messages: list[Message]) -> None:
+    def left(self, ident: str, messages: list[Message]) -> None:
         """They were sent, and nothing more will be heard of them."""
-        self._end(messages, DeliveryState.SENT)
+        self._end(ident, messages, DeliveryState.SENT)
 
-    def acked(self, messages: list[Message]) -> None:
+    def acked(self, ident: str, messages: list[Message]) -> None:
         """They have arrived."""
-        self._end(messages, DeliveryState.ACKNOWLEDGED)
+        self._end(ident, messages, DeliveryState.ACKNOWLEDGED)
 
-    def dropped(self, messages: list[Message], reason: DropReason) -> None:
+    def dropped(self, ident: str, messages: list[Message], reason: DropReason) -> None:
         """They are not sent any more."""
         expired = reason is DropReason.EXPIRED
-        self._end(messages, DeliveryState.EXPIRED if expired else DeliveryState.DROPPED)
+        self._end(ident, messages, DeliveryState.EXPIRED if expired else DeliveryState.DROPPED)
 
     def close(self) -> None:
         """The peer is stopped: nothing more will be heard of any."""
         self._closed = True
         self._finish((delivery, self._last_state(delivery)) for delivery in list(self._open))
 
-    @staticmethod
-    def _of(messages: list[Message]) -> Iterable[Delivery]:
+    def _of(self, ident: str, messages: list[Message]) -> Iterable[Delivery]:
         for message in messages:
-            delivery = getattr(message, _ATTRIBUTE, None)
+            delivery = message.__dict__.get(_ATTRIBUTE)
+            if delivery is None and self._stored:
+                # It comes out of the storage.
+                of_uuid = self._stored.get((ident, message.uuid))
+                delivery = of_uuid[0] if of_uuid else None
             if delivery is not None:
                 yield cast(Delivery, delivery)
 
@@ -229,9 +238,9 @@ class Deliveries:
             return DeliveryState.DROPPED
         return DeliveryState.STORED if delivery._is_stored else delivery._state
 
-    def _end(self, messages: list[Message], state: DeliveryState) -> None:
+    def _end(self, ident: str, messages: list[Message], state: DeliveryState) -> None:
         if self._open:
-            self._finish((delivery, state) for delivery in self._of(messages))
+            self._finish((delivery, state) for delivery in self._of(ident, messages))
 
     def _finish(self, ends: Iterable[tuple[Delivery, DeliveryState]]) -> None:
         calls: list[Callable[[], object]] = []
@@ -242,10 +251,19 @@ class Deliveries:
                 delivery._state = state
                 delivery._is_final = True
                 self._open.discard(delivery)
+                self._forget_stored(delivery)
                 calls += [functools.partial(func, delivery) for func in delivery._callbacks]
                 delivery._callbacks.clear()
         self._changes.notify()
         self._call(calls)
+
+    def _forget_stored(self, delivery: Delivery) -> None:
+        key = (delivery.ident, delivery.uuid)
+        of_uuid = self._stored.get(key)
+        if of_uuid is not None and delivery in of_uuid:
+            of_uuid.remove(delivery)
+            if not of_uuid:
+                del self._stored[key]
 
     def _call(self, calls: list[Callable[[], object]]) -> None:
         if calls:

@@ -611,20 +611,20 @@ class Peer(Sends, CallbackOwner):
             received.done()
 
     def _handle_sent(self, conn_id: str, ident: str, messages: list[Message]) -> None:
-        self._deliveries.sent(messages)
+        self._deliveries.sent(ident, messages)
         _tell_each(self._sent_slot, ident, messages)
 
     def _handle_left(self, conn_id: str, ident: str, messages: list[Message]) -> None:
-        self._deliveries.left(messages)
+        self._deliveries.left(ident, messages)
         self._less_queued(ident)
 
     def _handle_acked(self, conn_id: str, ident: str, messages: list[Message]) -> None:
-        self._deliveries.acked(messages)
+        self._deliveries.acked(ident, messages)
         _tell_each(self._acked_slot, ident, messages)
         self._less_queued(ident)
 
     def _handle_drops(self, ident: str, messages: list[Message], reason: DropReason) -> None:
-        self._deliveries.dropped(messages, reason)
+        self._deliveries.dropped(ident, messages, reason)
         self._less_queued(ident)
 
     def _handle_connect(self, conn_id: str, ident: str) -> None:

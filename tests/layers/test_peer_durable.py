@@ -41,7 +41,7 @@ def deliver(bob: Peer, *texts: str) -> None:
 
 def stored(path: Path) -> list[str]:
     """What is in the inbox of a file that nobody has open."""
-    with SqliteQueuesStorage(str(path)) as storage:
+    with SqliteQueuesStorage(str(path), read_only=True) as storage:
         return [item.message.data.decode() for item in storage.get_inbox()]
 
 
