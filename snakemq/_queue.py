@@ -523,10 +523,15 @@ class Queue:
                 stored, -stored.unloaded, stored.bytes_loaded - stored.bytes
             )
             stored.unloaded = 0
+        self._take_in_tail()
+
+    def _take_in_tail(self) -> None:
+        """Append what is not behind anything on the disk any more."""
+        stored = self.stored
         if not stored.unloaded:
             stored.loaded = stored.last
             stored.next_expiry = math.inf
-        outbox.waiting.extend(stored.tail_up_to(stored.loaded))
+        self._outbox.waiting.extend(stored.tail_up_to(stored.loaded))
 
     def _expire_on_disk(self) -> bool:
         """Drop some of what has expired there.
@@ -553,7 +558,11 @@ class Queue:
                     self.manager.stored_room.tell()
                     stored.unloaded -= len(expired)
                 following = storage.next_expiry(self.name, stored.loaded)
-            stored.next_expiry = math.inf if following is None else stored.reading + following
+                with self.manager.room.lock:
+                    stored.next_expiry = (
+                        math.inf if following is None else stored.reading + following
+                    )
+                    self._take_in_tail()
         self.manager.wrote()
         self.manager.report_drops(self.name, [item.message for item in expired], DropReason.EXPIRED)
         return len(expired) == _EXPIRED_AT_ONCE

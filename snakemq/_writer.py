@@ -160,6 +160,11 @@ class Writer:
             self._hand_over()
 
     @property
+    def waiting(self) -> int:
+        """How many threads wait for their turn."""
+        return len(self._jobs)
+
+    @property
     def is_settled(self) -> bool:
         """Whether there is nothing for :meth:`settle`."""
         return not self._unsynced and not self._removals

@@ -23,7 +23,7 @@ from snakemq._drops import call_drop_callbacks
 from snakemq._expiry_timers import ExpiryTimers
 from snakemq._holding import HANDLED, Holding
 from snakemq._inbox import Inbox
-from snakemq._incoming import WINDOW, Incoming
+from snakemq._incoming import STORAGE_RETRY, WINDOW, Incoming
 from snakemq._keepalive_timers import KeepaliveTimers
 from snakemq._outgoing import Outgoing
 from snakemq._peer_connection import Hold, PeerConnection
@@ -54,9 +54,6 @@ __all__ = ["MAX_IDENT_LENGTH", "Messaging", "ReceiveHook"]
 
 #: How long a connection has to say who it is, in seconds.
 IDENTIFICATION_TIMEOUT: Final = 30.0
-
-#: When a storage is read again that could not be, in seconds.
-STORAGE_RETRY: Final = 1.0
 
 _MESSAGE: Final = int(FrameType.MESSAGE)
 

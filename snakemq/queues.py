@@ -17,6 +17,7 @@ from snakemq.exceptions import QueueFull, StorageError, StorageUnavailable
 from snakemq.limits import DropReason, QueueLimits, WhenFull
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.storage import QueuesStorageBase, Removal
+from snakemq.storage._mirror import MirroredStorage
 
 __all__ = ["Queue", "QueuesManager", "Reserved"]
 
@@ -57,7 +58,7 @@ class QueuesManager(CallbackOwner):
         self.log = logging.getLogger("snakemq.queuesmanager")
         #: has pages, if need be by means of a copy in memory
         self.storage: QueuesStorageBase | None = None
-        self._mirror = None
+        self._mirror: MirroredStorage | None = None
         #: whether persistent messages are stored, or refused because it is closed
         self.stores = storage is not None
         self.clock = clock
@@ -93,8 +94,6 @@ class QueuesManager(CallbackOwner):
 
     def _open(self, storage: QueuesStorageBase) -> None:
         if not storage.has_pages:
-            from snakemq.storage._mirror import MirroredStorage
-
             storage = self._mirror = MirroredStorage(storage)
         # Nobody waits for it with something that others need.
         storage.may_wait = lambda: threading.get_ident() in self._waiting_for_storage

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections.abc
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ from snakemq._core.features import DeliveryFeature
 from snakemq._core.frames import FRAME_PING, FRAME_PONG, FrameType, Sequence
 from snakemq._incoming import ACK_DELAY, MAX_ABSENT, STORAGE_RETRY
 from snakemq.message import FLAG_PERSISTENT, Message
-from snakemq.storage import MemoryQueuesStorage
+from snakemq.storage import MemoryQueuesStorage, Removal
 from snakemq.testing import SimNetwork, SimStack
 from tests.layers.delivery_support import Events, HandMade, connect, data, message, numbered, stacks
 
@@ -602,9 +604,16 @@ class FailingStorage(MemoryQueuesStorage):
         self._call("load_received")
         return super().load_received(ident)
 
-    def remove_items(self, queue_name: str, items: Iterable[Message]) -> None:
-        self._call("remove_items")
-        super().remove_items(queue_name, items)
+    def change_items(
+        self,
+        push: collections.abc.Sequence[tuple[str, Message]],
+        remove: collections.abc.Sequence[Removal] = (),
+        *,
+        sync: bool = True,
+    ) -> list[int]:
+        if remove:
+            self._call("remove")
+        return super().change_items(push, remove, sync=sync)
 
 
 class TestStorageOfTheReceiver:
@@ -712,10 +721,10 @@ class TestStorageOfTheReceiver:
         events = Events(bob)
         events.send("raw", b"x", flags=FLAG_PERSISTENT)
         network.run(0.1)
-        storage.fails.add("remove_items")
+        storage.fails.add("remove")
         raw.acknowledge(1)
         assert events == [("sent", b"x"), ("acked", b"x")]
-        assert "the storage failed" in caplog.text
+        assert "could not remove" in caplog.text
         assert bob.messaging.queued_messages() == 0
         storage.fails.clear()
         bob.crash()
@@ -901,9 +910,9 @@ class TestBatch:
         class Storage(MemoryQueuesStorage):
             commits = 0
 
-            def push_many(self, entries: Iterable[tuple[str, Message]]) -> None:
+            def change_items(self, *args: Any, **options: Any) -> list[int]:
                 self.commits += 1
-                super().push_many(entries)
+                return super().change_items(*args, **options)
 
         storage = Storage()
         alice = SimStack(network, "alice", storage=storage)

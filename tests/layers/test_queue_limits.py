@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from snakemq._core.features import DeliveryFeature
+from snakemq._stored import PAGE_MESSAGES
 from snakemq.exceptions import QueueFull, StorageError
 from snakemq.limits import DropReason, QueueLimits, WhenFull
 from snakemq.link import Link
@@ -47,8 +48,17 @@ def sums(stack: SimStack) -> tuple[int, int]:
     """What is counted in total; it has to be the sum of the queues."""
     room = stack.messaging.queues_manager.room
     queues = stack.messaging.queues_manager.queues.values()
-    assert room.messages == sum(len(queue) for queue in queues)
+    assert room.messages == sum(queue.messages for queue in queues)
     assert room.bytes == sum(queue.bytes for queue in queues)
+    return room.messages, room.bytes
+
+
+def stored_sums(stack: SimStack) -> tuple[int, int]:
+    """Likewise, in the storage."""
+    room = stack.messaging.queues_manager.stored_room
+    queues = stack.messaging.queues_manager.queues.values()
+    assert room.messages == sum(queue.stored.messages for queue in queues)
+    assert room.bytes == sum(queue.stored.bytes for queue in queues)
     return room.messages, room.bytes
 
 
@@ -60,7 +70,25 @@ class TestLimits:
         assert limits.total_messages >= limits.max_messages
         assert limits.when_full is WhenFull.REFUSE
 
-    @pytest.mark.parametrize("name", ["max_messages", "max_bytes", "total_messages", "total_bytes"])
+    def test_by_default_ten_million_can_wait_in_the_storage(self) -> None:
+        limits = QueueLimits()
+        assert limits.max_stored_messages >= 10_000_000
+        assert limits.max_stored_bytes >= 10_000_000 * 1000
+        assert limits.total_stored_messages >= limits.max_stored_messages
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "max_messages",
+            "max_bytes",
+            "total_messages",
+            "total_bytes",
+            "max_stored_messages",
+            "max_stored_bytes",
+            "total_stored_messages",
+            "total_stored_bytes",
+        ],
+    )
     def test_what_makes_no_sense_is_refused(self, name: str) -> None:
         with pytest.raises(ValueError, match=f"{name} must be at least 1"):
             QueueLimits(**{name: 0})
@@ -134,11 +162,39 @@ class TestRefuse:
     def test_nothing_is_stored_that_is_refused(self, network: SimNetwork) -> None:
         storage = MemoryQueuesStorage()
         bob = SimStack(network, "bob", storage=storage)
-        limit(bob, max_messages=1)
+        limit(bob, max_stored_messages=1)
         bob.send("raw", b"0", flags=FLAG_PERSISTENT)
-        with pytest.raises(QueueFull):
+        with pytest.raises(QueueFull, match="stored for 'raw'"):
             bob.send("raw", b"1", flags=FLAG_PERSISTENT)
         assert [item.data for item in storage.get_items("raw")] == [b"0"]
+
+    def test_what_is_stored_takes_no_room_in_memory(self, network: SimNetwork) -> None:
+        bob = SimStack(network, "bob", storage=MemoryQueuesStorage())
+        limit(bob, max_messages=1, max_bytes=1, total_messages=1, total_bytes=1)
+        for payload in numbered(5):
+            bob.send("raw", payload, flags=FLAG_PERSISTENT)
+        bob.send("raw", b"x")
+        with pytest.raises(QueueFull, match="queued for 'raw'"):
+            bob.send("raw", b"y")
+        assert (sums(bob), stored_sums(bob)) == ((1, 1), (5, 5))
+
+    @pytest.mark.parametrize(
+        "limits",
+        [
+            {"max_stored_messages": 3},
+            {"max_stored_bytes": 3},
+            {"total_stored_messages": 3},
+            {"total_stored_bytes": 3},
+        ],
+    )
+    def test_each_limit_of_the_storage(self, network: SimNetwork, limits: dict[str, int]) -> None:
+        bob = SimStack(network, "bob", storage=MemoryQueuesStorage())
+        limit(bob, **limits)
+        for payload in numbered(3):
+            bob.send("raw", payload, flags=FLAG_PERSISTENT)
+        with pytest.raises(QueueFull):
+            bob.send("raw", b"3", flags=FLAG_PERSISTENT)
+        assert stored_sums(bob) == (3, 3)
 
     def test_what_the_storage_has_is_loaded_and_counts(self, network: SimNetwork) -> None:
         bob = SimStack(network, "bob", storage=MemoryQueuesStorage())
@@ -146,10 +202,10 @@ class TestRefuse:
             bob.send("raw", payload, flags=FLAG_PERSISTENT)
         bob.crash()
         bob.restart()
-        limit(bob, max_messages=5)
-        assert sums(bob) == (5, 5)
+        limit(bob, max_stored_messages=5)
+        assert stored_sums(bob) == (5, 5)
         with pytest.raises(QueueFull):
-            bob.send("raw", b"5")
+            bob.send("raw", b"5", flags=FLAG_PERSISTENT)
 
     def test_a_batch_is_refused_as_a_whole(self, bob: SimStack) -> None:
         limit(bob, max_messages=3)
@@ -252,7 +308,7 @@ class TestRoomIsGivenBack:
 
     def test_not_stored(self, network: SimNetwork) -> None:
         class Storage(MemoryQueuesStorage):
-            def push(self, queue_name: str, item: Message) -> None:
+            def change_items(self, *args: Any, **options: Any) -> list[int]:
                 raise StorageError("the disk is full")
 
         bob = SimStack(network, "bob", storage=Storage())
@@ -286,11 +342,50 @@ class TestDropOldest:
     def test_they_leave_the_storage_too(self, network: SimNetwork) -> None:
         storage = MemoryQueuesStorage()
         bob = SimStack(network, "stored", storage=storage)
-        limit(bob, max_messages=3, when_full=WhenFull.DROP_OLDEST)
+        limit(bob, max_stored_messages=3, when_full=WhenFull.DROP_OLDEST)
+        events = Events(bob)
         for payload in numbered(5):
-            bob.send("away", payload, flags=FLAG_PERSISTENT)
+            events.send("away", payload, flags=FLAG_PERSISTENT)
         network.run(0.1)
         assert [item.data for item in storage.get_items("away")] == [b"2", b"3", b"4"]
+        assert events.of("queue full") == [b"0", b"1"]
+        assert stored_sums(bob) == (3, 3)
+        assert bob.messaging.overflowed == 2
+
+    def test_of_each_kind_the_oldest(self, network: SimNetwork) -> None:
+        storage = MemoryQueuesStorage()
+        bob = SimStack(network, "stored", storage=storage)
+        limit(bob, max_stored_messages=2, max_messages=2, when_full=WhenFull.DROP_OLDEST)
+        events = Events(bob)
+        for number in range(3):
+            events.send("raw", b"stored %d" % number, flags=FLAG_PERSISTENT)
+            events.send("raw", b"not %d" % number)
+        network.run(0.1)
+        assert events.of("queue full") == [b"stored 0", b"not 0"]
+        raw = HandMade(network, "raw", bob)
+        raw.greet()
+        network.run(1)
+        assert raw.data == [b"stored 1", b"not 1", b"stored 2", b"not 2"]
+        assert (sums(bob), stored_sums(bob)) == ((2, 10), (2, 16))
+        raw.acknowledge(4)
+        network.run(1)
+        assert (sums(bob), stored_sums(bob)) == ((0, 0), (0, 0))
+        assert storage.get_queues() == []
+
+    def test_what_is_on_the_disk_only_is_dropped_in_pages(self, network: SimNetwork) -> None:
+        storage = MemoryQueuesStorage()
+        bob = SimStack(network, "stored", storage=storage)
+        count = 3 * PAGE_MESSAGES
+        for payload in numbered(count):
+            bob.send("away", payload, flags=FLAG_PERSISTENT)
+        bob.crash()
+        bob.restart()
+        limit(bob, max_stored_messages=10, when_full=WhenFull.DROP_OLDEST)
+        bob.send("away", b"new", flags=FLAG_PERSISTENT)
+        network.run(5)
+        left = [item.data for item in storage.get_items("away")]
+        assert left == [*list(numbered(count))[-9:], b"new"]
+        assert stored_sums(bob)[0] == 10
 
     def test_what_is_on_its_way_is_not_dropped(self, network: SimNetwork, bob: SimStack) -> None:
         raw = HandMade(network, "raw", bob, DeliveryFeature(2, 1000))

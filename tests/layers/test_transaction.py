@@ -72,7 +72,7 @@ def orders(path: Path) -> list[str]:
 
 
 def stored(path: Path, ident: str = "bob") -> list[bytes]:
-    with closing(SqliteQueuesStorage(path)) as other:
+    with closing(SqliteQueuesStorage(path, read_only=True)) as other:
         return [item.data for item in other.get_items(ident)]
 
 
@@ -120,7 +120,7 @@ class TestOwnStorage:
     def test_a_mistake_inside_that_is_caught_leaves_the_rest(
         self, network: SimNetwork, alice: SimStack, bob: SimStack, path: Path
     ) -> None:
-        alice.messaging.queue_limits = QueueLimits(max_bytes=10)
+        alice.messaging.queue_limits = QueueLimits(max_stored_bytes=10)
         with alice.messaging.transaction() as transaction:
             transaction.send_message("bob", persistent(b"1"))
             with pytest.raises(QueueFull):
@@ -172,7 +172,7 @@ class TestOwnStorage:
             transaction.send_message("bob", persistent(b"new", 100))
         network.run(1)
         alice.close()
-        with closing(SqliteQueuesStorage(path)) as other:
+        with closing(SqliteQueuesStorage(path, read_only=True)) as other:
             ttls = [item.ttl for item in other.get_items("bob")]
         assert ttls == pytest.approx([69, 99], abs=0.01)
 
@@ -291,7 +291,7 @@ class TestThreads:
         with alice.messaging.transaction() as transaction:
             transaction.send_message("bob", persistent(b"1"))
             thread.start()
-            wait_until(alice.messaging.queues_manager.storage_lock.locked)
+            wait_until(lambda: alice.messaging.queues_manager.writer.waiting == 1)
             transaction.send_message("bob", persistent(b"2"))
             assert not sent.is_set()
         thread.join(DEADLINE)
@@ -300,7 +300,7 @@ class TestThreads:
 
     def test_inside_nobody_waits_for_room(self, alice: SimStack, path: Path) -> None:
         """The loop, which could make it, may wait for the storage."""
-        alice.messaging.queue_limits = QueueLimits(max_messages=1, when_full=WhenFull.BLOCK)
+        alice.messaging.queue_limits = QueueLimits(max_stored_messages=1, when_full=WhenFull.BLOCK)
         with alice.messaging.transaction() as transaction:
             transaction.send_message("bob", persistent(b"1"))
             with pytest.raises(QueueFull):
@@ -402,7 +402,7 @@ class TestOwnConnection:
             transaction.send_message("bob", persistent(b"new", 100))
         network.run(1)
         alice.close()
-        with closing(SqliteQueuesStorage(path)) as other:
+        with closing(SqliteQueuesStorage(path, read_only=True)) as other:
             ttls = [item.ttl for item in other.get_items("bob")]
         assert ttls == pytest.approx([69, 99], abs=0.01)
 
@@ -420,7 +420,7 @@ class TestOwnConnection:
 def test_what_was_dropped_for_a_transaction_that_failed_is_told(
     network: SimNetwork, alice: SimStack, path: Path
 ) -> None:
-    alice.messaging.queue_limits = QueueLimits(max_messages=2, when_full=WhenFull.DROP_OLDEST)
+    alice.messaging.queue_limits = QueueLimits(max_stored_messages=2, when_full=WhenFull.DROP_OLDEST)
     dropped: list[bytes] = []
     alice.messaging.on_messages_dropped.add(
         lambda ident, messages, reason: dropped.extend(m.data for m in messages)
