@@ -87,6 +87,7 @@ def _confirmed(queues: list[QueueSummary], total: int) -> bool:
     if len(queues) > 10:
         names += f" and {len(queues) - 10} more"
     size = sum(queue.bytes for queue in queues)
-    question = f"Delete {total} messages ({size} bytes) for {names}? [y/N] "
+    messages = "1 message" if total == 1 else f"{total} messages"
+    question = f"Delete {messages} ({size} bytes) for {names}? [y/N] "
     print(question, end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -260,7 +260,7 @@ def test_a_question_on_a_terminal(path: Path) -> None:
             shown = [read_from(terminal)]
             while "[y/N]" not in "".join(shown):
                 shown.append(read_from(terminal))
-            assert "Delete 1 messages (2 bytes) for carol?" in "".join(shown)
+            assert "Delete 1 message (2 bytes) for carol?" in "".join(shown)
             os.write(terminal, answer)
             assert started.stdout is not None
             assert started.stdout.read() == output
