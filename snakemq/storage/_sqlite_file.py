@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 from snakemq.exceptions import StorageDamaged, StorageError
 from snakemq.storage._sqlite_errors import ERRORS, storage_error
 from snakemq.storage._sqlite_lock import FileLock
-from snakemq.storage._sqlite_opening import OpeningOptions, open_to_look, open_to_use
+from snakemq.storage._sqlite_opening import Look, OpeningOptions, open_to_look, open_to_use
 from snakemq.storage._sqlite_schema import MARK_SYNC
 
 __all__ = ["SqliteFile", "Statement"]
@@ -56,8 +56,10 @@ class SqliteFile:
         self.has_log = False
         self._can_be_late = self._unsynced = False
         self._syncs = True
+        self._look: Look | None = None
         if read_only:
-            conn = open_to_look(filename, options.busy_timeout)
+            self._look = open_to_look(filename, options.busy_timeout)
+            conn = self._look.conn
         else:
             conn, self._file_lock, self.has_log, unsynced = open_to_use(filename, options)
             # In WAL mode anything below FULL syncs only now and then: a power
@@ -89,7 +91,7 @@ class SqliteFile:
             conn, self._conn = self._conn, None
             if conn is not None:
                 try:
-                    conn.close()
+                    (self._look or conn).close()
                 finally:
                     if self._file_lock is not None:
                         self._file_lock.release()
@@ -134,12 +136,15 @@ class SqliteFile:
             conn.executemany(sql, rows)
 
     @contextmanager
-    def change(self, *, joins: bool = False, late: bool = False) -> Iterator[sqlite3.Connection]:
+    def change(
+        self, *, joins: bool = False, late: bool = False, inserts: bool = False
+    ) -> Iterator[sqlite3.Connection]:
         """A transaction: what happens inside, happens as a whole or not at all.
 
         :param joins: inside :meth:`shared_transaction`, be a part of that one
             (and durable with it) instead of refusing
         :param late: need not be durable yet
+        :param inserts: there is something to commit for certain
         """
         with self.exclusive(), self._translated_errors():
             conn = self._connection()
@@ -149,7 +154,7 @@ class SqliteFile:
                 return
             self._refuse_change("write to")
             try:
-                self._begin(conn, late)
+                self._begin(conn, late=late, inserts=inserts)
                 yield conn
                 conn.execute("COMMIT")
             except BaseException:
@@ -185,7 +190,7 @@ class SqliteFile:
                         self._set_syncs(conn, not self._can_be_late)
                         _execute(conn, statements)
                     else:
-                        self._begin(conn, late)
+                        self._begin(conn, late=late)
                         _execute(conn, statements)
                         conn.execute("COMMIT")
                 except BaseException:
@@ -319,12 +324,14 @@ class SqliteFile:
                 " connection:' in it, which have to be left to transaction()"
             )
 
-    def _begin(self, conn: sqlite3.Connection, late: bool = False) -> None:
+    def _begin(
+        self, conn: sqlite3.Connection, *, late: bool = False, inserts: bool = False
+    ) -> None:
         self._set_syncs(conn, not (late and self._can_be_late))
         # IMMEDIATE waits for the writer's lock here, where the busy timeout
         # applies.
         conn.execute("BEGIN IMMEDIATE")
-        if self._unsynced and not late:
+        if self._unsynced and not late and not inserts:
             # A commit that changes nothing syncs nothing, and would leave on
             # the way what was late.
             conn.execute(MARK_SYNC)

@@ -87,7 +87,7 @@ class SqliteInbox:
             if not found:
                 return []
             plan = self._received.plan(addition) if addition.uuids else None
-            with self._file.change() as conn:
+            with self._file.change(inserts=True) as conn:
                 for statement, parameters in plan.statements if plan else ():
                     conn.execute(statement, parameters)
                 first = _next_id(conn)

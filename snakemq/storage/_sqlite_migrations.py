@@ -86,6 +86,8 @@ def migrate(conn: sqlite3.Connection, filename: str, version: int) -> None:
         # Else without the writer's lock, which may be somebody else's.
         with conn:
             conn.execute("BEGIN IMMEDIATE")
+            for statement in INDEXES:
+                conn.execute(statement)
             _survey(conn)
             conn.execute(_SET, ("schema_version", _schema_version(conn)))
 

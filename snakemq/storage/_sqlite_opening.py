@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,7 +18,7 @@ from snakemq.storage._sqlite_lock import FileLock
 from snakemq.storage._sqlite_migrations import check_version, migrate, overlay
 from snakemq.storage._sqlite_schema import check_schema
 
-__all__ = ["MEMORY", "Opened", "OpeningOptions", "open_to_look", "open_to_use"]
+__all__ = ["MEMORY", "Look", "Opened", "OpeningOptions", "open_to_look", "open_to_use"]
 
 _log = logging.getLogger("snakemq.storage")
 
@@ -161,26 +162,64 @@ def _set_aside(filename: str, problem: StorageDamaged) -> None:
     )
 
 
-def open_to_look(filename: str, busy_timeout: float) -> sqlite3.Connection:
+class Look(NamedTuple):
+    """A look at a file.
+
+    :ivar conn: the connection, which only reads
+    :ivar alone: whether nobody had the file open
+    """
+
+    conn: sqlite3.Connection
+    alone: bool
+
+    def close(self) -> None:
+        """End it, and leave no trace."""
+        (_, _, path) = self.conn.execute("PRAGMA database_list").fetchone()
+        self.conn.close()
+        if self.alone and os.path.exists(f"{path}-wal"):
+            # Reading takes the two files beside it, and only who may write is
+            # able to tell whether somebody else uses them by now.
+            with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(path)) as last:
+                last.execute("PRAGMA schema_version")
+
+
+def open_to_look(filename: str, busy_timeout: float) -> Look:
     """Open a file that may be in use, and change nothing.
 
     :raises snakemq.exceptions.StorageError: there is none, or it can't be read
     """
     _check_exists(filename)
+    alone = not os.path.exists(f"{filename}-wal")
     with _translated_errors(filename, busy_timeout):
-        conn = sqlite3.connect(
-            f"{Path(filename).absolute().as_uri()}?mode=ro",
-            uri=True,
-            timeout=busy_timeout,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        try:
+            conn = _connect_to_look(filename, busy_timeout)
+        except sqlite3.OperationalError:
+            if not alone or os.access(os.path.dirname(os.path.abspath(filename)), os.W_OK):
+                raise
+            # Where nothing can be written, nobody writes.
+            conn = _connect_to_look(filename, busy_timeout, "&immutable=1")
         try:
             check_schema(conn, filename, create=False)
             overlay(conn, check_version(conn, filename))
         except BaseException:
             conn.close()
             raise
+    return Look(conn, alone)
+
+
+def _connect_to_look(filename: str, busy_timeout: float, how: str = "") -> sqlite3.Connection:
+    conn = sqlite3.connect(
+        f"{Path(filename).absolute().as_uri()}?mode=ro{how}",
+        uri=True,
+        timeout=busy_timeout,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        conn.execute("SELECT count(*) FROM sqlite_master")
+    except BaseException:
+        conn.close()
+        raise
     return conn
 
 

@@ -31,11 +31,12 @@ _GET: Final = f"{_ITEM} ORDER BY rowid"
 
 _PAGE: Final = f"{_ITEM} AND rowid > ? ORDER BY rowid LIMIT ?"
 
-_EXPIRED: Final = f"""{_ITEM} AND rowid > ? AND ttl IS NOT NULL AND ttl + offline <= ?
+# The plus keeps it from walking through the index of the queue.
+_EXPIRED: Final = f"""{_ITEM} AND +rowid > ? AND ttl IS NOT NULL AND ttl + offline <= ?
     ORDER BY ttl + offline, rowid LIMIT ?"""
 
 _NEXT_EXPIRY: Final = """SELECT ttl + offline FROM items
-    WHERE queue_name = ? AND rowid > ? AND ttl IS NOT NULL ORDER BY ttl + offline LIMIT 1"""
+    WHERE queue_name = ? AND +rowid > ? AND ttl IS NOT NULL ORDER BY ttl + offline LIMIT 1"""
 
 _OLDEST: Final = "SELECT stored_at FROM items WHERE queue_name = ? ORDER BY rowid LIMIT 1"
 
@@ -145,7 +146,7 @@ class SqliteQueues:
             _NewItem(name, b2a_hex(item.uuid), item.data, item.ttl, item.flags, now)
             for name, item in push
         ]
-        with self._file.change(joins=True, late=not sync) as conn:
+        with self._file.change(joins=True, late=not sync, inserts=bool(new)) as conn:
             return self._change(conn, new, remove)
 
     def _change(

@@ -1,7 +1,7 @@
 """The storage in a file: an SQLite database, the same one as snakeMQ 1.6's.
 
-Its table has a row for each item; the order of a queue is the order of
-``rowid``::
+Its table has a row for each item; ``rowid`` is its position, and so the order
+of a queue::
 
     items   queue_name VARCHAR(50)
             uuid       VARCHAR(32)   hexadecimal digits, as a BLOB
@@ -9,10 +9,7 @@ Its table has a row for each item; the order of a queue is the order of
             ttl        REAL          NULL: for ever
             flags      INTEGER
             offline    REAL          reading of the queue's clock when the TTL was set
-
-    snakemq_offline                  the clock of a queue: for how long TTLs ran
-            queue_name TEXT
-            seconds    REAL
+            stored_at  REAL          when it was pushed, in seconds since 1970 (UTC)
 
 1.6 knows the first five columns and nothing else, so a file can be handed from
 there to here and back at any time. What remains of a TTL is ``ttl`` less what
@@ -20,8 +17,11 @@ the clock has run since; so all TTLs of a queue are advanced by one row. (1.6,
 in its time, takes ``ttl`` as what remains, which makes it longer and never
 shorter.)
 
-``snakemq_inbox``, ``snakemq_dead`` and ``snakemq_received`` are the receiving
-side; ``snakemq_syncs`` is there to write something.
+Beside it there are ``snakemq_queues`` (how much each queue holds, and its
+clock), ``snakemq_pushed`` (what the application pushed by a connection of its
+own), ``snakemq_inbox``, ``snakemq_dead`` and ``snakemq_received`` (the
+receiving side), ``snakemq_meta`` (the version of all this) and
+``snakemq_syncs`` (there to write something).
 """
 
 from __future__ import annotations
@@ -58,29 +58,64 @@ _SYNCHRONOUS: Final = ("EXTRA", "FULL", "NORMAL", "OFF")
 class SqliteQueuesStorage(QueuesStorageBase):
     """Keeps items in an SQLite file, which is made if there is none.
 
-    When a method returns, what it did survives a power failure. A batch
-    (:meth:`push_many`, :meth:`remove_items` and so on) is one transaction: it
-    costs one wait for the disk, and happens as a whole or not at all.
+    When a method returns, what it did survives a power failure. A change of
+    many items (:meth:`change_items`, :meth:`push_many` and so on) is one
+    transaction: it costs one wait for the disk, and happens as a whole or not
+    at all. What it costs does not depend on how much is stored, nor does
+    opening the file. (Except for the methods that get nothing but messages,
+    as in 1.6: :meth:`delete_items` and :meth:`update_items_ttl` look at all
+    items that are stored, and :meth:`remove_items` at those of the queue, up
+    to the last that it removes.)
 
     May be used from any thread; calls wait for each other. A process that
     forks keeps the storage for itself: in the child it refuses to work.
 
-    The file is for one process at a time. It does not shrink: room that
-    delivered items leave is used for the next ones. (1.6 rewrote the whole
-    file with ``VACUUM`` at each start, which takes minutes if it is large. To
-    do so by hand, run ``sqlite3 FILE VACUUM`` while nobody uses it.) While it
-    is in use there are two more files beside it, ``FILE-wal`` and
-    ``FILE-shm``. They belong to it: copy or move all three or none.
+    The file is for one process at a time, and one storage object in it. As
+    long as it is open, ``FILE-lock`` beside it is locked, and names the
+    process in a line of text. (A process that was killed leaves that file, and
+    it does not matter. 1.6 takes no notice of it.) While it is in use there
+    are two more files, ``FILE-wal`` and ``FILE-shm``. They belong to it: copy
+    or move all three or none.
+
+    A file of 1.6 is taken over when it is opened: it is rewritten once, which
+    takes about as long as 1.6 took at each start, and some columns, tables and
+    indexes are added. Whatever interrupts that, nothing is lost, and 1.6 can
+    use the file afterwards. When 1.6 has, all items are counted once the next
+    time. The file shrinks, in :meth:`maintain`, when more than a quarter of it
+    is free.
 
     :param filename: path of the file, or ``":memory:"``
-    :param busy_timeout: how long to wait, in seconds, if another process has
-        the file locked
+    :param busy_timeout: how long to wait, in seconds, if another program, or
+        another connection of this one, has the file locked for a transaction
     :param create: ``False``: refuse a file that does not exist, or has no
         queue storage in it, instead of making one
+    :param read_only: only look at the file, even while a program uses it;
+        nothing is changed, not even in an old one of 1.6 (whose items are
+        counted for that). Every method that would change something raises
+        :exc:`~snakemq.exceptions.StorageError`
+    :param synchronous: how sure it is that what is stored survives a power
+        failure; an SQLite setting. ``"FULL"`` (and ``"EXTRA"``): surely.
+        ``"NORMAL"``: it may be lost what was stored since the last time
+        SQLite tidied up, and nothing waits for the disk, not even
+        :meth:`sync`; the file stays whole. ``"OFF"``: the file may be damaged.
+        None of this concerns the end of the process, which loses nothing
+    :param set_aside_damaged: if the file is damaged, rename it to
+        ``FILE.damaged-<time>``, log that as a warning, and begin with an empty
+        one. Damage that is found while the file is in use raises
+        :exc:`~snakemq.exceptions.StorageDamaged` and is noted in
+        ``FILE-lock``; the next storage with this option then reads the whole
+        file to see whether it is so. What does not begin as an SQLite database
+        does is never touched: the name may be wrong
+    :raises ValueError: ``synchronous`` is none of these, ``filename`` is
+        empty, or it is ``":memory:"`` and ``read_only``
+    :raises snakemq.exceptions.StorageInUse: somebody else has it open;
+        ``holder`` and the message say who
+    :raises snakemq.exceptions.StorageDamaged: by every method: it is not what
+        it should be; it was left as it is
     :raises snakemq.exceptions.StorageError: by every method, if the file can't
-        be used: not a database or damaged, somebody else's database, disk
-        full, read-only, locked; also after :meth:`close`. The message says
-        what to do; what was stored before is still there.
+        be used: not a database, somebody else's, disk full, read-only, locked,
+        written by a newer version; also after :meth:`close`. The message says
+        what to do; what was stored before is still there
     """
 
     keeps_received = True
@@ -243,9 +278,10 @@ class SqliteQueuesStorage(QueuesStorageBase):
         do not commit, roll back or close it.
 
         Of the methods of the storage that change something, :meth:`push`,
-        :meth:`push_many` and :meth:`advance_inbox` become a part of the
-        transaction when they are called by the same thread; the others are
-        refused. Other threads that use the storage wait until it is over.
+        :meth:`push_many`, :meth:`change_items` and :meth:`advance_inbox`
+        become a part of the transaction when they are called by the same
+        thread; the others are refused. Other threads that use the storage wait
+        until it is over.
 
         :raises snakemq.exceptions.StorageError: it can't be begun or
             committed, or there is one already in this thread
@@ -258,7 +294,9 @@ class SqliteQueuesStorage(QueuesStorageBase):
         """Append items to queues by way of the application's own connection.
 
         They are a part of the application's transaction: they are stored if
-        and when it is committed. If none is open one is begun, as the
+        and when it is committed. Until then, and until :meth:`adopt` or the
+        next opening of the file gives them their places, they are in no
+        queue. A TTL begins to run then. If none is open one is begun, as the
         :mod:`sqlite3` module does for an ``INSERT``. From then on until the
         end of the transaction, no other connection can write to the file, nor
         can this storage: do not let it take long.

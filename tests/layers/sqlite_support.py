@@ -21,6 +21,7 @@ __all__ = [
     "connection_of",
     "contents",
     "execute",
+    "execute_as_16",
     "expect_untouched",
     "message",
     "run",
@@ -53,6 +54,11 @@ def execute(path: Path, *statements: str) -> list[tuple[object, ...]]:
         for statement in statements:
             rows = conn.execute(statement).fetchall()
         return rows
+
+
+def execute_as_16(path: Path, *statements: str) -> list[tuple[object, ...]]:
+    """The same, after what 1.6 does whenever it opens a file."""
+    return execute(path, "VACUUM", *statements)
 
 
 def connection_of(storage: SqliteQueuesStorage) -> sqlite3.Connection:

@@ -19,6 +19,7 @@ from tests.layers.sqlite_support import (
     connection_of,
     contents,
     execute,
+    execute_as_16,
     message,
     run,
     running,
@@ -57,8 +58,7 @@ class TestOldFiles:
             assert ttls(storage) == [60.0, None]
             storage.advance_ttl("peer", 20.0)
             assert ttls(storage) == [40.0, None]
-        # As 1.6 stores another one.
-        execute(
+        execute_as_16(
             path,
             "INSERT INTO items (queue_name, uuid, data, ttl, flags)"
             " VALUES ('peer', x'3033', x'00', 60.0, 1)",
@@ -75,7 +75,6 @@ class TestOldFiles:
             TABLE_OF_16,
             *self.ROWS,
             "CREATE INDEX items_queue ON items (queue_name)",
-            "CREATE INDEX items_uuid ON items (uuid, queue_name)",
             "PRAGMA journal_mode = WAL",
         )
         with SqliteQueuesStorage(path) as storage:
@@ -87,13 +86,13 @@ class TestOldFiles:
 
     def test_it_gets_all_of_it_or_nothing(self, path: Path) -> None:
         # In the way of the last thing that is made.
-        execute(path, TABLE_OF_16, *self.ROWS, "CREATE TABLE items_of_16 (a)")
+        execute(path, TABLE_OF_16, *self.ROWS, "CREATE TABLE items_expiry (a)")
         objects = "SELECT type, name, sql FROM sqlite_master"
         before = execute(path, objects)
-        with pytest.raises(StorageError, match="items_of_16"):
+        with pytest.raises(StorageError, match="items_expiry"):
             SqliteQueuesStorage(path)
         assert execute(path, objects) == before
-        execute(path, "DROP TABLE items_of_16")
+        execute(path, "DROP TABLE items_expiry")
         with SqliteQueuesStorage(path) as storage:
             assert ttls(storage) == [60.0, None]
 
@@ -107,23 +106,24 @@ class TestOldFiles:
                 assert contents(storage) == [b"stored"]
             other.execute("ROLLBACK")
 
-    def test_the_clocks_of_queues_that_are_no_more_are_forgotten(self, path: Path) -> None:
-        clocks = "SELECT queue_name FROM snakemq_offline ORDER BY queue_name"
+    def test_the_clock_of_a_queue_ends_with_it(self, path: Path) -> None:
+        clocks = "SELECT queue_name, seconds FROM snakemq_queues ORDER BY queue_name"
         with SqliteQueuesStorage(path) as storage:
             storage.advance_ttl("never", 1.0)
-            items = {name: message() for name in ("stays", "gone", "back", "noticed")}
+            items = {name: message() for name in ("stays", "gone", "back")}
             for name, item in items.items():
                 storage.push(name, item)
                 storage.advance_ttl(name, 1.0)
-            storage.delete_items([items["gone"], items["back"], items["noticed"]])
-            storage.advance_ttl("noticed", 1.0)
+            storage.delete_items([items["gone"], items["back"]])
             storage.push("back", message())
             storage.advance_ttl("back", 0.5)
-            assert execute(path, clocks) == [("back",), ("gone",), ("stays",)]
+            assert execute(path, clocks) == [("back", 0.5), ("stays", 1.0)]
             assert ttls(storage, "back") == [59.5]
+        # 1.6 knows of no clock.
+        execute_as_16(path, "DELETE FROM items WHERE queue_name = 'back'")
         with SqliteQueuesStorage(path) as storage:
-            assert execute(path, clocks) == [("back",), ("stays",)]
-            assert (ttls(storage, "back"), ttls(storage, "stays")) == ([59.5], [59.0])
+            assert execute(path, clocks) == [("stays", 1.0)]
+            assert ttls(storage, "stays") == [59.0]
             storage.delete_all()
             assert execute(path, clocks) == []
 
@@ -328,20 +328,6 @@ class TestReceived:
             storage.get_inbox()
         with pytest.raises(StorageError, match=r"'snakemq_dead' .* delete the row with rowid 2"):
             storage.get_dead()
-
-    def test_two_storages_on_one_file_disturb_no_numbers(self, path: Path) -> None:
-        """Which is a mistake, but for the command line's ``retry``."""
-        with SqliteQueuesStorage(path) as one, SqliteQueuesStorage(path) as two:
-            ids = []
-            for number in range(10):
-                for storage in (one, two):
-                    storage.add_received("alice", [b"%d" % number], keep=100, sync=False)
-                    ids += storage.push_inbox("alice", [message()], keep=100)
-                one.bury(ids[-1], "tired of it")
-                ids += [item.id for item in two.retry_dead(None)]
-            assert ids == sorted(set(ids))
-            assert one.load_received("alice") == two.load_received("alice")
-            assert len(one.load_received("alice")) == 40
 
     def test_a_full_disk_loses_nothing(self, path: Path, storage: SqliteQueuesStorage) -> None:
         pages = setting(storage, "page_count")

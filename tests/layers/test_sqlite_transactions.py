@@ -60,7 +60,7 @@ class TestTransaction:
             storage.advance_inbox(first, second)
             # Nobody else sees any of it yet.
             assert orders(path) == []
-            with SqliteQueuesStorage(path) as other:
+            with SqliteQueuesStorage(path, read_only=True) as other:
                 assert other.get_queues() == []
                 assert [item.id for item in other.get_inbox()] == [first, second]
             # In here it is visible.
@@ -270,11 +270,20 @@ class TestPushWith:
             assert storage.get_queues() == []
             getattr(connection, end)()
         committed = end == "commit"
+        assert storage.get_queues() == []
+        adopted = storage.adopt()
+        assert storage.adopt() == []
         assert orders(path) == ["one"] * committed
         found = storage.get_items("peer") + storage.get_items("other")
         assert [(item.data, item.ttl, item.flags, item.uuid) for item in found] == [
             (item.data, item.ttl, item.flags, item.uuid) for item in [*items, items[0]]
         ] * committed
+        assert [(name, item.message.data) for name, item in adopted] == [
+            ("peer", b"\0data"),
+            ("peer", b"ever"),
+            ("other", b"\0data"),
+        ] * committed
+        assert [item.position for _, item in adopted] == [1, 2, 3] * committed
         storage.remove_items("peer", found)
         assert contents(storage) == []
 
@@ -288,6 +297,7 @@ class TestPushWith:
         assert contents(storage) == []
         storage.push_with(connection, [("peer", message(b"two"))])
         connection.commit()
+        storage.adopt()
         assert contents(storage) == [b"two"]
 
     def test_a_connection_that_would_commit_at_once_is_refused(
@@ -354,6 +364,7 @@ class TestPushWith:
                 with closing(sqlite3.connect(name)) as connection:
                     storage.push_with(connection, [("peer", message())])
                     connection.commit()
+            storage.adopt()
             assert len(contents(storage)) == len(names)
 
     def test_an_error_leaves_the_transaction_as_it_was(
@@ -370,6 +381,7 @@ class TestPushWith:
                 connection.execute("INSERT INTO orders VALUES ('one')")
         connection.commit()
         assert orders(path) == ["one"]
+        assert storage.adopt() == []
         assert storage.get_queues() == []
 
     def test_a_locked_file_is_reported(
@@ -382,15 +394,17 @@ class TestPushWith:
         with pytest.raises(StorageError, match="or by another connection of this one"):
             storage.push("peer", message(b"two"))
         connection.commit()
+        storage.adopt()
         assert contents(storage) == [b"one"]
 
-    def test_a_ttl_runs_from_when_it_was_pushed(
+    def test_a_ttl_runs_from_when_it_was_adopted(
         self, storage: SqliteQueuesStorage, connection: sqlite3.Connection
     ) -> None:
         storage.push("peer", message(ttl=60.0))
         storage.advance_ttl("peer", 20.0)
         storage.push_with(connection, [("peer", message(ttl=60.0)), ("new", message(ttl=60.0))])
         connection.commit()
+        storage.adopt()
         assert [item.ttl for item in storage.get_items("peer")] == [40.0, 60.0]
         storage.advance_ttl("peer", 20.0)
         storage.advance_ttl("new", 20.0)
@@ -400,11 +414,13 @@ class TestPushWith:
     def test_what_the_application_does_with_its_connection_is_no_trouble(
         self, storage: SqliteQueuesStorage, connection: sqlite3.Connection
     ) -> None:
-        connection.execute("CREATE TEMP TABLE items (mine)")
+        for name in ("items", "snakemq_pushed"):
+            connection.execute(f"CREATE TEMP TABLE {name} (mine)")
         connection.row_factory = lambda cursor, row: {"row": row}
         connection.text_factory = bytes
         storage.push_with(connection, [("peer", message(b"one"))])
         connection.commit()
+        storage.adopt()
         assert contents(storage) == [b"one"]
         assert connection.execute("SELECT * FROM temp.items").fetchall() == []
 
