@@ -244,7 +244,7 @@ class Expiry(PagedSuite):
         model: dict[str, list[_Row]] = {"alice": [], "bob": [], "carol": []}
 
         def new() -> tuple[str, Message]:
-            ttl = chance.choice([None, 1.5, 4.0, 600.0])
+            ttl = chance.choice([None, 0.5, 1.5, 4.0, 600.0])
             return chance.choice(list(model)), message(
                 chance.randbytes(chance.randrange(9)), ttl=ttl
             )
@@ -282,7 +282,7 @@ class Expiry(PagedSuite):
             model[name] = [row.older(0.25) for row in model[name]]
 
         def take() -> None:
-            name, count = chance.choice(list(model)), chance.randrange(1, 4)
+            name, count = chance.choice(list(model)), chance.randrange(1, 6)
             after = chance.choice([0, *(row.position for row in model[name])])
             seconds = chance.choice([0.0, 0.5, 3.0])
             taken = storage.take_expired(name, seconds, after, count)
@@ -314,22 +314,27 @@ class Expiry(PagedSuite):
                     _Row(each.position, row.message) for each, row in zip(stored, rows, strict=True)
                 ]
 
+        def check(name: str) -> None:
+            rows = model[name]
+            stored = page(storage, name)
+            assert [each.position for each in stored] == [row.position for row in rows]
+            expect_ttls(storage, name, [row.message.ttl for row in rows])
+            after = chance.choice([0, *(row.position for row in rows)])
+            left = min((row.left for row in rows if row.position > after), default=math.inf)
+            _expect_expiry(storage, None if left == math.inf else left, after, name)
+
         operations = [change, push, remove, advance, take, update, restart]
-        weights = [10, 2, 2, 8, 5, 1, 1]
-        for _ in range(150):
+        weights = [12, 2, 1, 6, 5, 1, 1]
+        for _ in range(300):
             chance.choices(operations, weights)[0]()
-            for name, rows in model.items():
-                stored = page(storage, name)
-                assert [each.position for each in stored] == [row.position for row in rows]
-                expect_ttls(storage, name, [row.message.ttl for row in rows])
-                after = chance.choice([0, *(row.position for row in rows)])
-                left = min((row.left for row in rows if row.position > after), default=math.inf)
-                _expect_expiry(storage, None if left == math.inf else left, after, name)
+            check(chance.choice(list(model)))
             assert sorted(storage.summarize()) == [
                 QueueSummary(name, len(rows), sum(len(row.message.data) for row in rows))
                 for name, rows in sorted(model.items())
                 if rows
             ]
+        for name in model:
+            check(name)
 
 
 class _Row(StoredItem):

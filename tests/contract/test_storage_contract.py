@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
@@ -13,7 +14,15 @@ import pytest
 
 from snakemq.exceptions import StorageError
 from snakemq.message import Message
-from snakemq.storage import MemoryQueuesStorage, QueuesStorageBase
+from snakemq.storage import (
+    DeadLetter,
+    MemoryQueuesStorage,
+    QueuesStorageBase,
+    QueueSummary,
+    Removal,
+    StoredItem,
+)
+from snakemq.storage._memory_queue import MemoryQueue
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from snakemq.testing.storage_contract import StorageContract
 
@@ -148,6 +157,10 @@ def test_a_storage_has_to_have_the_seven_methods(name: str, arguments: tuple[obj
         ("get_dead", (), {}),
         ("retry_dead", (None,), {}),
         ("drop_dead", (None,), {}),
+        ("received_peers", (), {}),
+        ("uncount_attempt", (1,), {}),
+        ("count_dead", (), {}),
+        ("add_dead", ([],), {}),
     ],
 )
 def test_a_storage_need_not_keep_what_was_received(
@@ -157,6 +170,34 @@ def test_a_storage_need_not_keep_what_was_received(
     assert not storage.keeps_received
     with pytest.raises(NotImplementedError):
         getattr(storage, name)(*arguments, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "keywords"),
+    [
+        ("summarize", (), {}),
+        ("last_position", (), {}),
+        ("get_page", ("a", 0), {"max_messages": 1, "max_bytes": 1}),
+        ("change_items", ([],), {}),
+        ("next_expiry", ("a",), {}),
+        ("take_expired", ("a", 0.0, 0, 1), {}),
+        ("oldest", ("a",), {}),
+    ],
+)
+def test_a_storage_need_not_have_pages(
+    name: str, arguments: tuple[object, ...], keywords: dict[str, object]
+) -> None:
+    storage = QueuesStorageBase()
+    assert not storage.has_pages
+    with pytest.raises(NotImplementedError):
+        getattr(storage, name)(*arguments, **keywords)
+
+
+def test_there_is_nothing_else_that_a_storage_has_to_do() -> None:
+    storage = QueuesStorageBase()
+    assert storage.maintain() is False
+    assert storage.adopt() == []
+    assert storage.may_wait() is True
 
 
 def test_transactions_are_for_sqlite_only() -> None:
@@ -266,6 +307,154 @@ class TestTheSuiteFindsFaults:
         Storage.factor = 1
         self._run(Storage(), test)
 
+    def test_positions_that_come_again(self) -> None:
+        class Storage(MemoryQueuesStorage):
+            def remove_items(self, queue_name: str, items: Iterable[Message]) -> None:
+                super().remove_items(queue_name, items)
+                self._last_position = 1
+
+        with pytest.raises(AssertionError):
+            self._run(Storage(), "test_no_position_is_given_twice")
+
+    def test_pages_without_an_end(self) -> None:
+        class Storage(MemoryQueuesStorage):
+            limited = "max_bytes"
+
+            def get_page(self, queue_name: str, after: int, **limits: int) -> list[StoredItem]:
+                return super().get_page(queue_name, after, **{**limits, self.limited: 1 << 40})
+
+        with pytest.raises(AssertionError):
+            self._run(Storage(), "test_a_page_ends_with_so_many_bytes")
+        Storage.limited = "max_messages"
+        with pytest.raises(AssertionError):
+            self._run(Storage(), "test_a_page_ends_with_so_many_messages")
+
+    def test_pages_that_go_on_in_the_wrong_place(self) -> None:
+        class Storage(MemoryQueuesStorage):
+            def get_page(self, queue_name: str, after: int, **limits: int) -> list[StoredItem]:
+                return super().get_page(queue_name, max(after - 1, 0), **limits)
+
+        with pytest.raises(AssertionError):
+            self._run(Storage(), "test_a_page_begins_behind_any_position")
+
+    def test_a_count_that_believes_what_it_is_told(self) -> None:
+        class Storage(MemoryQueuesStorage):
+            said = 0
+
+            def change_items(
+                self,
+                push: Sequence[tuple[str, Message]],
+                remove: Sequence[Removal] = (),
+                *,
+                sync: bool = True,
+            ) -> list[int]:
+                positions = super().change_items(push, remove, sync=sync)
+                self.said += sum(len(item.data) for _, item in push)
+                self.said -= sum(removal.bytes for removal in remove)
+                return positions
+
+            def summarize(self) -> list[QueueSummary]:
+                return [each._replace(bytes=self.said) for each in super().summarize()]
+
+        with pytest.raises(AssertionError, match="the summary is"):
+            self._run(Storage(), "test_what_is_missing_is_passed_over")
+
+    def test_a_change_of_two_halves(self) -> None:
+        class Storage(MemoryQueuesStorage):
+            def change_items(
+                self,
+                push: Sequence[tuple[str, Message]],
+                remove: Sequence[Removal] = (),
+                *,
+                sync: bool = True,
+            ) -> list[int]:
+                positions = super().change_items(push)
+                for each in remove:
+                    super().change_items([], [each])
+                return positions
+
+        with pytest.raises(AssertionError):
+            self._run(Storage(), "test_a_change_that_fails_changes_nothing")
+
+    def test_a_removal_from_every_queue(self) -> None:
+        class Storage(MemoryQueuesStorage):
+            def change_items(
+                self,
+                push: Sequence[tuple[str, Message]],
+                remove: Sequence[Removal] = (),
+                *,
+                sync: bool = True,
+            ) -> list[int]:
+                everywhere = [
+                    each._replace(queue_name=name) for each in remove for name in self.get_queues()
+                ]
+                return super().change_items(push, everywhere, sync=sync)
+
+        with pytest.raises(AssertionError):
+            self._run(Storage(), "test_a_removal_is_for_one_queue_only")
+
+    def test_items_that_appear_behind_a_reader(self) -> None:
+        class Storage(MemoryQueuesStorage):
+            """Gives its positions in one step and shows the items in another."""
+
+            def change_items(
+                self,
+                push: Sequence[tuple[str, Message]],
+                remove: Sequence[Removal] = (),
+                *,
+                sync: bool = True,
+            ) -> list[int]:
+                with self._lock:
+                    first = self._last_position + 1
+                    self._last_position += len(push)
+                time.sleep(0)  # another thread may overtake
+                with self._lock:
+                    for number, (name, item) in enumerate(push, first):
+                        self._queues.setdefault(name, MemoryQueue()).append(number, item, 0.0)
+                    for each in remove:
+                        self._remove(each.queue_name, each.positions)
+                return list(range(first, first + len(push)))
+
+        def run() -> None:
+            # It depends on the threads, so it may take some attempts.
+            for _ in range(200):
+                self._run(Storage(), "test_who_reads_page_by_page_misses_nothing")
+
+        with pytest.raises(AssertionError):
+            run()
+
+    def test_what_expired_in_the_wrong_order(self) -> None:
+        class Storage(MemoryQueuesStorage):
+            def take_expired(
+                self, queue_name: str, seconds: float, after: int, max_messages: int
+            ) -> list[StoredItem]:
+                taken = super().take_expired(queue_name, seconds, after, max_messages)
+                return sorted(taken, key=lambda item: item.message.ttl or 0.0)
+
+        with pytest.raises(AssertionError):
+            self._run(Storage(), "test_of_too_many_those_that_ran_out_first_are_taken")
+        with pytest.raises(AssertionError):
+            self._run(Storage(), "test_a_long_history_of_pages_leaves_what_it_should")
+
+    def test_an_expiry_that_is_not_that_of_the_rest(self) -> None:
+        class Storage(MemoryQueuesStorage):
+            def next_expiry(self, queue_name: str, after: int = 0) -> float | None:
+                return super().next_expiry(queue_name)
+
+        with pytest.raises(AssertionError, match="the next expiry in queue 'peer' behind"):
+            self._run(Storage(), "test_the_next_expiry_of_what_is_behind_a_position")
+
+    def test_letters_that_keep_their_numbers(self) -> None:
+        class Storage(MemoryQueuesStorage):
+            def add_dead(self, letters: Iterable[DeadLetter]) -> None:
+                for letter in letters:
+                    self._dead[letter.id] = letter
+
+        with pytest.raises(AssertionError):
+            self._run(Storage(), "test_letters_of_another_storage_can_be_added")
+        with pytest.raises(AssertionError):
+            self._run(Storage(), "test_adding_letters_that_fails_adds_none")
+
     def test_an_inbox_without_a_memory(self) -> None:
         class Storage(MemoryQueuesStorage):
             def load_received(self, ident: str) -> list[bytes]:
@@ -283,41 +472,3 @@ class TestTheSuiteFindsFaults:
             self._run(Storage(), "test_going_on_removes_one_and_counts_an_attempt_of_another")
         with pytest.raises(AssertionError):
             self._run(Storage(), "test_a_long_history_of_receiving_leaves_what_it_should")
-
-
-class TestMemoryStorageAlone:
-    def test_a_hundred_thousand_items_are_removed_in_order(self) -> None:
-        storage = MemoryQueuesStorage()
-        items = [Message(b"", 60) for _ in range(100_000)]
-        storage.push_many(("peer", item) for item in items)
-        # Quadratic, this would take many minutes.
-        for item in items[:-1]:
-            storage.remove_items("peer", [item])
-        assert [item.uuid for item in storage.get_items("peer")] == [items[-1].uuid]
-
-    def test_a_message_may_be_changed_after_it_was_pushed(self) -> None:
-        storage = MemoryQueuesStorage()
-        item = Message(b"data", 60)
-        storage.push("peer", item)
-        item.ttl = 1
-        storage.get_items("peer")[0].ttl = 2
-        assert storage.get_items("peer")[0].ttl == 60
-
-    def test_it_tells_the_time_of_a_death_by_the_given_clock(self) -> None:
-        storage = MemoryQueuesStorage(wall_clock=lambda: 1234.5)
-        (item_id,) = storage.push_inbox("alice", [Message(b"")], keep=1)
-        storage.bury(item_id, "tired of it")
-        assert [letter.died_at for letter in storage.get_dead()] == [1234.5]
-
-    def test_a_received_message_may_be_changed_after_it_was_stored(self) -> None:
-        storage = MemoryQueuesStorage()
-        item = Message(b"data", 60)
-        storage.push_inbox("alice", [item], keep=1)
-        item.ttl = 1
-        storage.get_inbox()[0].message.ttl = 2
-        assert storage.get_inbox()[0].message.ttl == 60
-
-    def test_repr_counts(self) -> None:
-        storage = MemoryQueuesStorage()
-        storage.push_many((name, Message(b"", 1)) for name in "aab")
-        assert repr(storage) == "<MemoryQueuesStorage queues=2 items=3>"
