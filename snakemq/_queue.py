@@ -546,23 +546,24 @@ class Queue:
                 return False
         expired: list[StoredItem] = []
         stored.next_expiry = reading + _RETRY
-        with self.manager.storage_errors_logged(self.name), self.manager.writer.exclusive():
+        with (
+            self.manager.storage_errors_logged(self.name),
             # Nothing is appended meanwhile, and nothing is loaded.
-            with self.manager.load_lock:
-                expired = storage.take_expired(
-                    self.name, reading - stored.reading, stored.loaded, _EXPIRED_AT_ONCE
-                )
-                with self.manager.room.lock:
-                    size = sum(len(item.message.data) for item in expired)
-                    self.manager.stored_room.count(stored, -len(expired), -size)
-                    self.manager.stored_room.tell()
-                    stored.unloaded -= len(expired)
-                following = storage.next_expiry(self.name, stored.loaded)
-                with self.manager.room.lock:
-                    stored.next_expiry = (
-                        math.inf if following is None else stored.reading + following
-                    )
-                    self._take_in_tail()
+            self.manager.writer.exclusive(),
+            self.manager.load_lock,
+        ):
+            expired = storage.take_expired(
+                self.name, reading - stored.reading, stored.loaded, _EXPIRED_AT_ONCE
+            )
+            size = sum(len(item.message.data) for item in expired)
+            with self.manager.room.lock:
+                self.manager.stored_room.count(stored, -len(expired), -size)
+                self.manager.stored_room.tell()
+                stored.unloaded -= len(expired)
+            following = storage.next_expiry(self.name, stored.loaded)
+            with self.manager.room.lock:
+                stored.next_expiry = math.inf if following is None else stored.reading + following
+                self._take_in_tail()
         self.manager.wrote()
         self.manager.report_drops(self.name, [item.message for item in expired], DropReason.EXPIRED)
         return len(expired) == _EXPIRED_AT_ONCE

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
+from snakemq._attendant import Attendant
 from snakemq._core.features import Feature
 from snakemq._core.frames import (
     FRAME_INCOMPATIBLE,
@@ -20,10 +21,9 @@ from snakemq._core.frames import (
 from snakemq._core.framing import encode_packet
 from snakemq._core.session import Event, Session, SessionState
 from snakemq._drops import call_drop_callbacks
-from snakemq._expiry_timers import ExpiryTimers
 from snakemq._holding import HANDLED, Holding
 from snakemq._inbox import Inbox
-from snakemq._incoming import STORAGE_RETRY, WINDOW, Incoming
+from snakemq._incoming import WINDOW, Incoming
 from snakemq._keepalive_timers import KeepaliveTimers
 from snakemq._outgoing import Outgoing
 from snakemq._peer_connection import Hold, PeerConnection
@@ -44,7 +44,7 @@ from snakemq.exceptions import (
 from snakemq.limits import DropReason, QueueLimits
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.packeter import Packeter
-from snakemq.queues import Queue, QueuesManager
+from snakemq.queues import QueuesManager
 from snakemq.storage import QueuesStorageBase
 
 if TYPE_CHECKING:
@@ -128,9 +128,7 @@ class Messaging(CallbackOwner):
         self.domain = domain
         self.packeter = packeter
         self.queues_manager = QueuesManager(queues_storage, clock=packeter.time)
-        self.queues_manager.attend = self._flush_soon
         self.queues_manager.may_wait = lambda: not packeter.is_inside_loop()
-        self.queues_manager.try_later = self._try_later
         self._upkeep = Upkeep(packeter, self.queues_manager)
         self.queues_manager.wrote = self._upkeep.arm
         self._connections: dict[str, PeerConnection] = {}
@@ -150,7 +148,7 @@ class Messaging(CallbackOwner):
             packeter, self._handle_frame, self._receive, self.on_message_recv.call, self._fail
         )
         self._incoming = Incoming(packeter, memory, self._inbox, self._holding.set, self.log)
-        self._expiry = ExpiryTimers(packeter, self._expire)
+        self._attendant = Attendant(packeter, self.queues_manager, self._pump)
         self._queues = self.queues_manager.queues
         self._recv_callback = self.on_message_recv
 
@@ -161,8 +159,6 @@ class Messaging(CallbackOwner):
         packeter.on_packets_recv.wire(self._handle_packets)
         packeter.on_packets_sent.wire(self._handle_sent)
         self.queues_manager.on_items_dropped.wire(self._handle_drops)
-        for queue in self.queues_manager.queues.values():
-            self._expiry.arm(queue)
 
     def _make_inbox(self, storage: QueuesStorageBase | None) -> Inbox:
         return Inbox(
@@ -217,7 +213,7 @@ class Messaging(CallbackOwner):
             queued = queue.push(message)
         if not queue.dirty:
             queue.dirty = True
-            self.packeter.call_soon(self._flush, queue)
+            self.packeter.call_soon(self._attendant.look, queue)
             self.packeter.wakeup_poll()
         return queued
 
@@ -241,7 +237,7 @@ class Messaging(CallbackOwner):
         for ident, message in entries:
             self._check(ident, message)
         reserved = self.queues_manager.push_many(entries)
-        self._flush_soon(dict.fromkeys(queue for queue, _ in reserved))
+        self._attendant.look_soon(dict.fromkeys(queue for queue, _ in reserved))
         # In the same order, and some may be left out.
         queued = []
         rest = iter([(queue.name, message) for queue, message in reserved])
@@ -408,7 +404,7 @@ class Messaging(CallbackOwner):
 
         What was stored stays stored, what was not is gone.
         """
-        self._expiry.clear()
+        self._attendant.close()
         self._upkeep.cancel()
         self.queues_manager.close()
 
@@ -470,7 +466,7 @@ class Messaging(CallbackOwner):
         self._by_ident[ident] = connection
         queue = connection.queue = self.queues_manager.get_queue(ident)
         queue.connect()
-        self._expiry.disarm(ident)
+        self._attendant.arrived(ident)
         self.log.debug("conn=%s is %r", connection.conn_id, ident)
         try:
             self.on_connect(connection.conn_id, ident)
@@ -525,7 +521,7 @@ class Messaging(CallbackOwner):
         try:
             self.on_disconnect(connection.conn_id, ident)
         finally:  # also when a callback raised KeyboardInterrupt
-            self._settle(queue)
+            self._attendant.settle(queue)
 
     # Receiving.
 
@@ -660,30 +656,13 @@ class Messaging(CallbackOwner):
 
     # Sending.
 
-    def _flush_soon(self, queues: Iterable[Queue]) -> None:
-        for queue in queues:
-            if not queue.dirty:
-                queue.dirty = True
-                self.packeter.call_soon(self._flush, queue)
-        self.packeter.wakeup_poll()
-
-    def _try_later(self, queue: Queue) -> None:
-        """The storage could not be read."""
-        if not queue.dirty:
-            queue.dirty = True
-            self.packeter.call_later(STORAGE_RETRY, self._flush, queue)
-
-    def _flush(self, queue: Queue) -> None:
-        # Cleared first: who pushes from now on asks for another flush.
-        queue.dirty = False
-        # It may have been forgotten while somebody pushed, who was then sent on.
-        queue = self._queues.get(queue.name, queue)
-        queue.report_overflow()
-        connection = self._by_ident.get(queue.name)
-        if connection is not None:
-            self._outgoing.pump(connection)
-        else:
-            self._settle(queue)
+    def _pump(self, ident: str) -> bool:
+        """Send what waits for a peer; whether it is connected."""
+        connection = self._by_ident.get(ident)
+        if connection is None:
+            return False
+        self._outgoing.pump(connection)
+        return True
 
     def _handle_sent(self, conn_id: str, packet_id: int, count: int) -> None:
         connection = self._connections.get(conn_id)
@@ -709,15 +688,6 @@ class Messaging(CallbackOwner):
             callback(self.packeter.time() - sent)
 
     # The rest.
-
-    def _expire(self, queue: Queue) -> None:
-        queue.expire()
-        self._settle(queue)
-
-    def _settle(self, queue: Queue) -> None:
-        """The peer is not connected: forget its queue, or look at it again in time."""
-        if not queue.connected and not queue.forget():
-            self._expiry.arm(queue)
 
     def _handle_drops(self, ident: str, messages: list[Message], reason: DropReason) -> None:
         self.log.debug("ident=%r dropped %d messages: %s", ident, len(messages), reason.value)

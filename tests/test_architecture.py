@@ -56,6 +56,7 @@ FLOORS: dict[str, set[str]] = {
 #: Private modules beside a layer that are a part of it: same floor, and nobody
 #: else knows them.
 PARTS = {
+    "_attendant": "messaging",
     "_drops": "messaging",
     "_expiry_timers": "messaging",
     "_holding": "messaging",

@@ -18,6 +18,7 @@ from snakemq.cli._options import (
     require_way,
 )
 from snakemq.peer import Delivery, DeliveryState, Peer
+from snakemq.storage._open import hide_password
 
 if TYPE_CHECKING:
     from snakemq.cli._options import Verbs
@@ -145,8 +146,9 @@ def _late(peer: Peer, args: argparse.Namespace) -> CommandError:
     else:
         problem = not_connected(peer, args)
     if args.storage:
+        storage = hide_password(args.storage)
         problem = CommandError(
-            f"{problem}; messages that wait for it in {args.storage}: {peer.queued(args.receiver)}",
+            f"{problem}; messages that wait for it in {storage}: {peer.queued(args.receiver)}",
             problem.code,
         )
     return problem

@@ -1,0 +1,78 @@
+"""Looking after the queues: what waits is sent, what has expired is dropped, what is empty goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from snakemq._expiry_timers import ExpiryTimers
+from snakemq.packeter import Packeter
+from snakemq.queues import Queue, QueuesManager
+
+__all__ = ["Attendant"]
+
+#: When a storage is read again that could not be, in seconds.
+_RETRY: Final = 1.0
+
+
+class Attendant:
+    """Looks at queues in which something has changed. Loop thread only, unless it says else.
+
+    :param packeter: gives time and timers
+    :param manager: the queues
+    :param send: ``func(name)``; sends what waits for a peer, if it is
+        connected, and returns whether it is
+    """
+
+    def __init__(
+        self, packeter: Packeter, manager: QueuesManager, send: Callable[[str], bool]
+    ) -> None:
+        self._packeter = packeter
+        self._queues = manager.queues
+        self._send = send
+        self._expiry = ExpiryTimers(packeter, self._expire)
+        manager.attend = self.look_soon
+        manager.try_later = self._look_later
+        for queue in self._queues.values():
+            self._expiry.arm(queue)
+
+    def look_soon(self, queues: Iterable[Queue]) -> None:
+        """Something has changed. Any thread."""
+        for queue in queues:
+            if not queue.dirty:
+                queue.dirty = True
+                self._packeter.call_soon(self.look, queue)
+        self._packeter.wakeup_poll()
+
+    def _look_later(self, queue: Queue) -> None:
+        """The storage could not be read."""
+        if not queue.dirty:
+            queue.dirty = True
+            self._packeter.call_later(_RETRY, self.look, queue)
+
+    def look(self, queue: Queue) -> None:
+        """Do what is to be done."""
+        # Cleared first: who pushes from now on asks for another look.
+        queue.dirty = False
+        # It may have been forgotten while somebody pushed, who was then sent on.
+        queue = self._queues.get(queue.name, queue)
+        queue.report_overflow()
+        if not self._send(queue.name):
+            self.settle(queue)
+
+    def arrived(self, name: str) -> None:
+        """The peer is connected: nothing expires."""
+        self._expiry.disarm(name)
+
+    def settle(self, queue: Queue) -> None:
+        """The peer is not connected: forget its queue, or look at it again in time."""
+        if not queue.connected and not queue.forget():
+            self._expiry.arm(queue)
+
+    def _expire(self, queue: Queue) -> None:
+        queue.expire()
+        self.settle(queue)
+
+    def close(self) -> None:
+        """Nothing is to be done any more."""
+        self._expiry.clear()
