@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from snakemq.message import Message
 from snakemq.storage import QueuesStorageBase, QueueSummary, StoredItem
 from snakemq.testing._storage_paging import PagedSuite
-from snakemq.testing._storage_suite import expect, expect_ttls, facts, message, page, removal
+from snakemq.testing._storage_suite import (
+    DEADLINE,
+    expect,
+    expect_ttls,
+    facts,
+    message,
+    page,
+    removal,
+)
 
 __all__ = ["Expiry"]
 
@@ -206,6 +216,40 @@ class Expiry(PagedSuite):
         assert [len(each) for each in taken] == [1500, 500, 0]
         assert storage.summarize() == [QueueSummary("peer", 1000, 1000)]
         assert {each.message.ttl for each in page(storage, "peer")} == {None}
+
+    def test_threads_take_each_of_them_once(self) -> None:
+        self._needs(self.thread_safe, "several threads may use it at the same time")
+        storage = self._paged()
+        threads, each = 3, 60
+        start = threading.Barrier(threads)
+
+        def work(thread: int) -> list[StoredItem]:
+            taken: list[StoredItem] = []
+            start.wait(DEADLINE)
+            for number in range(0, each, 4):
+                storage.change_items(
+                    [
+                        ("peer", message(b"%d %d" % (thread, part), ttl=1.0 + part % 2))
+                        for part in range(number, number + 4)
+                    ]
+                )
+                storage.advance_ttl("peer", 0.125)
+                taken += storage.take_expired("peer", 1.0, 0, 3)
+                left = storage.next_expiry("peer")
+                assert left is None or left <= 2.0
+            return taken
+
+        with ThreadPoolExecutor(threads) as pool:
+            taken = [
+                item for items in pool.map(work, range(threads), timeout=DEADLINE) for item in items
+            ]
+        while more := storage.take_expired("peer", 2.0, 0, 50):
+            taken += more
+        assert sorted(item.message.data for item in taken) == sorted(
+            b"%d %d" % (thread, number) for thread in range(threads) for number in range(each)
+        )
+        assert len({item.position for item in taken}) == len(taken)
+        expect(storage, {})
 
     # How long something is there
 

@@ -274,9 +274,9 @@ class Paging(PagedSuite):
     def test_positions_may_be_any_sequence(self) -> None:
         storage = self._paged()
         items = [message(b"%d" % number) for number in range(6)]
-        start, *_ = storage.change_items(tuple(("peer", item) for item in items))
-        storage.change_items([], (Removal("peer", range(start, start + 2), 2),))
-        storage.change_items([], [Removal("peer", (start + 3,), 1)])
+        positions = storage.change_items(tuple(("peer", item) for item in items))
+        storage.change_items([], (Removal("peer", range(positions[0], positions[2]), 2),))
+        storage.change_items([], [Removal("peer", (positions[3],), 1)])
         expect(storage, {"peer": [items[2], *items[4:]]})
 
     def test_what_is_missing_is_passed_over(self) -> None:

@@ -37,7 +37,8 @@ class StorageContract(Paging, Expiry, ReceivingSide, DeadLetters):
     attributes tell what a storage does not promise; tests that need it are then
     skipped. A new storage should leave them as they are. The tests of pages are
     skipped if the storage does not say ``has_pages``, those of the receiving
-    side if it does not say ``keeps_received``.
+    side if it does not say ``keeps_received``. For a storage that is slow,
+    ``long_queue`` makes the one long test shorter.
     """
 
     # What is stored
