@@ -1,0 +1,74 @@
+"""Runs a server and ends it, with its directory, when the tests are gone.
+
+    python _guard.py DIRECTORY SIGNAL
+
+Its standard input says what to do, a line of JSON for each: the command to
+start (a list), or the number of a signal for what runs. When it ends, because
+the tests closed it or were killed, so does the server: by SIGNAL first. Each
+line on the standard output tells that something was started (its process
+number) or has ended (0).
+
+It is a program of its own, and imports nothing of the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+#: How long the server may take to end by itself, in seconds.
+GRACE = 20.0
+
+
+def watch(process: subprocess.Popen[bytes]) -> None:
+    process.wait()
+    print(0, flush=True)
+
+
+def main() -> None:
+    directory, farewell = sys.argv[1], int(sys.argv[2])
+    # Ctrl-C is for the tests; they, or their end, end this.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    owner = os.stat(directory)
+    # A server never runs as root.
+    drop = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": ()}
+    process: subprocess.Popen[bytes] | None = None
+    for line in sys.stdin:
+        order = json.loads(line)
+        if isinstance(order, int):
+            if process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(order)
+            continue
+        with open(os.path.join(directory, "log"), "ab") as log:
+            process = subprocess.Popen(
+                order,
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **(drop if os.getuid() == 0 else {}),  # type: ignore[arg-type]
+            )
+        print(process.pid, flush=True)
+        threading.Thread(target=watch, args=(process,), daemon=True).start()
+    if process is not None:
+        process.send_signal(farewell)
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    # The tests may have stopped listening.
+    with contextlib.suppress(BrokenPipeError):
+        main()
