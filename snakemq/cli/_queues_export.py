@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TextIO
 
-from snakemq.cli._exit import ExitCode, UsageError
+from snakemq.cli._exit import CommandError, ExitCode, UsageError
 from snakemq.cli._progress import Progress
 from snakemq.cli._queues_pages import choose_queues, dead_pages, inbox_pages, queue_pages
 from snakemq.cli._queues_records import QueueRecord, ReceivedRecord, encode
@@ -132,6 +132,8 @@ def _memory_lines(storage: QueuesStorageBase, peer: str) -> Iterator[str]:
 def _output(path: str | None) -> Generator[Callable[[Iterable[str]], None], None, None]:
     """Writes lines to standard output, or to a file that is there when all are."""
     if path is None:
+        if sys.stdout is None:
+            raise CommandError("there is no standard output to write to; use --output FILE")
         yield _writer(sys.stdout)
         return
     target = os.path.realpath(path)

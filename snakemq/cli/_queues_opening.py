@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from snakemq.cli._exit import UsageError
 from snakemq.storage import QueuesStorageBase, open_storage
+from snakemq.storage._open import hide_password
 
 __all__ = ["open_for_changes", "open_for_reading", "open_or_make"]
 
@@ -36,4 +37,4 @@ def _open(target: str, **options: Any) -> QueuesStorageBase:
     try:
         return open_storage(target, **options)
     except ValueError as exc:
-        raise UsageError(str(exc)) from exc
+        raise UsageError(f"{hide_password(target)!r}: {exc}") from exc

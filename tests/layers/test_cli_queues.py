@@ -796,6 +796,47 @@ class TestDead:
         assert [letter.id for letter in storages["a"].get_dead()] == numbers[1:]
 
 
+@pytest.mark.parametrize("action", ["ls", "show", "export", "import", "move", "purge", "dead"])
+def test_help(run: Run, action: str) -> None:
+    assert f"\n    {action} " in run("--help").out
+    done = run("a", action, "--help")
+    assert done.status == 0
+    assert "\nexamples:\n  snakemq queues " in done.out
+
+
+@pytest.mark.parametrize("storage", ["", ":memory:", "sqlite://", "sqlite+x:///:memory:"])
+def test_what_would_be_lost_is_no_storage(storages: Storages, run: Run, storage: str) -> None:
+    fill(storages["a"], "bob", numbered(3))
+    for arguments in (("a", "move", storage), (storage, "import"), (storage, "ls")):
+        done = run(*arguments)
+        assert (done.status, done.out) == (2, "")
+        assert f"{storage!r} is not a file, nor the URL of a database that stays" in done.err
+    assert len(storages["a"].get_items("bob")) == 3
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense://user:geheim@host/db",
+        "postgresql+nonsense://user:geheim@host/db",
+        "postgresql://user:geheim@host:port/db",
+        "postgresql://user:gehe/im@host:port/db",
+        "mongodb://user:geheim@:99999999/db",
+        "mongodb://user:gehe/im@host/db",
+    ],
+)
+def test_a_wrong_url(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = "mongodb" if url.startswith("mongodb") else "sqla"
+    pytest.importorskip(f"snakemq.storage.{module}", reason="needs this storage")
+    pytest.importorskip({"mongodb": "pymongo"}.get(module, "sqlalchemy"), reason="needs a driver")
+    for arguments in (("ls",), ("purge", "--all", "--yes"), ("import",)):
+        assert main(["queues", url, *arguments]) in (1, 2)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("snakemq queues: ")
+        assert "gehe" not in err
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 100])
 @pytest.mark.parametrize("gap", [1, 2, 50])
 @pytest.mark.parametrize("wanted", [1, 3, 200])
