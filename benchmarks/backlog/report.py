@@ -12,12 +12,13 @@ from benchmarks.table import as_lines, number
 
 __all__ = ["BacklogReport"]
 
-#: What a column is called, and whether what it is for the smallest size stands
-#: beside it.
+#: What a column is called, and whether it is compared with the smallest size.
 _COLUMNS: Final = {
     "queue": ("µs to queue", True),
+    "queue_cpu": ("CPU µs", True),
     "open": ("ms to open", True),
     "drain": ("µs to drain", True),
+    "drain_cpu": ("CPU µs", True),
     "disk": ("bytes on disk", False),
     "queue_memory": ("MiB, queueing", False),
     "open_memory": ("MiB, open", False),
@@ -38,24 +39,20 @@ class BacklogReport:
 
     def as_table(self) -> str:
         """Medians and ratios."""
-        smallest = f"vs {self._smallest:,}"
-        heading = ["messages"]
-        for title, has_ratio in _COLUMNS.values():
-            heading += [title, smallest] if has_ratio else [title]
-        rows = [heading]
+        rows = [["messages", *(title for title, _ in _COLUMNS.values())]]
         for row in map(self._row, self._sizes()):
             cells = [f"{row['messages']:,}"]
-            for name, (_, has_ratio) in _COLUMNS.items():
+            for name in _COLUMNS:
                 median = row["medians"][name]
-                cells.append("?" if median is None else number(median))
-                if has_ratio:
-                    cells.append(f"{row['ratio'][name]:.2f}")
+                cell = "?" if median is None else number(median)
+                ratio = row["ratio"].get(name)
+                cells.append(cell if ratio is None else f"{cell} ({ratio:.2f})")
             rows.append(cells)
         rounds = len(self._measured.figures[self._smallest])
         title = f"backlog: persistent messages of {SIZE} bytes for a peer that is not there"
         notes = (
             f"snakemq is {self._measured.version}; rounds: {rounds}; queued {BATCH} at a time;"
-            " µs are for each message, ms for all; a ratio of 1 is flat"
+            f" µs are for each message, ms for all; (1.00) is as much as with {self._smallest:,}"
         )
         return "\n".join([title, f"  {notes}", *as_lines(rows)])
 

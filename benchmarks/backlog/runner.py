@@ -18,8 +18,10 @@ class BacklogFigures:
     """Of one run.
 
     :ivar queue: microseconds to queue a message
+    :ivar queue_cpu: microseconds of CPU for that
     :ivar open: milliseconds to open what is queued
     :ivar drain: microseconds to send a message and remove it, from the connection on
+    :ivar drain_cpu: microseconds of CPU for that, of the sender
     :ivar disk: bytes on disk for each message
     :ivar queue_memory: by how much the process grew while it queued, in MiB;
         ``None`` where that is not known
@@ -28,8 +30,10 @@ class BacklogFigures:
     """
 
     queue: float
+    queue_cpu: float
     open: float
     drain: float
+    drain_cpu: float
     disk: float
     queue_memory: float | None
     open_memory: float | None
@@ -103,8 +107,10 @@ class _Run:
         seconds = max(drained["until"], finished["at"]) - drained["at"]
         return BacklogFigures(
             queue=queued["seconds"] / self._size * 1e6,
+            queue_cpu=queued["cpu"] / self._size * 1e6,
             open=opened["seconds"] * 1e3,
             drain=seconds / self._size * 1e6,
+            drain_cpu=drained["cpu"] / self._size * 1e6,
             disk=queued["size"] / self._size,
             queue_memory=_mebibytes(queued["growth"]),
             open_memory=_mebibytes(opened["growth"]),

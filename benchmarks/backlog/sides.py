@@ -3,10 +3,10 @@
 =================  =======================================================
 the runner tells   the process answers
 =================  =======================================================
-``queue``          ``queued``: seconds, memory, size of the file
+``queue``          ``queued``: seconds, CPU, memory, size of the file
 ``listen``         ``listening``: address
 ``open``           ``opened``: seconds, memory
-``drain``          ``drained``: from when until when, memory; all is sent
+``drain``          ``drained``: all is sent; from when until when, CPU, memory
 ``finish``         ``finished``: what is wrong with what arrived, when the
                    last one has
 ``close``          ``closed``
@@ -16,6 +16,7 @@ the runner tells   the process answers
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -47,12 +48,14 @@ def queue(runner: Channel, file: Path, count: int) -> None:
     before = peak_resident()
     with snakemq.Peer(SENDER, storage=str(file)) as peer:
         started = clock()
+        cpu = time.process_time()
         for batch in payloads.batches(BATCH):
             peer.send_messages([(RECEIVER, data) for data in batch])
         seconds = clock() - started
+        cpu = time.process_time() - cpu
         peak = peak_resident()
     size = sum(path.stat().st_size for path in file.parent.glob(f"{file.name}*"))
-    runner.tell("queued", seconds=seconds, growth=_growth(before, peak), size=size)
+    runner.tell("queued", seconds=seconds, cpu=cpu, growth=_growth(before, peak), size=size)
     runner.hear("close")
     runner.tell("closed")
 
@@ -79,11 +82,15 @@ def drain(runner: Channel, file: Path, count: int) -> None:
     connected: list[float] = []
     peer.on_peer_connect.add(lambda ident: connected.append(clock()))
     peer.add_connector(tuple(address))
+    cpu = time.process_time()
     peer.wait_connected(RECEIVER)
     peer.flush()
-    drained_at = clock()
     runner.tell(
-        "drained", at=connected[0], until=drained_at, growth=_growth(before, peak_resident())
+        "drained",
+        at=connected[0],
+        until=clock(),
+        cpu=time.process_time() - cpu,
+        growth=_growth(before, peak_resident()),
     )
 
     runner.hear("close")

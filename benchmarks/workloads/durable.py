@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -75,11 +76,13 @@ class Durable(Workload):
             runner.tell("ready")
 
             runner.hear("go")
+            cpu = time.process_time()
             started_at = clock()
             self._send_all(sending, payloads, pool)
             accepted_at = clock()
+            cpu = time.process_time() - cpu
             removed_at = sending.wait_until_removed()
-        runner.tell("done", at=started_at, accepted_at=accepted_at, removed_at=removed_at)
+        runner.tell("done", at=started_at, accepted_at=accepted_at, removed_at=removed_at, cpu=cpu)
 
         runner.hear("finish")
         runner.tell("finished")
@@ -121,4 +124,6 @@ class Durable(Workload):
         return {
             self.unit: count / (ended_at - started_at),
             "accepted/s": count / (dialled["accepted_at"] - started_at),
+            # Later there is not much to do any more.
+            "CPU µs, sender": dialled["cpu"] / count * 1e6,
         }
