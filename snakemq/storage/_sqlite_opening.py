@@ -198,13 +198,14 @@ def open_to_look(filename: str, busy_timeout: float) -> Look:
                 raise
             # Where nothing can be written, nobody writes.
             conn = _connect_to_look(filename, busy_timeout, "&immutable=1")
+        look = Look(conn, alone)
         try:
             check_schema(conn, filename, create=False)
             overlay(conn, check_version(conn, filename))
         except BaseException:
-            conn.close()
+            look.close()
             raise
-    return Look(conn, alone)
+    return look
 
 
 def _connect_to_look(filename: str, busy_timeout: float, how: str = "") -> sqlite3.Connection:
