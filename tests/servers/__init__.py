@@ -1,0 +1,1 @@
+"""Servers of other people that storages are tested on, as private instances."""
