@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import socket
@@ -12,10 +13,13 @@ import textwrap
 from tests.docs.runner import ROOT, parse_console
 from tests.helpers import wait_until
 
-__all__ = ["HAS_OPENSSL", "run_openssl_commands", "wait_until_listening"]
+__all__ = ["HAS_OPENSSL", "HAS_SQLALCHEMY", "run_openssl_commands", "wait_until_listening"]
 
 #: Whether there is an openssl to run.
 HAS_OPENSSL = shutil.which("openssl") is not None
+
+#: Whether the storage in an SQL database can be used.
+HAS_SQLALCHEMY = importlib.util.find_spec("sqlalchemy") is not None
 
 _CONSOLE = re.compile(r"^\.\. code-block:: console\n\n((?:   .*\n|\n)+)", re.MULTILINE)
 
