@@ -106,7 +106,7 @@ DRIVERS = {
             "_sqla_tables",
         )
     },
-    "storage.mongodb": {"pymongo", "bson"},
+    **{f"storage.{name}": {"pymongo", "bson"} for name in ("mongodb", "_mongodb_server")},
 }
 
 #: Lines of code in a module, and its lines with docstrings, comments and all.
