@@ -25,7 +25,7 @@ from snakemq._stored import (
 )
 from snakemq.limits import DropReason
 from snakemq.message import FLAG_PERSISTENT, Message
-from snakemq.storage import Removal, StoredItem
+from snakemq.storage import QueueSummary, Removal, StoredItem
 
 if TYPE_CHECKING:
     from snakemq.queues import QueuesManager
@@ -188,14 +188,19 @@ class Queue:
         else:
             stored.leave_on_disk(position, entry.expires)
 
-    def take_over(self, messages: int, size: int, last: int, next_expiry: float | None) -> None:
+    def take_over(
+        self,
+        summary: QueueSummary,
+        last: int,
+        next_expiry: float | None,
+    ) -> None:
         """An earlier process has left messages in the storage.
 
         :param last: the highest position that it has given to any
         :param next_expiry: when the first of them expires, in seconds of absence
         """
-        self.manager.stored_room.count(self.stored, messages, size)
-        self.stored.take_over(messages, last)
+        self.manager.stored_room.count(self.stored, summary.messages, summary.bytes)
+        self.stored.take_over(summary.messages, last)
         if next_expiry is not None:
             self.stored.next_expiry = self.stored.reading + next_expiry
 

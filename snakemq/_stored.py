@@ -102,6 +102,9 @@ class StoredPart:
     def take_over(self, messages: int, last: int) -> None:
         """An earlier process has left messages.
 
+        It may have sent any of them. To write down how far it came would not
+        help who has restored an old copy of the storage.
+
         :param last: of what is in the storage the highest position
         """
         self.unloaded = messages

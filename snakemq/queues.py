@@ -99,12 +99,17 @@ class QueuesManager(CallbackOwner):
         storage.may_wait = lambda: threading.get_ident() in self._waiting_for_storage
         self.storage = storage
         self.writer = Writer(storage, self.log)
+        # What left the queues of an earlier process stays away from now on.
+        with self.storage_errors_logged("all"):
+            storage.sync()
         last = storage.last_position()
         for summary in storage.summarize():
             queue = self.queues[summary.name] = Queue(summary.name, self)
             with self.room.lock:
                 queue.take_over(
-                    summary.messages, summary.bytes, last, storage.next_expiry(summary.name)
+                    summary,
+                    last,
+                    storage.next_expiry(summary.name),
                 )
         self.last_position = last
         self.log.debug("queues in storage: %i", len(self.queues))

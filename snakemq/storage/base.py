@@ -411,8 +411,8 @@ class QueuesStorageBase:
         """Have on disk, when this returns, what was allowed to be late.
 
         Also what an earlier process left so. Costs nothing if there is nothing.
+        A storage that is never late has nothing to do here.
         """
-        raise NotImplementedError
 
     def push_inbox(self, ident: str, messages: Iterable[Message], *, keep: int) -> list[int]:
         """Put received messages into the inbox and remember them, as one change.

@@ -373,7 +373,7 @@ class TestWrong:
                         received.append(frame[25:])
                 sender.log.wait("sent", count=3)
                 assert sender.messaging.queued_messages("raw") == 3
-                with contextlib.closing(SqliteQueuesStorage(file)) as other:
+                with contextlib.closing(SqliteQueuesStorage(file, read_only=True)) as other:
                     assert len(other.get_items("raw")) == 3
             sender.wait("disconnected")
             with RawPeer.identified(port, "raw") as raw:
@@ -384,7 +384,7 @@ class TestWrong:
                 assert [e["uuid"] for e in sender.log.wait("acked", count=3)] == uuids
                 assert sender.messaging.queued_messages("raw") == 0
             assert len(sender.log.all("sent")) == 3  # each is told once
-        with contextlib.closing(SqliteQueuesStorage(file)) as other:
+        with contextlib.closing(SqliteQueuesStorage(file, read_only=True)) as other:
             assert other.get_items("raw") == []
 
     def test_ttl_begins_when_the_message_is_sent(self) -> None:

@@ -321,7 +321,7 @@ class TestPersistentMessagesToward16:
         first = old.wait("message", since=since, count=3)
         tap.log.wait("frame", since=tapped, kind=PONG)
         assert sender.messaging.queued_messages("old") == 3
-        with closing(SqliteQueuesStorage(str(tmp_path / "storage.db"))) as other:
+        with closing(SqliteQueuesStorage(str(tmp_path / "storage.db"), read_only=True)) as other:
             assert [item.data for item in other.get_items("old")] == [b"1", b"2", b"3"]
         tap.swallow("to connector", None)
         tap.cut()
@@ -367,5 +367,5 @@ class TestPersistentMessagesToward16:
         with stacks(restarted.start()):
             assert second.wait_one("message")["data"] == "precious"
             restarted.wait("acked")
-        with closing(SqliteQueuesStorage(file)) as other:
+        with closing(SqliteQueuesStorage(file, read_only=True)) as other:
             assert list(other.get_queues()) == []

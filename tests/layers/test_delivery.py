@@ -623,7 +623,9 @@ class TestStorageOfTheReceiver:
 
     @pytest.fixture
     def bob(self, network: SimNetwork, storage: FailingStorage) -> SimStack:
-        return SimStack(network, "bob", storage=storage)
+        stack = SimStack(network, "bob", storage=storage)
+        storage.calls.clear()
+        return stack
 
     @pytest.mark.parametrize("what", ["add_received", "sync"])
     def test_nothing_is_acknowledged_before_it_is_remembered(

@@ -63,11 +63,20 @@ def storage(network: SimNetwork) -> WatchedStorage:
 
 @pytest.fixture
 def alice(network: SimNetwork, storage: WatchedStorage) -> SimStack:
-    return SimStack(network, "alice", storage=storage)
+    stack = SimStack(network, "alice", storage=storage)
+    storage.calls.clear()
+    return stack
 
 
 def push(stack: SimStack) -> None:
     stack.send("bob", b"x", flags=FLAG_PERSISTENT)
+
+
+def test_what_an_earlier_process_left_is_made_durable_at_the_start(
+    network: SimNetwork, storage: WatchedStorage
+) -> None:
+    SimStack(network, "alice", storage=storage)
+    assert storage.calls == [("sync", 0.0)]
 
 
 def test_when_nothing_was_stored_for_a_while(

@@ -160,6 +160,12 @@ class Books:
         """Whether a process after number ``since`` found a new disk or an old copy."""
         return any(process.disk != SAME for process in self.processes[name][since + 1 :])
 
+    def _forgot_that_it_left(self, way: Way, entry: Entry) -> bool:
+        """Whether the sender lost power after a message had left, perhaps before its disk knew."""
+        processes = self.processes[way.sender]
+        left = {*entry.acked, *entry.dropped}
+        return entry.persistent and any(processes[number].how == POWER for number in left)
+
     def _power_failed(self, name: str, since: int) -> bool:
         """Whether the power ended process ``since`` or a later one."""
         return any(process.how == POWER for process in self.processes[name][since:])

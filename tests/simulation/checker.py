@@ -35,7 +35,9 @@ class Checker(SendingRules, ReceivingRules):
                     self.wrong(f"{way}: {entry} was reported {reports} times as done with")
         if entry.dropped and entry.handled and not self._disk_replaced(way.sender, entry.process):
             broke = [broke for broke in way.broke if entry.when <= broke]
-            if not broke or broke[0] > entry.dropped_at[-1]:
+            if (not broke or broke[0] > entry.dropped_at[-1]) and not self._forgot_that_it_left(
+                way, entry
+            ):
                 self.wrong(f"{way}: {entry} was delivered and dropped, but no connection broke")
         if not self._excuse(way, entry):
             self.wrong(f"{way}: {entry} is lost")

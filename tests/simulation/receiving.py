@@ -248,14 +248,11 @@ class ReceivingRules(Books):
             return "the memory went with the power"
         return ""
 
-    def _forgot_that_it_left(self, way: Way, entry: Entry) -> bool:
-        """Whether the sender lost power after an acknowledgement, perhaps before its disk knew."""
-        processes = self.processes[way.sender]
-        return entry.persistent and any(processes[number].how == POWER for number in entry.acked)
-
     def _check_order(self, way: Way, entry: Entry, delivery: Delivery) -> None:
         if entry.retried is not None:
             return  # a dead letter has lost its place
+        if self._forgot_that_it_left(way, entry):
+            return  # it came in its place before
         if self._disk_replaced(way.sender, entry.process):
             return  # an old copy of the disk may have sent it again
         if self._is_second(way, entry):
@@ -290,6 +287,7 @@ class ReceivingRules(Books):
             or self._disk_replaced(way.sender, entry.process)
             or self._power_failed(way.receiver, since)
             or self._is_ambiguous(way, entry)
+            or self._forgot_that_it_left(way, entry)
         )
         least = 1 if changed or traits.fails else expected
         if before is not None and before.loose:
@@ -302,6 +300,7 @@ class ReceivingRules(Books):
             # It may be in the inbox twice.
             twice = self._disk_replaced(way.sender, entry.process)
             twice |= self._is_ambiguous(way, entry)
+            twice |= self._forgot_that_it_left(way, entry)
             if not twice and waited < traits.retry_delay - _ROUNDING:
                 self.wrong(f"{way}: {entry} came again after {waited:.3f} s already")
         if delivery.attempts > traits.max_attempts:
