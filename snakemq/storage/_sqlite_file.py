@@ -247,8 +247,7 @@ class SqliteFile:
     def idle(self) -> Iterator[sqlite3.Connection | None]:
         """The connection, if nobody uses it; ``None`` instead of waiting for anybody.
 
-        A change that is made inside may be late; one that fails because
-        another connection is in its way ends the block, and did not happen.
+        A change that is made inside may be late.
         """
         self.check_usable()
         if self.read_only or not self._lock.acquire(blocking=False):
@@ -264,9 +263,6 @@ class SqliteFile:
                 conn.execute("PRAGMA busy_timeout = 0")
                 try:
                     yield conn
-                except sqlite3.OperationalError as exc:
-                    if "locked" not in str(exc):
-                        raise
                 finally:
                     conn.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
         finally:

@@ -31,7 +31,7 @@ _CREATE: Final = "CREATE TABLE IF NOT EXISTS "
 _SET: Final = "REPLACE INTO snakemq_meta (name, value) VALUES (?, ?)"
 
 _SURVEY: Final = """SELECT queue_name, count(*), coalesce(sum(length(data)), 0),
-    total(typeof(uuid) = 'text'), total(ttl IS NOT NULL AND offline IS NULL)
+    total(typeof(uuid) = 'text')
     FROM items GROUP BY queue_name"""
 
 
@@ -102,20 +102,21 @@ def overlay(conn: sqlite3.Connection, version: int) -> None:
     if not version:
         for statement in TABLES[1:]:
             conn.execute(statement.replace(_CREATE, "CREATE TEMP TABLE "))
-        columns = columns_of_items(conn)
-        offline, stored_at = (
-            column if column in columns else f"NULL AS {column}"
-            for column in ("offline", "stored_at")
-        )
-        conn.execute(
-            f"""CREATE TEMP VIEW items AS SELECT rowid AS rowid, queue_name, uuid, data, ttl,
-                flags, {offline}, {stored_at} FROM main.items"""
-        )
     elif _get(conn, "schema_version") != _schema_version(conn):
         conn.execute("CREATE TEMP TABLE snakemq_queues AS SELECT * FROM main.snakemq_queues")
     else:
         return
     _count(conn, conn.execute(_SURVEY).fetchall())
+    columns = columns_of_items(conn)
+    offline, stored_at = (
+        column if column in columns else "NULL" for column in ("offline", "stored_at")
+    )
+    conn.execute(
+        f"""CREATE TEMP VIEW items AS SELECT rowid AS rowid, queue_name, uuid, data, ttl, flags,
+            coalesce({offline}, (SELECT seconds FROM temp.snakemq_queues q
+                WHERE q.queue_name = main.items.queue_name)) AS offline,
+            {stored_at} AS stored_at FROM main.items"""
+    )
 
 
 def _survey(conn: sqlite3.Connection) -> None:
@@ -125,13 +126,12 @@ def _survey(conn: sqlite3.Connection) -> None:
     if any(row[3] for row in found):
         # On Python 2 it wrote identifiers as TEXT, which equals no BLOB.
         conn.execute("UPDATE items SET uuid = CAST(uuid AS BLOB) WHERE typeof(uuid) = 'text'")
-    if any(row[4] for row in found):
-        # Their TTLs run from now on.
-        conn.execute(
-            """UPDATE items SET offline = (SELECT seconds FROM snakemq_queues
-                   WHERE snakemq_queues.queue_name = items.queue_name)
-               WHERE offline IS NULL AND ttl IS NOT NULL"""
-        )
+    # TTLs of what it stored run from now on.
+    conn.execute(
+        """UPDATE items SET offline = (SELECT seconds FROM snakemq_queues
+               WHERE snakemq_queues.queue_name = items.queue_name)
+           WHERE offline IS NULL AND ttl IS NOT NULL"""
+    )
 
 
 def _count(conn: sqlite3.Connection, found: list[tuple[Any, ...]]) -> None:

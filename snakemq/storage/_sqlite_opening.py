@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from snakemq.exceptions import StorageDamaged, StorageError
-from snakemq.storage._sqlite_errors import ERRORS, storage_error
+from snakemq.storage._sqlite_errors import ERRORS, storage_error, why_not_opened
 from snakemq.storage._sqlite_lock import FileLock
 from snakemq.storage._sqlite_migrations import check_version, migrate, overlay
 from snakemq.storage._sqlite_schema import check_schema
@@ -189,6 +189,8 @@ def open_to_look(filename: str, busy_timeout: float) -> Look:
     :raises snakemq.exceptions.StorageError: there is none, or it can't be read
     """
     _check_exists(filename)
+    if os.path.isdir(filename):
+        raise StorageError(f"queue storage {filename!r} {why_not_opened(filename)}")
     alone = not os.path.exists(f"{filename}-wal")
     with _translated_errors(filename, busy_timeout):
         try:

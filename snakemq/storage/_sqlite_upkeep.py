@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from typing import Final
 
 from snakemq.storage._sqlite_file import SqliteFile
 
 __all__ = ["SqliteUpkeep"]
+
+_log = logging.getLogger("snakemq.storage")
 
 #: Of a file that has fewer free pages than this, none are given back.
 _MIN_FREE_PAGES: Final = 1000
@@ -27,28 +30,42 @@ class SqliteUpkeep:
 
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
+        self._complained = False
 
     def do_a_piece(self) -> bool:
         """Do some of it, unless somebody else uses the file.
+
+        What fails is tried again another time; who stores something will be
+        told that the disk is full, say.
 
         :returns: whether there is more
         """
         with self._file.idle() as conn:
             if conn is None:
                 return False
-            if self._has_free_pages(conn):
-                # All of the rows, or it stops after the first page.
-                conn.execute(f"PRAGMA incremental_vacuum({_PIECE})").fetchall()
-                self._file.written = True
-                return True
-            if self._file.written and self._file.has_log:
-                # What readers still need stays in the log; that is no reason
-                # to wait for them.
-                busy = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-                if busy:
-                    conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            self._file.written = False
-            return False
+            try:
+                more = self._do_a_piece(conn)
+            except sqlite3.OperationalError as exc:
+                if "locked" not in str(exc) and not self._complained:
+                    self._complained = True
+                    _log.warning("queue storage %r can't be tidied: %s", self._file.filename, exc)
+                return False
+            self._complained = False
+            return more
+
+    def _do_a_piece(self, conn: sqlite3.Connection) -> bool:
+        if self._has_free_pages(conn):
+            # All of the rows, or it stops after the first page.
+            conn.execute(f"PRAGMA incremental_vacuum({_PIECE})").fetchall()
+            self._file.written = True
+            return True
+        if self._file.written and self._file.has_log:
+            busy = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if busy:
+                # Readers need some of it. The rest is no reason to wait.
+                conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._file.written = False
+        return False
 
     @staticmethod
     def _has_free_pages(conn: sqlite3.Connection) -> bool:

@@ -315,6 +315,7 @@ class TestReadOnly:
             page = look.get_page("peer", 1, max_messages=9, max_bytes=99)
             assert [item.position for item in page] == [2]
             assert look.last_position() == 3
+            assert [look.next_expiry(name) for name in ("peer", "other")] == [60.0, 5.0]
             assert look.oldest("peer") is None
             assert (look.get_inbox(), look.get_dead(), look.count_dead()) == ([], [], 0)
             assert (look.received_peers(), look.load_received("bob")) == ([], [])
@@ -336,6 +337,7 @@ class TestReadOnly:
         with SqliteQueuesStorage(path, read_only=True) as look:
             assert look.summarize() == [("bob", 2, 3)]
             assert [item.ttl for item in look.get_items("bob")] == [40.0, 60.0]
+            assert [look.next_expiry("bob", after) for after in (0, 2, 3)] == [40.0, 60.0, None]
         expect_untouched(path, content)
 
     def test_what_a_killed_process_left_is_seen(self, path: Path) -> None:
@@ -361,6 +363,8 @@ class TestReadOnly:
         with pytest.raises(StorageError, match="there is no queue storage in"):
             SqliteQueuesStorage(path, read_only=True)
         expect_untouched(path, content)
+        with pytest.raises(StorageError, match="is a directory"):
+            SqliteQueuesStorage(path.parent, read_only=True)
 
     def test_names_are_names(self, tmp_path: Path) -> None:
         """They go through a URI."""
