@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from typing import Any, Final
@@ -13,6 +14,9 @@ __all__ = ["hide_password", "is_url", "open_storage"]
 
 #: A single letter in front of a colon is a drive on Windows, and no scheme.
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+._-]+)://")
+
+#: Options that may be given whatever the target is.
+_ANYWHERE: Final = {"create", "read_only"}
 
 _MONGODB: Final = {"mongodb", "mongodb+srv"}
 
@@ -33,9 +37,10 @@ def open_storage(target: str | os.PathLike[str], **options: Any) -> QueuesStorag
       :class:`~snakemq.storage.sqlite.SqliteQueuesStorage` in this file
 
     :param target: path or URL
-    :param options: more arguments for the storage; all of these have
-        ``create=False``, which refuses to make a storage that is not there, and
-        ``read_only=True``
+    :param options: more arguments for the storage. ``create=False``, which
+        refuses to make a storage that is not there, and ``read_only=True``,
+        which needs no lock, may always be given; a storage that does not know
+        them is opened without.
     :raises TypeError: ``target`` is neither text nor a path; an option that
         this storage does not have
     :raises ValueError: an option can't be what it is
@@ -66,10 +71,20 @@ def _open_url(url: str, options: dict[str, Any]) -> QueuesStorageBase:
     if url.split("://", 1)[0].lower() in _MONGODB:
         from snakemq.storage.mongodb import MongoDbQueuesStorage
 
-        return MongoDbQueuesStorage(url, **options)
+        return MongoDbQueuesStorage(url, **_known(MongoDbQueuesStorage, options))
     from snakemq.storage.sqla import SqlAlchemyQueuesStorage
 
-    return SqlAlchemyQueuesStorage(url, **options)
+    return SqlAlchemyQueuesStorage(url, **_known(SqlAlchemyQueuesStorage, options))
+
+
+def _known(storage: type[QueuesStorageBase], options: dict[str, Any]) -> dict[str, Any]:
+    """The options without those that any storage may have and this one has not."""
+    parameters = inspect.signature(storage).parameters
+    return {
+        name: value
+        for name, value in options.items()
+        if name in parameters or name not in _ANYWHERE
+    }
 
 
 def is_url(target: str) -> bool:

@@ -20,9 +20,10 @@ from snakemq.storage.sqlite import SqliteQueuesStorage
 class FakeStorage(MemoryQueuesStorage):
     """Notes what it was made with."""
 
-    def __init__(self, url: str, **options: object) -> None:
+    def __init__(self, url: str, *, read_only: bool = False, **options: object) -> None:
         super().__init__()
         self.url = url
+        self.read_only = read_only
         self.options = options
 
 
@@ -76,10 +77,11 @@ def test_a_path_object_is_never_a_url(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_url_is_a_database(
     url: str, expected: str, drivers: dict[str, type[FakeStorage]]
 ) -> None:
-    storage = open_storage(url, create=False)
+    storage = open_storage(url, create=False, read_only=True, patience=3)
     assert type(storage) is drivers[expected]
     assert isinstance(storage, FakeStorage)
-    assert (storage.url, storage.options) == (url, {"create": False})
+    # It does not know "create", which every storage accepts here.
+    assert (storage.url, storage.read_only, storage.options) == (url, True, {"patience": 3})
 
 
 def test_options_are_passed_on(tmp_path: Path) -> None:
