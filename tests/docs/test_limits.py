@@ -10,11 +10,16 @@ from collections.abc import Callable
 import pytest
 
 from snakemq import (
+    _attendant,
     _holding,
     _inbox,
     _incoming,
     _outgoing,
+    _queue,
+    _stored,
     _takeover,
+    _upkeep,
+    _writer,
     link,
     message,
     messaging,
@@ -29,7 +34,11 @@ from snakemq.cli import _main
 from snakemq.limits import QueueLimits
 from snakemq.peer import _calls, _stack
 from snakemq.peer import _inbox as peer_inbox
+from snakemq.storage import _mongodb_lease, _mongodb_server, _sqla_servers, _sqla_session
+from snakemq.storage import _sqlite_upkeep as sqlite_upkeep
 from snakemq.storage.base import MAX_RECEIVED_PEERS
+from snakemq.storage.mongodb import MongoDbQueuesStorage
+from snakemq.storage.sqla import SqlAlchemyQueuesStorage
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from tests.docs.runner import ROOT
 
@@ -65,6 +74,15 @@ def size(value: object) -> str:
     return f"{value} bytes"
 
 
+def default_of_both(parameter: str) -> object:
+    """Of the two storages on servers."""
+    (value,) = {
+        default(SqlAlchemyQueuesStorage, parameter),
+        default(MongoDbQueuesStorage, parameter),
+    }
+    return value
+
+
 def new_messaging() -> messaging.Messaging:
     network_link = link.Link()
     try:
@@ -95,6 +113,9 @@ def remembered() -> tuple[int, int]:
 
 IDENTIFIERS = "Identifiers remembered of what a peer has sent"
 SECOND = "What a second connection of a connected identifier may send meanwhile"
+
+LEASE = "... the lease of a process that is not heard of ends after"
+SPARE_PAGES = "SQLite: free pages that stay in the file"
 
 OPTIONS = link_socket.TcpOptions()
 
@@ -168,10 +189,14 @@ EXPECTED = {
     "Throttle: what may go out at once after a pause": seconds(throttle._BURST),
     "Throttle: what is made up for when the loop was late": seconds(throttle._CATCH_UP),
     # Queues
-    "Messages for one peer": str(QueueLimits().max_messages),
-    "Their data": size(QueueLimits().max_bytes),
-    "Messages for all peers together": str(QueueLimits().total_messages),
-    "The data of those": size(QueueLimits().total_bytes),
+    "In memory: messages for one peer": str(QueueLimits().max_messages),
+    "... and their data": size(QueueLimits().max_bytes),
+    "... messages for all peers together": str(QueueLimits().total_messages),
+    "... and the data of those": size(QueueLimits().total_bytes),
+    "In the storage: messages for one peer": str(QueueLimits().max_stored_messages),
+    "... and the data of these": size(QueueLimits().max_stored_bytes),
+    "... all messages in it": str(QueueLimits().total_stored_messages),
+    "... and all data": size(QueueLimits().total_stored_bytes),
     "Giving up to wait for room, with ``WhenFull.BLOCK``": seconds(QueueLimits().block_timeout),
     # Receiving durably
     "Attempts to handle a message": str(_inbox.MAX_ATTEMPTS),
@@ -187,10 +212,39 @@ EXPECTED = {
     "Time to live of a signal": seconds(default(rpc.RemoteMethod.as_signal, "timeout")),
     "Requests that a ``Peer`` keeps before it serves anything": str(_calls._EARLY_COUNT),
     # Storage
-    "Waiting for another process that has the SQLite file locked": seconds(
+    "Page: what is loaded of a queue at once, in messages": str(_stored.PAGE_MESSAGES),
+    "... and the bytes of their data": size(_stored.PAGE_BYTES),
+    "Stored for a connected peer and kept in memory, too: messages that wait": str(
+        _stored.WINDOW_MESSAGES
+    ),
+    "... and the bytes of those": size(_stored.WINDOW_BYTES),
+    "One change of the storage: messages of several threads": str(_writer.GROUP_MESSAGES),
+    "... and the bytes of these": size(_writer.GROUP_BYTES),
+    "Removals that a power failure may undo": str(_writer.MAX_UNSYNCED),
+    "Nothing was written: removals are made durable after": seconds(_upkeep.IDLE),
+    "Between two pieces of tidying up": seconds(_upkeep.PAUSE),
+    "Positions that are noted as perhaps sent, beyond what is loaded": str(_queue._MARK_AHEAD),
+    "A queue that can't be read: tried again after": seconds(_attendant._RETRY),
+    "Messages on the disk that expire: removed at once": str(_queue._EXPIRED_AT_ONCE),
+    "SQLite: waiting for somebody else's transaction in the file": seconds(
         default(SqliteQueuesStorage, "busy_timeout")
     ),
-    "Largest message in an SQLite file": "about 1 GB",
+    "SQLite: largest message": "about 1 GB",
+    SPARE_PAGES: str(sqlite_upkeep._MIN_FREE_PAGES),
+    "SQL database or MongoDB: waiting for a server that is away": seconds(
+        default_of_both("patience")
+    ),
+    "... waiting for another process that has the storage": seconds(
+        default_of_both("lock_timeout")
+    ),
+    "SQL database: an answer of the server": seconds(_sqla_servers.IO_TIMEOUT),
+    "... a sign of life of who has the storage": seconds(_sqla_servers.HEARTBEAT),
+    "... without one the server ends the session after": seconds(_sqla_servers._IDLE_TIMEOUT),
+    "... the first attempt to reach it again, after": seconds(_sqla_session._FIRST_PAUSE),
+    "... the longest time between two attempts": seconds(_sqla_session._LONGEST_PAUSE),
+    "MongoDB: largest message": size(_mongodb_server.MAX_DATA),
+    "... renewing the lease": seconds(_mongodb_lease.RENEW),
+    LEASE: seconds(_mongodb_lease.LEASE),
     # Peer
     "Inbox": size(default(peer.Peer, "inbox_limit")),
     "What a message counts there beside its data": size(peer_inbox.MESSAGE_COST),
@@ -238,6 +292,14 @@ def test_numbers_in_the_remarks() -> None:
     for what in (SECOND, "Messages held back of a connection that is paused"):
         assert f"may send {size(_holding._LIMIT)}" in remarks[what]
     assert f"last {received.MAX_STREAMS} streams" in remarks[IDENTIFIERS]
+    assert sqlite_upkeep._MIN_FREE_PART == 0.25
+    assert "a quarter of the file" in remarks[SPARE_PAGES]
+    assert f"given back {sqlite_upkeep._PIECE} at a time" in remarks[SPARE_PAGES]
+    assert f"in the last {seconds(_mongodb_lease.OWN)}" in remarks[LEASE]
+
+
+def test_a_queue_that_cannot_be_read_is_tried_again_in_one_time() -> None:
+    assert _attendant._RETRY == _queue._RETRY == _upkeep.IDLE
 
 
 def test_how_many_identifiers_are_remembered() -> None:
