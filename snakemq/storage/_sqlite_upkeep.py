@@ -19,7 +19,7 @@ _MIN_FREE_PAGES: Final = 1000
 _MIN_FREE_PART: Final = 0.25
 
 #: Pages to give back at a time.
-_PIECE: Final = 100
+_PIECE: Final = 50
 
 
 class SqliteUpkeep:
@@ -55,8 +55,9 @@ class SqliteUpkeep:
 
     def _do_a_piece(self, conn: sqlite3.Connection) -> bool:
         if self._has_free_pages(conn):
-            # All of the rows, or it stops after the first page.
-            conn.execute(f"PRAGMA incremental_vacuum({_PIECE})").fetchall()
+            # execute() ends at the first of the rows without columns that this
+            # gives for each page.
+            conn.executescript(f"PRAGMA incremental_vacuum({_PIECE})")
             self._file.written = True
             return True
         if self._file.written and self._file.has_log:

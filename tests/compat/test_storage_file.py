@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from snakemq.message import FLAG_PERSISTENT, Message
+from snakemq.storage import Removal
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from tests.compat.harness import PythonEnv, run_python
 
@@ -178,6 +181,7 @@ def test_a_file_that_goes_back_and_forth_keeps_its_order(old: Old, path: Path) -
             gone = [items[0], items[len(items) // 2], items[-1]]
             storage.remove_items("peer", gone)
             items = [item for item in items if item not in gone]
+            assert storage.summarize() == [("peer", len(items), size(items))]
         new = falling(10, 20 * turn + 10)
         old.push(*(("peer", item) for item in new))
         items += new
@@ -186,6 +190,68 @@ def test_a_file_that_goes_back_and_forth_keeps_its_order(old: Old, path: Path) -
         assert old.delete_items(*gone) == {"peer": [fields(item) for item in items]}
     with SqliteQueuesStorage(path) as storage:
         assert content(storage) == {"peer": [fields(item) for item in items]}
+        assert storage.summarize() == [("peer", len(items), size(items))]
+        assert storage.next_expiry("peer") == min(item.ttl for item in items if item.ttl)
+
+
+def size(items: list[Message]) -> int:
+    return sum(len(item.data) for item in items)
+
+
+def test_a_file_of_1_6_can_be_looked_at_and_stays_one(old: Old, path: Path) -> None:
+    stored = entries()[:-1]
+    old.push(*stored)
+    file = path.read_bytes()
+    with SqliteQueuesStorage(path, read_only=True) as look:
+        assert content(look) == grouped(stored)
+        assert {queue.name: queue.messages for queue in look.summarize()} == {
+            name: len(items) for name, items in grouped(stored).items()
+        }
+    assert path.read_bytes() == file
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_1_6_does_not_mind_what_it_does_not_know(old: Old, path: Path) -> None:
+    """A file that shrinks, what the application pushed, the lock of a killed process."""
+    items = falling(3)
+    with SqliteQueuesStorage(path) as storage:
+        storage.push("peer", items[0])
+        with closing(sqlite3.connect(path)) as connection:
+            storage.push_with(connection, [("peer", items[2])])
+            connection.commit()
+    path.with_name(f"{path.name}-lock").write_text("process 1\n")
+    assert old() == {"peer": [fields(items[0])]}
+    old.push(("peer", items[1]))
+    with SqliteQueuesStorage(path) as storage:
+        # It was not in the queue when 1.6 pushed its own.
+        assert content(storage) == {"peer": [fields(item) for item in items]}
+        assert [queue.messages for queue in storage.summarize()] == [3]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+
+
+def test_a_large_backlog_of_1_6_is_taken_over_by_pages(old: Old, path: Path) -> None:
+    items = falling(500)
+    old.push(*(("peer", item) for item in items))
+    found: list[Message] = []
+    with SqliteQueuesStorage(path) as storage:
+        after = 0
+        while page := storage.get_page("peer", after, max_messages=64, max_bytes=100):
+            after = page[-1].position
+            found += [item.message for item in page]
+            storage.change_items(
+                [],
+                [
+                    Removal(
+                        "peer",
+                        [item.position for item in page],
+                        size([item.message for item in page]),
+                    )
+                ],
+            )
+        assert storage.summarize() == []
+    assert [fields(item) for item in found] == [fields(item) for item in items]
+    assert old() == {}
 
 
 def test_a_message_that_1_6_stored_twice_is_removed_one_by_one(old: Old, path: Path) -> None:
