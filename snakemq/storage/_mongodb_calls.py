@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final, TypeVar
 
 from snakemq._io.clock import monotonic
@@ -26,8 +27,8 @@ _ATTEMPT: Final = min(10.0, LEASE - OWN)
 #: Seconds for one attempt of a thread that may not, and for its turn to come.
 _BRIEF: Final = 2.0
 
-#: Seconds for what reads or deletes all there is.
-LONG: Final = 3600.0
+#: For what reads or deletes all there is: as long as it takes.
+LONG: Final = None
 
 #: Seconds for a renewal: closing may have to wait for one.
 _RENEWAL: Final = 4.0
@@ -98,8 +99,9 @@ class Calls:
             )
         if self._closed:
             raise StorageError(f"the storage {self._server.place} is closed")
+        self._lease.check_not_lost()
 
-    def run(self, attempt: Callable[[], T], seconds: float = _ATTEMPT) -> T:
+    def run(self, attempt: Callable[[], T], seconds: float | None = _ATTEMPT) -> T:
         """Run something on the server, again if the server was away in between.
 
         :param attempt: does it; may be called several times
@@ -138,12 +140,12 @@ class Calls:
         except StorageError as exc:
             logger.warning("left for later: %s", exc)
 
-    def first(self, attempt: Callable[[], T], seconds: float = _ATTEMPT) -> T:
+    def first(self, attempt: Callable[[], T], seconds: float | None = _ATTEMPT) -> T:
         """Like :meth:`run`, while the lease is not held yet and nobody renews it."""
         deadline = monotonic() + self._patience
         while True:
             try:
-                with self._server.errors(), self._server.limited(seconds):
+                with self._server.errors(), self._limited(seconds):
                     return attempt()
             except Unreachable as exc:
                 if not self._may_wait() or monotonic() >= deadline:
@@ -165,7 +167,7 @@ class Calls:
         self._wake.set()
         if self._keeper.is_alive():
             self._keeper.join()
-        if self._turn.acquire(timeout=LONG if self._may_wait() else _BRIEF):
+        if self._turn.acquire(timeout=-1 if self._may_wait() else _BRIEF):
             try:
                 if self._lease.is_held:
                     with self._server.errors(), self._server.limited(_BRIEF):
@@ -179,7 +181,12 @@ class Calls:
                 self._turn.release()
         self._server.close()
 
-    def _attempt(self, attempt: Callable[[], T], waits: bool, seconds: float) -> T:
+    def _limited(self, seconds: float | None) -> AbstractContextManager[object]:
+        if seconds is not None:
+            seconds = min(seconds, max(self._patience, _BRIEF))
+        return self._server.limited(seconds)
+
+    def _attempt(self, attempt: Callable[[], T], waits: bool, seconds: float | None) -> T:
         if not self._turn.acquire(timeout=-1 if waits else _BRIEF):
             raise Unreachable(
                 f"the storage {self._server.place} is busy with something else for more than"
@@ -190,7 +197,7 @@ class Calls:
             if self._away is not None:
                 raise Unreachable(str(self._away))
             try:
-                with self._server.errors(), self._server.limited(seconds if waits else _BRIEF):
+                with self._server.errors(), self._limited(seconds if waits else _BRIEF):
                     self._lease.check()
                     self._settle()
                     return attempt()

@@ -168,12 +168,17 @@ class Groups:
     def _write_mark(self, **changes: Any) -> None:
         mark = {**self._mark, **changes}
         mark["reserved"] = max(mark["reserved"], self.last + _BLOCK)
-        # If there is one of a later holder, this would be a second one with its name.
-        self._server.collection(_MARKS).replace_one(
-            {"_id": self._name, "holder": {"$lte": self._lease.number}},
-            {**mark, "holder": self._lease.number},
-            upsert=True,
-        )
+        try:
+            self._server.collection(_MARKS).replace_one(
+                {"_id": self._name, "holder": {"$lte": self._lease.number}},
+                {**mark, "holder": self._lease.number},
+                upsert=True,
+            )
+        except Exception as exc:
+            if self._server.is_duplicate(exc):
+                # There is one, of a later holder.
+                self._lease.renew()
+            raise
         self._mark = mark
 
 

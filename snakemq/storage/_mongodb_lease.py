@@ -103,13 +103,20 @@ class Lease:
             self.heritage = mine.get("heritage")
             return None
 
+    def check_not_lost(self) -> None:
+        """Refuse to go on if somebody else has it.
+
+        :raises snakemq.exceptions.StorageInUse: that was found out
+        """
+        if self._lost is not None:
+            raise StorageInUse(str(self._lost), self._lost.holder)
+
     def check(self) -> None:
         """Before each change: go on only while nobody else can have it.
 
         :raises snakemq.exceptions.StorageInUse: somebody else has it
         """
-        if self._lost is not None:
-            raise self._lost
+        self.check_not_lost()
         elapsed = [now - then for now, then in zip(self._now(), self._renewed, strict=True)]
         # The second is the time of day. It jumps, but it does not stand still
         # while the computer sleeps.
@@ -121,8 +128,7 @@ class Lease:
 
         :raises snakemq.exceptions.StorageInUse: somebody else has it
         """
-        if self._lost is not None:
-            raise self._lost
+        self.check_not_lost()
         now = self._now()
         lock = self._server.collection(_NAME)
         mine = lock.update_one(
@@ -138,7 +144,7 @@ class Lease:
                 " the server, or stood still, for too long; close it and open it again",
                 holder,
             )
-            raise self._lost
+            self.check_not_lost()
         self._renewed = now
 
     def release(self, heritage: object) -> None:

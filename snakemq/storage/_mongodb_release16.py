@@ -109,5 +109,7 @@ def _read(server: MongoServer, document: Document) -> _Item:
         ) from exc
 
 
-def _decode(text: bytes | str) -> bytes:
+def _decode(text: object) -> bytes:
+    if not isinstance(text, bytes | str):
+        raise TypeError(f"{type(text).__name__} where base64 was expected")
     return base64.b64decode(text.strip(), validate=True)

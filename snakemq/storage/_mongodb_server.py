@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, quote_plus
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from pymongo.collection import Collection
     from pymongo.write_concern import WriteConcern
 
-__all__ = ["MAX_DATA", "DataTooLarge", "Document", "MongoServer", "Unreachable"]
+__all__ = ["DEFAULT_DATABASE", "MAX_DATA", "DataTooLarge", "Document", "MongoServer", "Unreachable"]
 
 Document = dict[str, Any]
+
+#: The name of 1.6.
+DEFAULT_DATABASE: Final = "snakemq"
 
 #: How much data an item can have, in bytes. MongoDB refuses documents over
 #: 16 MiB; the rest is for what else is in ours.
@@ -28,6 +31,8 @@ MAX_DATA: Final = 16 * 1024 * 1024 - 16 * 1024
 _PASSING: Final = frozenset(
     {6, 7, 50, 64, 89, 91, 133, 189, 202, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436}
 )
+
+_SETTINGS: Final = {"appname": "snakemq", "retryReads": False, "serverSelectionTimeoutMS": 5000}
 
 _PYMONGO_MISSING: Final = (
     "MongoDbQueuesStorage needs pymongo, which is not installed: pip install snakemq[mongodb]"
@@ -56,7 +61,8 @@ class MongoServer:
         ``None``, and one is made of ``host``, ``port`` and ``options``
     :param host: name of the server, or a mongodb:// URI
     :param port: its port, if ``host`` is no URI
-    :param database: name of the database
+    :param database: name of the database; :data:`DEFAULT_DATABASE`: that of the
+        URI, if it has one
     :param collection: the names of all collections begin with it and a dot
     :param write_concern: what has to be done before something counts as stored
     :param options: for :class:`pymongo.MongoClient`
@@ -89,7 +95,7 @@ class MongoServer:
             raise ValueError("with this write_concern nothing would ever count as stored")
         if client is None:
             # What fails is repeated above, where it is known what that means.
-            settings = {"appname": "snakemq", "retryReads": False, **options}
+            settings = {**_SETTINGS, **options}
             try:
                 client = pymongo.MongoClient(host, port, **settings)
             except (pymongo.errors.PyMongoError, TypeError, ValueError) as exc:
@@ -97,6 +103,8 @@ class MongoServer:
                     f"these are no valid settings for a MongoDB client: {self._told(exc)}"
                 ) from None
         self._client = client
+        if database == DEFAULT_DATABASE and self._own:
+            database = client.get_default_database(database).name
         self.place: Final = f"{_place(client, host, port)} {database}.{collection}"
         self._database = client.get_database(
             database,
@@ -146,9 +154,12 @@ class MongoServer:
             requests = [self._pymongo.UpdateMany(*each) for each in updates]
             self.collection(name).bulk_write(requests)
 
-    def limited(self, seconds: float) -> AbstractContextManager[object]:
-        """Within it, the calls have so much time together."""
-        return self._pymongo.timeout(seconds)
+    def limited(self, seconds: float | None) -> AbstractContextManager[object]:
+        """Within it, the calls have so much time together.
+
+        :param seconds: ``None``: as long as it takes, once a server is found
+        """
+        return nullcontext() if seconds is None else self._pymongo.timeout(seconds)
 
     @contextmanager
     def errors(self) -> Iterator[None]:

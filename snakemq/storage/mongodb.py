@@ -22,7 +22,7 @@ from snakemq.storage._mongodb_lease import Lease
 from snakemq.storage._mongodb_outbox import ITEMS, Outbox
 from snakemq.storage._mongodb_received import Addition, Received
 from snakemq.storage._mongodb_release16 import take_over
-from snakemq.storage._mongodb_server import MongoServer
+from snakemq.storage._mongodb_server import DEFAULT_DATABASE, MongoServer
 from snakemq.storage.base import (
     DeadLetter,
     InboxItem,
@@ -40,9 +40,6 @@ __all__ = ["MongoDbQueuesStorage"]
 
 #: Seconds between two looks whether a storage that is in use is free.
 _LOOK_AGAIN = 0.5
-
-#: What 1.6 has, and the parts of a URI do not override.
-_DATABASE = "snakemq"
 
 
 class MongoDbQueuesStorage(QueuesStorageBase):
@@ -123,7 +120,7 @@ class MongoDbQueuesStorage(QueuesStorageBase):
         self,
         host: str = "localhost",
         port: int = 27017,
-        database: str = _DATABASE,
+        database: str = DEFAULT_DATABASE,
         collection: str = "snakemq",
         *,
         client: MongoClient[dict[str, Any]] | None = None,

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["MongoDbServer", "mongodb", "mongodb_server"]
+__all__ = ["MongoDbServer", "mongodb", "mongodb_of_my_own", "mongodb_server"]
 
 VARIABLE = "SNAKEMQ_TEST_MONGODB"
 
@@ -38,11 +38,6 @@ class MongoDbServer:
         self._process: subprocess.Popen[bytes] | None = None
         self.uri = uri
         self.port = 0
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether it can be stopped and started here."""
-        return self._program is not None
 
     def start(self) -> None:
         """Start it, at the same port as the last time."""
@@ -95,25 +90,34 @@ def _tool() -> ModuleType:
     return module
 
 
+def _start(directory: Path) -> MongoDbServer:
+    tool = _tool()
+    program = tool.program()
+    if not program.is_file():
+        pytest.skip(f"no MongoDB server here: {tool.HOW_TO_GET_IT}")
+    server = MongoDbServer(program, directory)
+    server.start()
+    return server
+
+
 @pytest.fixture(scope="module")
 def mongodb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoDbServer]:
     """The server; a test that needs it is skipped where there is none."""
     pytest.importorskip("pymongo", reason="no pymongo here: pip install pymongo")
     directory = tmp_path_factory.mktemp("mongodb")
     uri = os.environ.get(VARIABLE, "")
-    if uri:
-        yield MongoDbServer(None, directory, uri)
-        return
-    tool = _tool()
-    program = tool.program()
-    if not program.is_file():
-        pytest.skip(f"no MongoDB server here: {tool.HOW_TO_GET_IT}")
-    server = MongoDbServer(program, directory)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    server = MongoDbServer(None, directory, uri) if uri else _start(directory)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def mongodb_of_my_own(tmp_path: Path) -> Iterator[MongoDbServer]:
+    """A server for one test, which may stop and start it. It is always the one that we build."""
+    pytest.importorskip("pymongo", reason="no pymongo here: pip install pymongo")
+    server = _start(tmp_path)
+    yield server
+    server.stop()
 
 
 @pytest.fixture
