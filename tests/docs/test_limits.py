@@ -223,7 +223,6 @@ EXPECTED = {
     "Removals that a power failure may undo": str(_writer.MAX_UNSYNCED),
     "Nothing was written: removals are made durable after": seconds(_upkeep.IDLE),
     "Between two pieces of tidying up": seconds(_upkeep.PAUSE),
-    "Positions that are noted as perhaps sent, beyond what is loaded": str(_queue._MARK_AHEAD),
     "A queue that can't be read: tried again after": seconds(_attendant._RETRY),
     "Messages on the disk that expire: removed at once": str(_queue._EXPIRED_AT_ONCE),
     "SQLite: waiting for somebody else's transaction in the file": seconds(
