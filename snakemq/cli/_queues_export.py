@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from snakemq.cli._exit import CommandError, ExitCode, UsageError
 from snakemq.cli._progress import Progress
-from snakemq.cli._queues_pages import choose_queues, dead_pages, inbox_pages, queue_pages
+from snakemq.cli._queues_pages import choose_queues, dead_pages, inbox_pages, peer_name, queue_pages
 from snakemq.cli._queues_records import QueueRecord, ReceivedRecord, encode
 from snakemq.storage import QueuesStorageBase
 
@@ -63,7 +63,11 @@ def add_parser(actions: Verbs) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "peers", metavar="PEER", nargs="*", help="who they are for (default: everybody)"
+        "peers",
+        metavar="PEER",
+        nargs="*",
+        type=peer_name,
+        help="who they are for (default: everybody)",
     )
     parser.add_argument(
         "--all",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from snakemq.cli._exit import CommandError, ExitCode
 from snakemq.cli._progress import Progress, undivided
 from snakemq.cli._queues_opening import open_or_make
-from snakemq.cli._queues_pages import MAX_RECEIVED, choose_queues, get_page, read_tail
+from snakemq.cli._queues_pages import MAX_RECEIVED, choose_queues, get_page, peer_name, read_tail
 from snakemq.cli._queues_records import storable
 from snakemq.cli._queues_writing import add_inbox, add_memory
 from snakemq.storage import DeadLetter, InboxItem, QueuesStorageBase, Removal, StoredItem
@@ -54,7 +54,11 @@ def add_parser(actions: Verbs) -> None:
         "target", metavar="TO", help="SQLite file, or URL of a database; it is made if need be"
     )
     parser.add_argument(
-        "peers", metavar="PEER", nargs="*", help="only the messages for these (default: everything)"
+        "peers",
+        metavar="PEER",
+        nargs="*",
+        type=peer_name,
+        help="only the messages for these (default: everything)",
     )
     parser.add_argument("--quiet", action="store_true", help="do not show how far it is")
     parser.set_defaults(act=act, check=_check, changes=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ __all__ = [
     "dead_pages",
     "get_page",
     "inbox_pages",
+    "peer_name",
     "queue_pages",
     "read_tail",
 ]
@@ -36,6 +38,15 @@ MAX_BYTES: Final = 4 << 20
 MAX_RECEIVED: Final = 100
 
 T = TypeVar("T", StoredItem, InboxItem, DeadLetter)
+
+
+def peer_name(text: str) -> str:
+    """An argument that can be the name of a peer."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the shell passed other bytes
+        raise argparse.ArgumentTypeError(f"{one_line(text)} is no text") from None
+    return text
 
 
 def choose_queues(storage: QueuesStorageBase, peers: Sequence[str]) -> list[QueueSummary]:

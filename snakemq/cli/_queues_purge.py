@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from snakemq.cli._exit import CommandError, ExitCode, UsageError
 from snakemq.cli._progress import Progress, undivided
-from snakemq.cli._queues_pages import choose_queues, queue_pages
+from snakemq.cli._queues_pages import choose_queues, peer_name, queue_pages
 from snakemq.cli._queues_table import one_line
 from snakemq.storage import QueuesStorageBase, QueueSummary, Removal
 
@@ -39,7 +39,9 @@ def add_parser(actions: Verbs) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("peers", metavar="PEER", nargs="*", help="who the messages are for")
+    parser.add_argument(
+        "peers", metavar="PEER", nargs="*", type=peer_name, help="who the messages are for"
+    )
     parser.add_argument("--all", action="store_true", help="the messages for all peers")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--quiet", action="store_true", help="do not show how far it is")

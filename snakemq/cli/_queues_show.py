@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from snakemq.cli._exit import ExitCode
 from snakemq.cli._options import count
-from snakemq.cli._queues_pages import MAX_MESSAGES, get_page
+from snakemq.cli._queues_pages import MAX_MESSAGES, get_page, peer_name
 from snakemq.cli._queues_records import message_fields
 from snakemq.cli._queues_table import Table, one_line
 from snakemq.storage import QueuesStorageBase, StoredItem
@@ -59,7 +59,7 @@ def add_parser(actions: Verbs) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("peer", metavar="PEER", help="who they are for")
+    parser.add_argument("peer", metavar="PEER", type=peer_name, help="who they are for")
     parser.add_argument(
         "--limit",
         metavar="N",
@@ -67,12 +67,21 @@ def add_parser(actions: Verbs) -> None:
         help=f"at most N messages (default: {_LINES}; with --json all)",
     )
     parser.add_argument(
-        "--after", metavar="POSITION", type=int, default=0, help="those with a higher position"
+        "--after",
+        metavar="POSITION",
+        type=_position,
+        default=0,
+        help="those with a higher position",
     )
     parser.add_argument(
         "--json", action="store_true", help="one JSON object in each line, with the whole payload"
     )
     parser.set_defaults(act=act)
+
+
+def _position(text: str) -> int:
+    """An argument that can be a position; databases have numbers of 64 bits."""
+    return min(max(int(text), 0), (1 << 63) - 1)
 
 
 def act(args: argparse.Namespace, storage: QueuesStorageBase) -> ExitCode:

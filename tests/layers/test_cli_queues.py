@@ -268,6 +268,12 @@ class TestShow:
         done = run("a", "show", "bob", "--json", "--limit", MAX_MESSAGES + 1, "--after", 3)
         assert [record["position"] for record in done.records] == [*range(4, MAX_MESSAGES + 5)]
 
+    def test_any_position(self, storages: Storages, run: Run) -> None:
+        fill(storages["a"], "bob", numbered(3))
+        assert len(run("a", "show", "bob", "--after", -(10**30), "--json").records) == 3
+        assert run("a", "show", "bob", "--after", 10**30, "--json").out == ""
+        assert run("a", "show", "bob", "--after", "x").status == 2
+
     def test_nobody(self, storages: Storages, run: Run) -> None:
         storages["a"]
         done = run("a", "show", "no\x1bbody")
@@ -802,6 +808,16 @@ def test_help(run: Run, action: str) -> None:
     done = run("a", action, "--help")
     assert done.status == 0
     assert "\nexamples:\n  snakemq queues " in done.out
+
+
+@pytest.mark.parametrize(
+    "arguments", [("show", "\udcff"), ("export", "\udcff"), ("move", "b", "a", "\udcff"),
+                  ("purge", "\udcff", "--yes")]
+)  # fmt: skip
+def test_a_name_that_is_no_text(run: Run, arguments: tuple[str, ...]) -> None:
+    done = run("a", *arguments)
+    assert (done.status, done.out) == (2, "")
+    assert "\\udcff is no text" in done.err
 
 
 @pytest.mark.parametrize("storage", ["", ":memory:", "sqlite://", "sqlite+x:///:memory:"])
