@@ -6,7 +6,8 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from snakemq.exceptions import StorageError
+from snakemq.exceptions import StorageError, StorageInUse
+from snakemq.storage._sqlite_lock import FileLock
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
@@ -70,6 +71,9 @@ class Server:
     def close(self) -> None:
         """Give back what is not a part of a session."""
 
+    def abandon(self) -> None:
+        """In a forked child: leave alone what is the parent's."""
+
     def check_size(self, data: bytes) -> None:
         """Refuse data that can't be stored.
 
@@ -101,6 +105,12 @@ class _Postgresql(Server):
             "tcp_keepalives_interval": "5",
             "tcp_keepalives_count": "3",
             "idle_in_transaction_session_timeout": f"{_IDLE_TIMEOUT}s",
+            # What is read in order is in an index in that order. Before it has
+            # statistics of a table, the planner would rather sort a whole queue.
+            "enable_sort": "off",
+            "enable_bitmapscan": "off",
+            # What that makes look expensive it would compile first.
+            "jit": "off",
         }
         version = conn.dialect.server_version_info or (0,)
         if version >= (14,):
@@ -189,9 +199,31 @@ class _Mysql(Server):
 
 class _Sqlite(Server):
     is_remote = False
+    _lock: FileLock | None = None
 
     def connect_args(self, url: URL) -> dict[str, Any]:
         return {"check_same_thread": False}  # calls wait for each other
+
+    def try_lock(self, conn: Connection) -> bool:
+        path = conn.exec_driver_sql("PRAGMA database_list").one()[2]
+        if path and self._lock is None:
+            try:
+                self._lock = FileLock(path)
+            except StorageInUse:
+                return False
+        # With a write-ahead log a transaction takes one sync instead of three
+        # or four; where there can be none, FULL would promise too little.
+        mode = conn.exec_driver_sql("PRAGMA journal_mode = WAL").scalar()
+        conn.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if mode == 'wal' else 'EXTRA'}")
+        return True
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def abandon(self) -> None:
+        if self._lock is not None:
+            self._lock.abandon()
 
 
 _KINDS: Final[dict[str, type[Server]]] = {

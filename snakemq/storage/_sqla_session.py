@@ -172,6 +172,10 @@ class SqlSession:
         self._engine.dispose()
         _open_sessions.discard(self)
 
+    def abandon(self) -> None:
+        """In a forked child: the storage is the parent's."""
+        self._server.abandon()
+
     # Using it
 
     def read(self, work: Callable[[Connection], _T]) -> _T:
@@ -589,5 +593,12 @@ class SqlSession:
 _open_sessions: weakref.WeakSet[SqlSession] = weakref.WeakSet()
 _inherited: list[SqlSession] = []
 
+
+def _after_fork() -> None:
+    for session in _open_sessions:
+        session.abandon()
+        _inherited.append(session)
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _inherited.extend(_open_sessions))
+    os.register_at_fork(after_in_child=_after_fork)

@@ -50,6 +50,7 @@ of the tables begin with a prefix, ``snakemq_`` if none is given::
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ NAME_BYTES: Final = 255
 HOLDER_LENGTH: Final = 255
 
 _UUID_BYTES: Final = 16
+
+_PREFIX: Final = re.compile(r"[A-Za-z0-9_]{0,40}")
 
 
 def encoded(name: str) -> bytes:
@@ -94,12 +97,18 @@ class Tables:
     """The tables with one prefix.
 
     :param prefix: their names begin with it
+    :raises ValueError: that can't be the beginning of a name
     """
 
     def __init__(self, prefix: str) -> None:
         import sqlalchemy as sa
         from sqlalchemy.dialects import mysql
 
+        if not _PREFIX.fullmatch(prefix):
+            raise ValueError(
+                "the prefix of the tables is made of at most 40 letters, digits and underscores,"
+                f" not {prefix!r}"
+            )
         self.prefix: Final = prefix
         self.metadata: Final[MetaData] = sa.MetaData()
         options: dict[str, Any] = {

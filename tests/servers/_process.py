@@ -93,7 +93,13 @@ class PrivateServer:
     def _as_user(self) -> list[str]:
         if self.user is None:
             return []
-        return [find_program("setpriv"), f"--reuid={self.user}", "--init-groups", "--regid", self._group()]
+        return [
+            find_program("setpriv"),
+            f"--reuid={self.user}",
+            "--init-groups",
+            "--regid",
+            self._group(),
+        ]
 
     def _group(self) -> str:
         return str(self.directory.stat().st_gid)
@@ -118,9 +124,7 @@ class PrivateServer:
                 self.port = _free_port()
             self._tell(self.command())
             assert self._lines.get(timeout=PATIENCE)
-            wait_until(
-                lambda: not self._running or self.answers(), PATIENCE, what=self._why_not
-            )
+            wait_until(lambda: not self._running or self.answers(), PATIENCE, what=self._why_not)
             if self._running:
                 return
             self._lines.get(timeout=PATIENCE)
