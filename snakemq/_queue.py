@@ -372,10 +372,12 @@ class Queue:
 
     def connect(self) -> None:
         """The peer is connected: TTL stands still from now on."""
-        while self._expire_on_disk():
-            pass
+        dropped = []
+        while expired := self._expire_on_disk():
+            dropped += expired
         with self.manager.room.lock:
-            dropped, removals = self._take_expired()
+            expired, removals = self._take_expired()
+            dropped += expired
             self._offline.stop(self.manager.clock())
             self.connected = True
         self._remove(removals)
@@ -421,7 +423,7 @@ class Queue:
             dropped, removals = ([], []) if self.connected else self._take_expired()
         self._remove(removals)
         if not self.connected:
-            self._expire_on_disk()
+            dropped += self._expire_on_disk()
         self.manager.report_drops(self.name, dropped, DropReason.EXPIRED)
 
     def _take_expired(self) -> tuple[list[Message], list[Removal]]:
@@ -486,7 +488,7 @@ class Queue:
         manager = self.manager
         with manager.load_lock:
             stored = self.stored
-            storage = manager.storage
+            storage = manager.paged
             if not stored.unloaded or storage is None:
                 return
             while True:
@@ -538,17 +540,14 @@ class Queue:
             stored.next_expiry = math.inf
         self._outbox.waiting.extend(stored.tail_up_to(stored.loaded))
 
-    def _expire_on_disk(self) -> bool:
-        """Drop some of what has expired there.
-
-        :return: whether there may be more
-        """
+    def _expire_on_disk(self) -> list[Message]:
+        """Take out what has expired there, or some of it if it is much."""
         stored = self.stored
-        storage = self.manager.storage
+        storage = self.manager.paged
         with self.manager.room.lock:
             reading = self._reading() + _ROUNDING
             if stored.next_expiry > reading or storage is None:
-                return False
+                return []
         expired: list[StoredItem] = []
         stored.next_expiry = reading + _RETRY
         with (
@@ -570,8 +569,7 @@ class Queue:
                 stored.next_expiry = math.inf if following is None else stored.reading + following
                 self._take_in_tail()
         self.manager.wrote()
-        self.manager.report_drops(self.name, [item.message for item in expired], DropReason.EXPIRED)
-        return len(expired) == _EXPIRED_AT_ONCE
+        return [item.message for item in expired]
 
     def store_clock(self) -> None:
         """Have the storage know how long the TTLs there have run; a failure is logged.
@@ -588,8 +586,8 @@ class Queue:
         :raises Exception: of the storage
         """
         seconds = self.unstored_seconds()
-        if seconds > 0 and self.manager.storage is not None:
-            self.manager.storage.advance_ttl(self.name, seconds)
+        if seconds > 0 and self.manager.paged is not None:
+            self.manager.paged.advance_ttl(self.name, seconds)
             self.stored.reading += seconds
 
     def unstored_seconds(self) -> float:

@@ -94,7 +94,7 @@ def begin(
     :param check: raises if a message can't be sent
     :param before_commit: the last thing in the transaction
     """
-    storage = manager.storage
+    storage = manager.paged
     if storage is None:
         raise StorageError("a transaction needs a storage in a file, and there is none")
     thread = threading.get_ident()

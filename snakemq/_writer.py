@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
-from snakemq.exceptions import StorageError, StorageUnavailable
+from snakemq.exceptions import StorageUnavailable
 from snakemq.message import Message
 from snakemq.storage import QueuesStorageBase, Removal
 
@@ -191,18 +192,17 @@ class Writer:
         return job.leads
 
     def _give_up(self, job: _Job) -> None:
-        """The thread of a job can't wait any longer."""
+        """The thread of a job is interrupted. It may have to wait all the same."""
         assert job.turn is not None
         with self._lock:
             if job in self._jobs:
                 self._jobs.remove(job)
-                job.error = StorageError("interrupted before it was stored")
                 return
         # Somebody is at it, or it is this thread's turn.
-        if not job.leads and not job.is_done:
-            job.turn.acquire()
+        while not job.leads and not job.is_done:
+            with contextlib.suppress(KeyboardInterrupt):  # one of them is raised
+                job.turn.acquire()
         if job.leads:
-            job.error = StorageError("interrupted before it was stored")
             self._hand_over()
 
     def _hand_over(self) -> None:
@@ -271,8 +271,9 @@ class Writer:
             self._hand_over()
 
     def _write(self, group: list[_Job], removals: list[Removal]) -> None:
-        ready = [job for job in group if self._is_prepared(job)]
+        ready: list[_Job] = []
         try:
+            ready += [job for job in group if self._is_prepared(job)]
             self._change(ready, removals)
         except StorageUnavailable as exc:
             # It is the same for all of them.
@@ -317,16 +318,41 @@ class Writer:
         )
         removed = sum([len(removal.positions) for removal in removals])
         sync = bool(entries) or self._unsynced + removed > MAX_UNSYNCED
-        positions = self._storage.change_items(entries, removals, sync=sync)
+        before = self._storage.last_position()
+        try:
+            positions = self._storage.change_items(entries, removals, sync=sync)
+        except Exception:
+            raise
+        except BaseException:  # KeyboardInterrupt, perhaps when all was done
+            self._tell(group, self._find(entries, before))
+            raise
         self.changes += 1
         self._unsynced = 0 if sync else self._unsynced + removed
         self._removal_failed = False
+        self._tell(group, positions)
+
+    @staticmethod
+    def _tell(group: list[_Job], positions: list[int]) -> None:
+        """Their messages are in the storage; if there are no positions, they are not."""
         start = 0
-        for job in group:
+        for job in group if positions else ():
             end = start + len(job.entries)
             job.stored(positions[start:end])
             start = end
             job.is_done = True
+
+    def _find(self, entries: Sequence[tuple[str, Message]], before: int) -> list[int]:
+        """The positions of messages that were stored last, if they were.
+
+        :param before: the last position before that
+        """
+        positions: list[int] = []
+        for name in dict.fromkeys(name for name, _ in entries):
+            page = self._storage.get_page(
+                name, before, max_messages=len(entries), max_bytes=sys.maxsize
+            )
+            positions += [item.position for item in page]
+        return sorted(positions)
 
     def _remove_only(self, removals: list[Removal]) -> None:
         try:

@@ -56,8 +56,9 @@ class QueuesManager(CallbackOwner):
                 f"storage must be a QueuesStorageBase or None, not {type(storage).__name__}"
             )
         self.log = logging.getLogger("snakemq.queuesmanager")
-        #: has pages, if need be by means of a copy in memory
-        self.storage: QueuesStorageBase | None = None
+        self.storage = storage
+        #: the same with pages, if need be by means of a copy in memory
+        self.paged: QueuesStorageBase | None = None
         self._mirror: MirroredStorage | None = None
         #: whether persistent messages are stored, or refused because it is closed
         self.stores = storage is not None
@@ -97,7 +98,7 @@ class QueuesManager(CallbackOwner):
             storage = self._mirror = MirroredStorage(storage)
         # Nobody waits for it with something that others need.
         storage.may_wait = lambda: threading.get_ident() in self._waiting_for_storage
-        self.storage = storage
+        self.paged = storage
         self.writer = Writer(storage, self.log)
         # What left the queues of an earlier process stays away from now on.
         with self.storage_errors_logged("all"):
@@ -186,7 +187,7 @@ class QueuesManager(CallbackOwner):
         done: Callable[[Sequence[int]], object],
     ) -> None:
         while True:
-            storage = self.storage
+            storage = self.paged
             if storage is None:
                 raise StorageError("the queues are closed: nothing can be stored any more")
             try:
@@ -312,7 +313,7 @@ class QueuesManager(CallbackOwner):
 
         A failure is logged; then it is done later.
         """
-        storage = self.storage
+        storage = self.paged
         if storage is None:
             return
         with self.writer.exclusive():
@@ -352,7 +353,7 @@ class QueuesManager(CallbackOwner):
         What can't be removed will be sent again by the next process that opens
         the storage, which beats losing what is accepted now.
         """
-        if self.storage is not None:
+        if self.paged is not None:
             self.writer.remove(removals)
             self.wrote()
 
@@ -361,7 +362,7 @@ class QueuesManager(CallbackOwner):
 
         :return: whether there is more of it
         """
-        storage = self.storage
+        storage = self.paged
         if storage is None:
             return False
         with self.storage_errors_logged("all"):
@@ -374,7 +375,7 @@ class QueuesManager(CallbackOwner):
     @property
     def is_behind(self) -> bool:
         """Whether the storage has failed to do something that has to be done."""
-        return self.storage is not None and (self._adoption_failed or not self.writer.is_settled)
+        return self.paged is not None and (self._adoption_failed or not self.writer.is_settled)
 
     @contextlib.contextmanager
     def storage_errors_logged(self, queue_name: str) -> Iterator[None]:
@@ -402,7 +403,7 @@ class QueuesManager(CallbackOwner):
         """Forget all queues and close the storage. What is stored stays stored."""
         self.room.close()
         self.stored_room.close()
-        storage = self.storage
+        storage = self.paged
         if storage is not None:
             for queue in list(self.queues.values()):
                 if not queue.connected:
@@ -412,7 +413,7 @@ class QueuesManager(CallbackOwner):
         self.queues.clear()
         if storage is not None:
             with self.writer.exclusive():
-                self.storage = None
+                self.storage = self.paged = None
             storage.close()
 
     def __len__(self) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from snakemq.message import Message
 from snakemq.storage._common import check_seconds, wall_clock
@@ -19,6 +19,9 @@ from snakemq.storage.base import (
     Removal,
     StoredItem,
 )
+
+if TYPE_CHECKING:
+    import sqlite3
 
 __all__ = ["MirroredStorage"]
 

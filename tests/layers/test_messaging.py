@@ -364,7 +364,7 @@ def test_a_callback_for_what_expired_can_send_to_the_peer_that_has_just_come(
     # The timer for the expiry and the connection come at the same time.
     queue = alice.messaging.queues_manager.get_queue("bob")
     queue.manager.clock = lambda: network.time() + 5
-    alice.messaging._expiry.clear()
+    alice.messaging._attendant.close()
     alice.connect(bob)
     assert network.run_until(lambda: data(bob) == [b"instead"])
 

@@ -110,7 +110,7 @@ def test_an_address_is_written_as_it_is_read(text: str) -> None:
         ({"keepalive": True}, TypeError, "keepalive takes a number"),
         ({"reconnect_interval": 0}, ValueError, "reconnect_interval must be more than 0"),
         ({"inbox_limit": 0}, ValueError, "inbox_limit must be more than 0 bytes"),
-        ({"storage": 7}, TypeError, "a path or a QueuesStorageBase, not int"),
+        ({"storage": 7}, TypeError, "a path, a URL or a QueuesStorageBase, not int"),
         ({"on_message": "print"}, TypeError, "on_message takes a callable"),
     ],
 )
