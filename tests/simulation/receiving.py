@@ -217,6 +217,11 @@ class ReceivingRules(Books):
             return "the sender does not know"
         if self._is_ambiguous(way, entry):
             return "it was taken for another one"
+        if (
+            self._forgot_that_it_left(way, entry)
+            and len(way.deliveries) - way.deliveries.index(before) > self.keep
+        ):
+            return "it was too long ago"
         if before.process == delivery.process:
             # Only out of the inbox.
             return "it was raised" if traits.durable and before.outcome == "raised" else ""
@@ -226,10 +231,7 @@ class ReceivingRules(Books):
             return "the receiver does not know"
         if traits.durable and self._power_failed(way.receiver, before.process):
             return "it was not noted durably that it is done"
-        if self._forgot_that_it_left(way, entry):
-            if len(way.deliveries) - way.deliveries.index(before) > self.keep:
-                return "it was too long ago"
-        elif entry.acked and not traits.durable:
+        if entry.acked and not traits.durable and not self._forgot_that_it_left(way, entry):
             return ""
         if traits.fails and not (entry.confirmed and not traits.durable):
             return "it could not be noted"
