@@ -19,6 +19,8 @@ NOT_AN_API = {"snakemq.cli"}
 
 #: Deeper down, and imported by their own names.
 MODULES_OF_THEIR_OWN = [
+    "snakemq.storage.mongodb",
+    "snakemq.storage.sqla",
     "snakemq.storage.sqlite",
     "snakemq.testing.link_contract",
     "snakemq.testing.storage_contract",
