@@ -166,7 +166,7 @@ class Look(NamedTuple):
     """A look at a file.
 
     :ivar conn: the connection, which only reads
-    :ivar alone: whether nobody had the file open
+    :ivar alone: whether nobody had the file open, and this may write to it
     """
 
     conn: sqlite3.Connection
@@ -193,14 +193,19 @@ def open_to_look(filename: str, busy_timeout: float) -> Look:
         raise StorageError(f"queue storage {filename!r} {why_not_opened(filename)}")
     alone = not os.path.exists(f"{filename}-wal")
     with _translated_errors(filename, busy_timeout):
-        try:
-            conn = _connect_to_look(filename, busy_timeout)
-        except sqlite3.OperationalError:
-            if not alone or os.access(os.path.dirname(os.path.abspath(filename)), os.W_OK):
-                raise
-            # Where nothing can be written, nobody writes.
-            conn = _connect_to_look(filename, busy_timeout, "&immutable=1")
-        look = Look(conn, alone)
+        # Who may not write could not remove the two files beside it that
+        # reading takes, and those would be in the way of who may.
+        directory = os.path.dirname(os.path.abspath(filename))
+        leaves_files = not (os.access(filename, os.W_OK) and os.access(directory, os.W_OK))
+        how = "&immutable=1" if alone and leaves_files else ""
+        conn = sqlite3.connect(
+            f"{Path(filename).absolute().as_uri()}?mode=ro{how}",
+            uri=True,
+            timeout=busy_timeout,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        look = Look(conn, alone and not leaves_files)
         try:
             check_schema(conn, filename, create=False)
             overlay(conn, check_version(conn, filename))
@@ -208,22 +213,6 @@ def open_to_look(filename: str, busy_timeout: float) -> Look:
             look.close()
             raise
     return look
-
-
-def _connect_to_look(filename: str, busy_timeout: float, how: str = "") -> sqlite3.Connection:
-    conn = sqlite3.connect(
-        f"{Path(filename).absolute().as_uri()}?mode=ro{how}",
-        uri=True,
-        timeout=busy_timeout,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    try:
-        conn.execute("SELECT count(*) FROM sqlite_master")
-    except BaseException:
-        conn.close()
-        raise
-    return conn
 
 
 def _check_exists(filename: str) -> None:

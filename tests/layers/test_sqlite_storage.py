@@ -451,6 +451,15 @@ class TestPermissions:
     def _try(self, path: Path) -> str:
         return run(self.PROGRAM, path).strip()
 
+    def _look(self, path: Path) -> str:
+        program = self.PROGRAM.replace("argv[1])", "argv[1], read_only=True)")
+        for old, new in (
+            ('storage.push("peer", Message(b"new", None, 1))', "found = storage.get_items('peer')"),
+            ('print("accepted")', "print([item.data for item in found])"),
+        ):
+            program = program.replace(old, new)
+        return run(program, path).strip()
+
     def test_writable(self, public: Path) -> None:
         path = public / "storage.db"
         self._store(path)
@@ -482,6 +491,37 @@ class TestPermissions:
     def test_a_new_file_in_a_read_only_directory(self, public: Path) -> None:
         public.chmod(0o555)
         assert "permissions of the file and its directory" in self._try(public / "storage.db")
+
+    @pytest.mark.parametrize("mode", [0o777, 0o555])
+    def test_a_look_needs_no_right_to_write(self, public: Path, mode: int) -> None:
+        path = public / "storage.db"
+        self._store(path)
+        path.chmod(0o444)
+        public.chmod(mode)
+        content = path.read_bytes()
+        assert self._look(path) == "[b'old']"
+        expect_untouched(path, content)
+
+    def test_a_look_at_what_another_user_has_open(self, public: Path) -> None:
+        path = public / "storage.db"
+        with SqliteQueuesStorage(path) as storage:
+            storage.push("peer", message(b"old"))
+            for name in public.iterdir():
+                name.chmod(0o644)
+            assert self._look(path) == "[b'old']"
+            storage.push("peer", message(b"new"))
+            assert self._look(path) == "[b'old', b'new']"
+
+    def test_a_lock_of_another_user(self, public: Path) -> None:
+        path = public / "storage.db"
+        self._store(path)
+        path.chmod(0o666)
+        lock = public / "storage.db-lock"
+        lock.write_text("process 1\n")
+        lock.chmod(0)
+        assert "if nobody uses the storage, delete that file" in self._try(path)
+        lock.unlink()
+        assert self._try(path) == "accepted"
 
     def test_unreadable_file(self, public: Path) -> None:
         path = public / "storage.db"
