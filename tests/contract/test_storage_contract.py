@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from snakemq.storage import (
 from snakemq.storage._memory_queue import MemoryQueue
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from snakemq.testing.storage_contract import StorageContract
+from tests.helpers import DEADLINE
 
 
 class TestMemoryStorage(StorageContract):
@@ -394,7 +396,17 @@ class TestTheSuiteFindsFaults:
 
     def test_items_that_appear_behind_a_reader(self) -> None:
         class Storage(MemoryQueuesStorage):
-            """Gives its positions in one step and shows the items in another."""
+            """Gives its positions in one step and shows the items in another.
+
+            The first to push something is overtaken by another one, and seen
+            to be by a reader.
+            """
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.is_first = threading.Semaphore(1)
+                self.overtaken = threading.Event()
+                self.seen = threading.Event()
 
             def change_items(
                 self,
@@ -406,21 +418,26 @@ class TestTheSuiteFindsFaults:
                 with self._lock:
                     first = self._last_position + 1
                     self._last_position += len(push)
-                threading.Event().wait(0.0)  # another thread may overtake
+                is_first = bool(push) and self.is_first.acquire(blocking=False)
+                if is_first:
+                    assert self.seen.wait(DEADLINE)
                 with self._lock:
                     for number, (name, item) in enumerate(push, first):
                         self._queues.setdefault(name, MemoryQueue()).append(number, item, 0.0)
                     for each in remove:
                         self._remove(each.queue_name, each.positions)
+                if push and not is_first:
+                    self.overtaken.set()
                 return list(range(first, first + len(push)))
 
-        def run() -> None:
-            # It depends on the threads, so it may take some attempts.
-            for _ in range(200):
-                self._run(Storage(), "test_who_reads_page_by_page_misses_nothing")
+            def get_page(self, queue_name: str, *args: Any, **options: Any) -> list[StoredItem]:
+                found = super().get_page(queue_name, *args, **options)
+                if found and queue_name == "shared" and self.overtaken.is_set():
+                    self.seen.set()
+                return found
 
         with pytest.raises(AssertionError):
-            run()
+            self._run(Storage(), "test_who_reads_page_by_page_misses_nothing")
 
     def test_what_expired_in_the_wrong_order(self) -> None:
         class Storage(MemoryQueuesStorage):
