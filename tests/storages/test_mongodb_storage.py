@@ -21,7 +21,7 @@ from snakemq.exceptions import (
     StorageUnavailable,
 )
 from snakemq.message import FLAG_PERSISTENT, Message
-from snakemq.storage import QueueSummary
+from snakemq.storage import QueueSummary, Removal
 from snakemq.storage.mongodb import MongoDbQueuesStorage
 from tests.helpers import DEADLINE, wait_until
 from tests.servers.mongodb import MongoDbServer, mongodb, mongodb_server
@@ -368,6 +368,22 @@ def test_what_no_batch_ended_with_is_not_there(mongodb: Any, open_storage: Open)
     storage = open_storage()
     assert data_of(storage, "a") == [b"0", b"1"]
     assert mongodb["snakemq.items"].count_documents({}) == 2
+
+
+def test_what_a_batch_has_removed_is_gone(mongodb: Any, open_storage: Open) -> None:
+    """As a process leaves it that is killed when a batch counts, but before it has removed."""
+    storage = open_storage()
+    positions = storage.change_items([("a", item(b"%d" % number)) for number in range(4)])
+    gone = list(mongodb["snakemq.items"].find({"_id": {"$in": positions[1:3]}}))
+    storage.change_items([("a", item(b"new"))], [Removal("a", positions[1:3], 2)])
+    mongodb["snakemq.items"].insert_many(gone)
+    with pytest.MonkeyPatch.context() as patch:
+        # It is killed, so it leaves nothing behind in good order.
+        patch.setattr(storage._outbox, "heritage", lambda: None)
+        storage.close()
+    storage = open_storage()
+    assert data_of(storage, "a") == [b"0", b"3", b"new"]
+    assert storage.summarize() == [QueueSummary("a", 3, 5)]
 
 
 def test_the_memory_of_what_is_in_the_inbox_is_completed(mongodb: Any, open_storage: Open) -> None:
