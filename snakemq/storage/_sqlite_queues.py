@@ -120,16 +120,17 @@ class SqliteQueues:
                 if size >= max_bytes:
                     break
             clock = self._counts.clock(queue_name)
-            if not rows and not after and queue_name in self._counts.current():
-                self._correct(queue_name)
+            if not after and len(rows) < max_messages and size < max_bytes:
+                self._check_count(queue_name, len(rows))
         return [self._item(row, clock) for row in rows]
 
-    def _correct(self, queue_name: str) -> None:
-        """There is nothing in a queue that should have something.
+    def _check_count(self, queue_name: str, messages: int) -> None:
+        """All of a queue was seen: now it is known how much there is.
 
-        As when rows were deleted by hand, or by 1.6 while this was open.
+        It may be something else if rows were deleted by hand, say.
         """
-        if not self._file.read_only:
+        count = self._counts.current().get(queue_name, Count())
+        if count.messages != messages and not self._file.read_only:
             with self._file.change(joins=True, late=True) as conn:
                 self._counts.count_anew(conn, queue_name)
                 self._counts.save(conn, [queue_name])

@@ -169,13 +169,18 @@ class TestCounters:
         storage.change_items([], [Removal("nobody", [1, 2], 2)])
         assert storage.summarize() == counted(path)
 
-    def test_an_empty_queue_that_should_not_be_is_noticed(
+    def test_what_was_done_by_hand_is_noticed_where_all_of_a_queue_is_read(
         self, path: Path, storage: SqliteQueuesStorage
     ) -> None:
-        """As when somebody deletes rows by hand."""
-        push(storage, 3)
+        push(storage, 4)
+        execute(path, "DELETE FROM items WHERE rowid = 2")
+        storage.get_page("peer", 0, max_messages=3, max_bytes=99)
+        storage.get_page("peer", 1, max_messages=9, max_bytes=99)
+        assert storage.summarize() == [("peer", 4, 4)]
+        assert len(page(storage)) == 3
+        assert storage.summarize() == counted(path) == [("peer", 3, 3)]
+        assert len(statements(storage, lambda: page(storage))) == 1
         execute(path, "DELETE FROM items")
-        assert storage.get_queues() == ["peer"]
         assert page(storage) == []
         assert storage.get_queues() == []
         push(storage, 1)
