@@ -113,19 +113,26 @@ class Writer:
         :raises snakemq.exceptions.StorageError: they could not be stored
         """
         job = _Job(entries, prepare, stored)
-        if self._take_turn(job):
-            self._write_with(job)
+        try:
+            self._take_turn(job)
+            if job.leads:
+                self._write_with(job)
+        finally:
+            if job.leads:
+                self._hand_over()
         if job.error is not None:
             raise job.error
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """For ``with``: nobody else writes meanwhile."""
-        self._take_turn(_Job((), lambda: None, lambda positions: None))
+        job = _Job((), lambda: None, lambda positions: None)
         try:
+            self._take_turn(job)
             yield
         finally:
-            self._hand_over()
+            if job.leads:
+                self._hand_over()
 
     def remove(self, removals: Sequence[Removal]) -> None:
         """Have messages removed, now or with what is being written. Does not wait.
@@ -133,32 +140,37 @@ class Writer:
         A failure is logged, and it is tried again with the next change. What
         was not removed when the process ends is sent again by the next one.
         """
-        with self._lock:
-            self._put_back(removals)
-            if self._is_led:
-                return
-            self._is_led = True
-        self._hand_over()
+        leads = False
+        try:
+            with self._lock:
+                self._put_back(removals)
+                if not self._is_led:
+                    leads = self._is_led = True
+        finally:
+            if leads:
+                self._hand_over()
 
     def settle(self) -> None:
         """Have done, and on the disk, what could wait, unless somebody is writing.
 
         :raises Exception: of the storage
         """
-        with self._lock:
-            if self._is_led:
-                return
-            self._is_led = True
-            self._removal_failed = False
-            removals = self._take_removals()
+        leads = False
+        removals: list[Removal] = []
         try:
+            with self._lock:
+                if not self._is_led:
+                    leads = self._is_led = True
+                    self._removal_failed = False
+                    self._take_removals(removals)
             if removals:
                 self._remove_only(removals)
-            if self._unsynced and not self._removal_failed:
+            if leads and self._unsynced and not self._removal_failed:
                 self._storage.sync()
                 self._unsynced = 0
         finally:
-            self._hand_over()
+            if leads:
+                self._hand_over()
 
     @property
     def waiting(self) -> int:
@@ -172,24 +184,23 @@ class Writer:
 
     # Whose turn it is.
 
-    def _take_turn(self, job: _Job) -> bool:
-        """Wait until this thread may write, or somebody else has done the job.
+    # KeyboardInterrupt may come at any line. Whoever has the turn knows it
+    # before anything can happen, and hands it over at the end.
 
-        :return: whether it may write
-        """
+    def _take_turn(self, job: _Job) -> None:
+        """Wait until the thread of a job leads, or somebody else has done the job."""
         with self._lock:
             if not self._is_led:
-                self._is_led = True
-                return True
+                job.leads = self._is_led = True
+                return
             job.turn = threading.Lock()
             job.turn.acquire()
             self._jobs.append(job)
         try:
             job.turn.acquire()
-        except BaseException:  # KeyboardInterrupt
+        except BaseException:
             self._give_up(job)
             raise
-        return job.leads
 
     def _give_up(self, job: _Job) -> None:
         """The thread of a job is interrupted. It may have to wait all the same."""
@@ -202,8 +213,6 @@ class Writer:
         while not job.leads and not job.is_done:
             with contextlib.suppress(KeyboardInterrupt):  # one of them is raised
                 job.turn.acquire()
-        if job.leads:
-            self._hand_over()
 
     def _hand_over(self) -> None:
         """Have the next one write, and remove what nobody waits for."""
@@ -217,7 +226,8 @@ class Writer:
                 if not self._removals or self._removal_failed:
                     self._is_led = False
                     return
-                removals = self._take_removals()
+                removals: list[Removal] = []
+                self._take_removals(removals)
             try:
                 self._remove_only(removals)
             except BaseException:  # KeyboardInterrupt
@@ -225,13 +235,12 @@ class Writer:
                     self._is_led = False
                 raise
 
-    def _take_removals(self) -> list[Removal]:
-        removals = [
+    def _take_removals(self, into: list[Removal]) -> None:
+        into += [
             Removal(name, sorted(leaving.positions), leaving.bytes)
             for name, leaving in self._removals.items()
         ]
         self._removals = {}
-        return removals
 
     def _put_back(self, removals: Sequence[Removal]) -> None:
         for name, positions, size in removals:
@@ -246,29 +255,31 @@ class Writer:
     def _write_with(self, first: _Job) -> None:
         """Write what one job wants, and with it what others want."""
         group = [first]
-        with self._lock:
-            messages, size = len(first.entries), first.bytes
-            while self._jobs and messages < GROUP_MESSAGES and size < GROUP_BYTES:
-                job = self._jobs.popleft()
-                if not job.entries:
-                    # It wants the turn, and nobody else can take it for it.
-                    self._jobs.appendleft(job)
-                    break
-                group.append(job)
-                messages += len(job.entries)
-                size += job.bytes
-            removals = self._take_removals()
+        removals: list[Removal] = []
         try:
+            with self._lock:
+                self._gather(group)
+                self._take_removals(removals)
             self._write(group, removals)
         finally:
-            undone = [job for job in group[1:] if not job.is_done]
-            if undone:  # KeyboardInterrupt in the storage: it changed nothing
-                with self._lock:
-                    self._jobs.extendleft(reversed(undone))
+            with self._lock:
+                undone = [job for job in group[1:] if not job.is_done and job not in self._jobs]
+                self._jobs.extendleft(reversed(undone))
             for job in group[1:]:
                 if job.is_done:
                     job.wake()
-            self._hand_over()
+
+    def _gather(self, group: list[_Job]) -> None:
+        """Find what can be written together."""
+        messages, size = len(group[0].entries), group[0].bytes
+        while self._jobs and messages < GROUP_MESSAGES and size < GROUP_BYTES:
+            job = self._jobs[0]
+            if not job.entries:
+                return  # it wants the turn, and nobody else can take it for it
+            group.append(job)
+            self._jobs.popleft()
+            messages += len(job.entries)
+            size += job.bytes
 
     def _write(self, group: list[_Job], removals: list[Removal]) -> None:
         ready: list[_Job] = []

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from tests.simulation.books import Books
-from tests.simulation.records import POWER, Delivery, Entry, Way
+from tests.simulation.records import Delivery, Entry, Way
 from tests.simulation.sending import SLACK
 
 _ROUNDING: Final = 1e-3
