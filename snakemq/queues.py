@@ -29,7 +29,7 @@ Reserved: TypeAlias = list[tuple[Queue, Message]]
 _Needed: TypeAlias = dict[Countable, tuple[int, int]]
 
 
-def is_stored(message: Message) -> bool:
+def _is_stored(message: Message) -> bool:
     """Whether a message goes to the storage, if there is one."""
     return bool(message.flags & FLAG_PERSISTENT) and message.ttl != 0
 
@@ -161,7 +161,7 @@ class QueuesManager(CallbackOwner):
                 "usual way would wait; send it with the transaction's own method"
             )
         reserved = self.reserve(entries)
-        stored = [(queue.name, message) for queue, message in reserved if is_stored(message)]
+        stored = [(queue.name, message) for queue, message in reserved if _is_stored(message)]
         if not self.stores or not stored:
             self.append(reserved)
             return reserved
@@ -208,7 +208,7 @@ class QueuesManager(CallbackOwner):
     def advance_stored_clocks(self, reserved: Reserved) -> None:
         """See :meth:`Queue.advance_stored_clock`; for messages that are going to be stored."""
         for queue in dict.fromkeys(
-            queue for queue, message in reserved if message.ttl is not None and is_stored(message)
+            queue for queue, message in reserved if message.ttl is not None and _is_stored(message)
         ):
             queue.advance_stored_clock()
 
@@ -236,7 +236,7 @@ class QueuesManager(CallbackOwner):
             in_memory: _Needed = {}
             in_storage: _Needed = {}
             for queue, message in reserved:
-                stored = self.stores and is_stored(message)
+                stored = self.stores and _is_stored(message)
                 needed = in_storage if stored else in_memory
                 part: Countable = queue.stored if stored else queue
                 count, size = needed.get(part, (0, 0))
@@ -274,7 +274,7 @@ class QueuesManager(CallbackOwner):
         if self.room.limits.when_full is not WhenFull.DROP_OLDEST:
             return False
         loaded = False
-        for queue in {queue for queue, message in reserved if self.stores and is_stored(message)}:
+        for queue in {queue for queue, message in reserved if self.stores and _is_stored(message)}:
             before = queue.stored.unloaded
             if before:
                 queue.load()
@@ -289,7 +289,7 @@ class QueuesManager(CallbackOwner):
         following = iter(positions)
         with self.room.lock:
             for queue, message in reserved:
-                if self.stores and is_stored(message):
+                if self.stores and _is_stored(message):
                     self.last_position = position = next(following)
                     queue.append_stored(message, position)
                 else:
@@ -299,7 +299,7 @@ class QueuesManager(CallbackOwner):
         """Give up what there was made room for."""
         with self.room.lock:
             for queue, message in reserved:
-                if self.stores and is_stored(message):
+                if self.stores and _is_stored(message):
                     self.stored_room.count(queue.stored, -1, -len(message.data))
                 else:
                     self.room.count(queue, -1, -len(message.data))
