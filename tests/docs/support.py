@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -13,7 +15,13 @@ import textwrap
 from tests.docs.runner import ROOT, parse_console
 from tests.helpers import wait_until
 
-__all__ = ["HAS_OPENSSL", "HAS_SQLALCHEMY", "run_openssl_commands", "wait_until_listening"]
+__all__ = [
+    "HAS_OPENSSL",
+    "HAS_SQLALCHEMY",
+    "interrupt",
+    "run_openssl_commands",
+    "wait_until_listening",
+]
 
 #: Whether there is an openssl to run.
 HAS_OPENSSL = shutil.which("openssl") is not None
@@ -45,6 +53,15 @@ def wait_until_listening(port: int, context: ssl.SSLContext | None = None) -> No
         return True
 
     wait_until(dial)
+
+
+def interrupt(pid: int) -> None:
+    """End a program in the background as by Ctrl-C, and wait for its end; its status is kept.
+
+    :param pid: a child of this process
+    """
+    os.kill(pid, signal.SIGINT)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 def run_openssl_commands(document: str) -> int:
