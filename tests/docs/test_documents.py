@@ -24,8 +24,9 @@ needs_shell = pytest.mark.skipif(
 
 
 def document(path: Path) -> object:
-    # The demo takes its ten seconds.
-    marks = [pytest.mark.slow] if "snakemq demo" in path.read_text("utf-8") else []
+    # The demo takes its ten seconds, and a suite of tests in a document some.
+    text = path.read_text("utf-8")
+    marks = [pytest.mark.slow] if re.search("snakemq demo|-m pytest", text) else []
     return pytest.param(path, id=path.relative_to(ROOT).as_posix(), marks=marks)
 
 
