@@ -19,7 +19,13 @@ from typing import Any
 
 import pytest
 
-__all__ = ["MongoDbServer", "mongodb", "mongodb_of_my_own", "mongodb_server"]
+__all__ = [
+    "MongoDbServer",
+    "mongodb",
+    "mongodb_client",
+    "mongodb_of_my_own",
+    "mongodb_server",
+]
 
 VARIABLE = "SNAKEMQ_TEST_MONGODB"
 
@@ -73,7 +79,8 @@ class MongoDbServer:
     @contextlib.contextmanager
     def database(self) -> Iterator[Any]:
         """A database of its own, as pymongo's object; deleted at the end."""
-        pymongo = pytest.importorskip("pymongo", reason="pip install pymongo")
+        import pymongo
+
         with pymongo.MongoClient(self.uri) as client:
             database = client[f"snakemq_test_{secrets.token_hex(8)}"]
             yield database
@@ -111,6 +118,16 @@ def mongodb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoDb
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def mongodb_client(mongodb_server: MongoDbServer) -> Iterator[Any]:
+    """A client of it. One for all tests, because the threads of a client take time to end."""
+    import pymongo
+
+    with pymongo.MongoClient(mongodb_server.uri) as client:
+        client.admin.command("ping")  # from here on it has its connections
+        yield client
+
+
 @pytest.fixture
 def mongodb_of_my_own(tmp_path: Path) -> Iterator[MongoDbServer]:
     """A server for one test, which may stop and start it. It is always the one that we build."""
@@ -121,7 +138,8 @@ def mongodb_of_my_own(tmp_path: Path) -> Iterator[MongoDbServer]:
 
 
 @pytest.fixture
-def mongodb(mongodb_server: MongoDbServer) -> Iterator[Any]:
-    """An empty database on it."""
-    with mongodb_server.database() as database:
-        yield database
+def mongodb(mongodb_client: Any) -> Iterator[Any]:
+    """A database of its own on it, as pymongo's object; deleted at the end."""
+    database = mongodb_client[f"snakemq_test_{secrets.token_hex(8)}"]
+    yield database
+    mongodb_client.drop_database(database.name)

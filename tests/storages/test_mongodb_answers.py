@@ -16,9 +16,15 @@ from snakemq.message import Message
 from snakemq.storage import MemoryQueuesStorage, QueuesStorageBase, Removal
 from snakemq.storage.mongodb import MongoDbQueuesStorage
 from tests.helpers import wait_until
-from tests.servers.mongodb import MongoDbServer, mongodb, mongodb_server
+from tests.servers.mongodb import mongodb, mongodb_client, mongodb_server
 
-__all__ = ["mongodb", "mongodb_server"]
+__all__ = ["mongodb", "mongodb_client", "mongodb_server"]
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> None:
+    """Not here: the client, which all tests share, keeps connections for the next one."""
+
 
 #: More commands than any change here sends.
 MANY = 30
@@ -150,9 +156,9 @@ def faults() -> Faults:
 
 @pytest.fixture
 def storage(
-    mongodb_server: MongoDbServer, mongodb: Any, faults: Faults, monkeypatch: pytest.MonkeyPatch
+    mongodb: Any, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[MongoDbQueuesStorage]:
-    with MongoDbQueuesStorage(mongodb_server.uri, database=mongodb.name) as opened:
+    with MongoDbQueuesStorage(database=mongodb.name, client=mongodb.client) as opened:
         server = opened._server
         real = server.collection
         # What the lease does in its own thread does not count.

@@ -9,9 +9,14 @@ import pytest
 from snakemq.storage import QueuesStorageBase
 from snakemq.storage.mongodb import MongoDbQueuesStorage
 from snakemq.testing.storage_contract import StorageContract
-from tests.servers.mongodb import MongoDbServer, mongodb, mongodb_server
+from tests.servers.mongodb import mongodb, mongodb_client, mongodb_server
 
-__all__ = ["mongodb", "mongodb_server"]
+__all__ = ["mongodb", "mongodb_client", "mongodb_server"]
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> None:
+    """Not here: the client, which all tests share, keeps connections for the next one."""
 
 
 class TestMongoDb(StorageContract):
@@ -19,9 +24,8 @@ class TestMongoDb(StorageContract):
     long_queue = 2_000
 
     @pytest.fixture(autouse=True)
-    def _place(self, mongodb_server: MongoDbServer, mongodb: Any) -> None:
-        self._uri = mongodb_server.uri
-        self._database = mongodb.name
+    def _place(self, mongodb: Any) -> None:
+        self._mongodb = mongodb
 
     def open_storage(self) -> QueuesStorageBase:
-        return MongoDbQueuesStorage(self._uri, database=self._database)
+        return MongoDbQueuesStorage(database=self._mongodb.name, client=self._mongodb.client)

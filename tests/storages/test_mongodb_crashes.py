@@ -21,9 +21,15 @@ from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.storage import QueueSummary
 from snakemq.storage.mongodb import MongoDbQueuesStorage
 from tests.helpers import DEADLINE, wait_until
-from tests.servers.mongodb import MongoDbServer, mongodb, mongodb_of_my_own, mongodb_server
+from tests.servers.mongodb import (
+    MongoDbServer,
+    mongodb,
+    mongodb_client,
+    mongodb_of_my_own,
+    mongodb_server,
+)
 
-__all__ = ["mongodb", "mongodb_of_my_own", "mongodb_server"]
+__all__ = ["mongodb", "mongodb_client", "mongodb_of_my_own", "mongodb_server"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORKER = Path(__file__).with_name("mongodb_worker.py")

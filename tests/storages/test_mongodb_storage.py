@@ -24,9 +24,9 @@ from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.storage import QueueSummary, Removal
 from snakemq.storage.mongodb import MongoDbQueuesStorage
 from tests.helpers import DEADLINE, wait_until
-from tests.servers.mongodb import MongoDbServer, mongodb, mongodb_server
+from tests.servers.mongodb import MongoDbServer, mongodb, mongodb_client, mongodb_server
 
-__all__ = ["mongodb", "mongodb_server"]
+__all__ = ["mongodb", "mongodb_client", "mongodb_server"]
 
 Open = Callable[..., MongoDbQueuesStorage]
 
@@ -314,9 +314,13 @@ def test_without_pymongo_one_is_told_what_to_install(monkeypatch: pytest.MonkeyP
 
 
 def test_a_client_of_the_caller_stays_open(mongodb: Any, open_storage: Open) -> None:
-    with MongoDbQueuesStorage(database=mongodb.name, client=mongodb.client) as storage:
-        storage.push("a", item(b"1"))
-    assert mongodb["snakemq.items"].count_documents({}) == 1
+    import pymongo
+
+    host, port = mongodb.client.address
+    with pymongo.MongoClient(host, port) as client:
+        with MongoDbQueuesStorage(database=mongodb.name, client=client) as storage:
+            storage.push("a", item(b"1"))
+        assert client[mongodb.name]["snakemq.items"].count_documents({}) == 1
     assert data_of(open_storage(), "a") == [b"1"]
 
 
