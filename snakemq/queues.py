@@ -74,6 +74,7 @@ class QueuesManager(CallbackOwner):
         self.room = Room(clock, "queued", lock)
         #: how much is in the storage and may be
         self.stored_room = Room(clock, "stored", lock)
+        self.limits = self.room.limits
         self.room.may_wait = self.stored_room.may_wait = self._may_wait
         #: whether the calling thread may wait for room; the loop's may not
         self.may_wait: Callable[[], bool] = lambda: True

@@ -76,6 +76,13 @@ class TestLimits:
         assert limits.max_stored_bytes >= 10_000_000 * 1000
         assert limits.total_stored_messages >= limits.max_stored_messages
 
+    def test_they_are_in_force_from_the_start(self, bob: SimStack) -> None:
+        manager = bob.messaging.queues_manager
+        assert bob.messaging.queue_limits == QueueLimits()
+        assert manager.room.limits == QueueLimits()
+        assert manager.stored_room.limits.max_messages == QueueLimits().max_stored_messages
+        assert manager.stored_room.limits.total_bytes == QueueLimits().total_stored_bytes
+
     @pytest.mark.parametrize(
         "name",
         [
