@@ -406,12 +406,15 @@ class SqlSession:
         patience = Patience(self._options.lock_timeout, lambda: True)
         pause = threading.Event()
         conn: Connection | None = None
-        connected_before = False
+        was_there = False
         try:
             while True:
                 record = None
+                trouble: Exception | None = None
                 try:
-                    conn = conn or self._connect()
+                    if conn is None:
+                        conn = self._connect()
+                    was_there = True
                     if self._options.read_only or self._server.try_lock(conn):
                         self._begin(conn)
                         return conn
@@ -420,13 +423,13 @@ class SqlSession:
                     conn.rollback()
                 except self._errors as exc:
                     self._dispose(conn)
-                    conn = None
-                    # Who waits for another process outlasts restarts.
-                    if not (connected_before and is_out_of_reach(exc)):
-                        self._refuse_to_open(exc)
-                else:
-                    connected_before = True
+                    conn, trouble = None, exc
                 left = patience.left()
+                # Who waits for another process outlasts restarts.
+                if trouble is not None and not (
+                    was_there and left != 0 and is_out_of_reach(trouble)
+                ):
+                    self._refuse_to_open(trouble)
                 if left == 0:
                     raise self._holder.in_use(record)
                 pause.wait(_POLL if left is None else min(_POLL, left))
@@ -436,7 +439,7 @@ class SqlSession:
             self._engine.dispose()
             raise
 
-    def _refuse_to_open(self, exc: BaseException) -> NoReturn:
+    def _refuse_to_open(self, exc: Exception) -> NoReturn:
         if not is_out_of_reach(exc) or not self._server.is_remote:
             self.refuse(exc)
         raise StorageUnavailable(
@@ -502,10 +505,11 @@ class SqlSession:
                 self._come_back()
                 pause = 0.0
                 continue
-            except (*self._errors, StorageError, _StillLocked) as exc:
+            except Exception as exc:
+                # Whatever it is, to give up would end the work for good.
                 why = reason(exc)
                 if why != self._why:
-                    _log.info("queue storage %s is still away: %s", self.where, why)
+                    _log.warning("queue storage %s is still away: %s", self.where, why)
             pause = min(2 * pause, _LONGEST_PAUSE) or _FIRST_PAUSE
             with self._changed:
                 self._why = why
