@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from snakemq import Message, Peer, queues
+from snakemq import Message, Peer, _queue
 from snakemq._core import frames, rpc_records
 from snakemq._core.features import (
     MAX_FEATURES_SIZE,
@@ -443,7 +443,7 @@ def test_conversation(bob: Peer) -> None:
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bob's stream is the one of the examples."""
-    monkeypatch.setattr(queues, "os", SimpleNamespace(urandom=lambda size: BOBS_STREAM[:size]))
+    monkeypatch.setattr(_queue, "os", SimpleNamespace(urandom=lambda size: BOBS_STREAM[:size]))
 
 
 @pytest.mark.usefixtures("made_up")
