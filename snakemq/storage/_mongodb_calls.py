@@ -66,7 +66,8 @@ class Calls:
         self._pid = os.getpid()
         self._turn = threading.Lock()
         self._changed = threading.Condition()
-        self._away: Unreachable | None = None
+        # Why, while it is.
+        self._away: str | None = None
         self._closed = False
         self._wake = threading.Event()
         self._keeper = threading.Thread(
@@ -113,19 +114,19 @@ class Calls:
         while True:
             self.check_usable()
             waits = self._may_wait()
-            away = self._away
+            away, cause = self._away, None
             if away is None:
                 try:
                     return self._attempt(attempt, waits, seconds)
                 except Unreachable as exc:
-                    away = exc
+                    away, cause = str(exc), exc
             if not waits:
-                raise StorageUnavailable(str(away)) from away
+                raise StorageUnavailable(away) from cause
             now = monotonic()
             if deadline is None:
                 deadline = now + self._patience
             if now >= deadline:
-                raise StorageUnavailable(f"{away} (after {self._patience:g} seconds)") from away
+                raise StorageUnavailable(f"{away} (after {self._patience:g} seconds)") from cause
             with self._changed:
                 self._changed.wait_for(self._is_worth_trying, deadline - now)
 
@@ -195,7 +196,7 @@ class Calls:
         try:
             self.check_usable()
             if self._away is not None:
-                raise Unreachable(str(self._away))
+                raise Unreachable(self._away)
             try:
                 with self._server.errors(), self._limited(seconds if waits else _BRIEF):
                     self._lease.check()
@@ -214,7 +215,7 @@ class Calls:
         with self._changed:
             if self._away is None:
                 logger.warning("%s", exc)
-            self._away = exc
+            self._away = str(exc)
         self._wake.set()
 
     def _note_back(self) -> None:

@@ -24,7 +24,7 @@ The clock of a queue, in ``clocks``, tells for how long TTLs ran::
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from snakemq.exceptions import StorageDamaged
@@ -114,6 +114,14 @@ class Outbox:
             }
         else:
             self._counts = self._counted(_ALL)
+        # Nothing that is pushed later has anything to do with them.
+        unused = [name for name in self._clocks if name not in self._counts]
+        for start in range(0, len(unused), 10_000):
+            self._server.collection(_CLOCKS).delete_many(
+                {"_id": {"$in": unused[start : start + 10_000]}}
+            )
+        for name in unused:
+            del self._clocks[name]
 
     def heritage(self) -> object:
         """For the next process that opens the storage: so it need not count."""
@@ -407,13 +415,16 @@ class Outbox:
         else:
             self._calls.check_usable()
 
-    def _with_uuids(self, uuids: list[bytes], name: str | None = None) -> Iterable[Document]:
+    def _with_uuids(self, uuids: list[bytes], name: str | None = None) -> Iterator[Document]:
+        """What has one of these; of each ``uuid``, in the order of the positions."""
+        fields = {"uuid": 1, "queue": 1, "bytes": 1}
         for start in range(0, len(uuids), 10_000):
             wanted: Document = {"uuid": {"$in": uuids[start : start + 10_000]}}
             if name is not None:
                 wanted["queue"] = name
-            fields = {"uuid": 1, "queue": 1, "bytes": 1}
-            yield from self._server.collection(ITEMS).find(wanted, fields).sort("_id", 1)
+            # Sorted here: the server would have all the data in memory for that.
+            found = self._server.collection(ITEMS).find(wanted, fields)
+            yield from sorted(found, key=lambda document: int(document["_id"]))
 
     def _sure_counts(self) -> dict[str, tuple[int, int]]:
         self._calls.check_usable()

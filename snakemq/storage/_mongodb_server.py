@@ -105,7 +105,8 @@ class MongoServer:
         self._client = client
         if database == DEFAULT_DATABASE and self._own:
             database = client.get_default_database(database).name
-        self.place: Final = f"{_place(client, host, port)} {database}.{collection}"
+        where = _place(host, port) if self._own else _hosts(client)
+        self.place: Final = f"{where} {database}.{collection}"
         self._database = client.get_database(
             database,
             codec_options=CodecOptions(),
@@ -237,9 +238,14 @@ def _secrets(host: str, options: Mapping[str, Any]) -> list[str]:
     return sorted((secret for secret in secrets if secret), key=len, reverse=True)
 
 
-def _place(client: Any, host: str, port: int) -> str:
+def _place(host: str, port: int) -> str:
     """Where it is, for messages, without names of users and passwords."""
     if "://" in str(host):
         hosts = re.sub(r"^.*?://(?:.*@)?", "", host)
         return re.split(r"[/?]", hosts)[0]
     return f"{host}:{port}"
+
+
+def _hosts(client: MongoClient[Document]) -> str:
+    addresses = client.topology_description.server_descriptions()
+    return ",".join(f"{host}:{port}" for host, port in sorted(addresses)) or "a client's"

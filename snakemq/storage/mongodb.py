@@ -2,7 +2,7 @@
 
 It takes over what snakeMQ 1.6 has stored in the same place. Its own collections
 are named after the given one: ``snakemq.items``, ``snakemq.inbox`` and so on.
-The program's names of them are in the private modules beside this one.
+What their documents are is told in the private modules beside this one.
 """
 
 from __future__ import annotations
@@ -104,6 +104,9 @@ class MongoDbQueuesStorage(QueuesStorageBase):
     :param patience: how long a call waits for a server that is away, in seconds
     :param lock_timeout: how long to wait for a storage that is in use, in
         seconds; ``None``: for ever
+    :param wall_clock: gives the time for :meth:`oldest` and
+        :attr:`DeadLetter.died_at`, in seconds since 1970; that of the system if it
+        is not given
     :param options: for ``pymongo.MongoClient``: ``tls``, ``username`` and so on
     :raises ImportError: pymongo is not installed
     :raises snakemq.exceptions.StorageInUse: another process has it open

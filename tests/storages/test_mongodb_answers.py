@@ -21,6 +21,9 @@ from tests.servers.mongodb import mongodb, mongodb_client, mongodb_server
 __all__ = ["mongodb", "mongodb_client", "mongodb_server"]
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(autouse=True)
 def no_leaks() -> None:
     """Not here: the client, which all tests share, keeps connections for the next one."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from snakemq.exceptions import StorageUnavailable
+from snakemq.exceptions import StorageInUse, StorageUnavailable
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.storage import QueueSummary
 from snakemq.storage.mongodb import MongoDbQueuesStorage
@@ -115,6 +115,42 @@ def test_killed_processes_lose_nothing_and_leave_no_part_of_a_change(
             memory = [uuid.decode() for uuid in storage.load_received("peer")]
             assert list(dict.fromkeys(memory)) == received, told
     assert model.stored
+
+
+@pytest.mark.slow
+def test_who_stands_by_takes_over_when_the_holder_is_killed(
+    mongodb_server: MongoDbServer, mongodb: Any
+) -> None:
+    with (
+        subprocess.Popen(
+            [sys.executable, WORKER, mongodb_server.uri, mongodb.name, "100000", "before", "0"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as holder,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        try:
+            assert holder.stdout is not None
+            lines = [json.loads(holder.stdout.readline()) for _ in range(4)]
+            standby = pool.submit(
+                MongoDbQueuesStorage,
+                mongodb_server.uri,
+                database=mongodb.name,
+                lock_timeout=None,
+            )
+            with pytest.raises(StorageInUse, match=rf"process {holder.pid} \(mongodb_worker\.py\)"):
+                MongoDbQueuesStorage(mongodb_server.uri, database=mongodb.name)
+            assert not standby.done()
+        finally:
+            holder.kill()
+        lines += [json.loads(line) for line in holder.stdout]
+        model = Model()
+        begun = model.take(lines)
+        with standby.result(DEADLINE) as storage:
+            stored = data_of(storage)
+            assert stored == model.stored or (begun and stored == model.after(begun)[0])
+            storage.push("queue", item("goes on"))
 
 
 @pytest.mark.slow
