@@ -184,16 +184,13 @@ class _Mysql(Server):
             conn.exec_driver_sql(f"KILL {int(number)}")
 
     def check_size(self, data: bytes) -> None:
-        room = self._max_packet - _STATEMENT_BYTES
-        if 2 * len(data) <= room or not self._max_packet:
-            return
-        # Each of these takes two bytes in a statement.
-        size = len(data) + sum(map(data.count, (b"\0", b"\n", b"\r", b"\x1a", b'"', b"'", b"\\")))
-        if size > room:
+        # Drivers write two characters for a byte: all of them, or some.
+        room = (self._max_packet - _STATEMENT_BYTES) // 2
+        if self._max_packet and len(data) > room:
             raise StorageError(
-                f"a message with {len(data)} bytes of data does not fit into max_allowed_packet,"
-                f" which is {self._max_packet} bytes on this server; raise it there, or send the"
-                " data in parts"
+                f"a message with {len(data)} bytes of data may not fit into a statement, which has"
+                f" room for {room}; raise max_allowed_packet on this server, which is"
+                f" {self._max_packet} bytes now, or send the data in parts"
             )
 
 

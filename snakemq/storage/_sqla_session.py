@@ -57,6 +57,9 @@ _POLL: Final = 0.5
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 
+#: How often a call is tried whose connection breaks.
+_MAX_ATTEMPTS: Final = 5
+
 #: How long close() waits for the keeper, which may be connecting, in seconds.
 _KEEPER_GRACE: Final = 2.0
 
@@ -267,7 +270,7 @@ class SqlSession:
     def _repeat(self, attempt: Callable[[Connection], _T]) -> _T:
         """Do it until the connection holds, or the patience is at its end."""
         patience = Patience(self._options.patience, self._may_wait)
-        while True:
+        for _ in range(_MAX_ATTEMPTS):
             conn = self._enter(patience)
             try:
                 return attempt(conn)
@@ -278,6 +281,11 @@ class SqlSession:
             if doubt is not None and self._was_made(doubt, patience):
                 result: _T = doubt.result
                 return result
+        # Maybe it breaks because of what is asked for.
+        raise StorageUnavailable(
+            f"queue storage {self.where} broke the connection {_MAX_ATTEMPTS} times while this was"
+            f" tried, the last time with: {self._why}; the log of the database may tell why"
+        )
 
     def _enter(self, patience: Patience) -> Connection:
         """Wait until it is connected, and get the lock."""

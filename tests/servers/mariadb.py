@@ -30,7 +30,6 @@ class Mariadb(PrivateServer):
                     f"--datadir={self.directory / 'data'}",
                     "--auth-root-authentication-method=normal",
                     "--skip-test-db",
-                    "--innodb-log-file-size=16M",
                     "--innodb-flush-log-at-trx-commit=0",
                 ]
             )
@@ -57,7 +56,6 @@ class Mariadb(PrivateServer):
             "--bind-address=127.0.0.1",
             # It has to survive kill -9, not a power failure.
             "--innodb-flush-log-at-trx-commit=2",
-            "--innodb-log-file-size=16M",
             "--innodb-buffer-pool-size=32M",
             "--skip-performance-schema",
         ]
