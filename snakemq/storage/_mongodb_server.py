@@ -32,6 +32,8 @@ _PASSING: Final = frozenset(
     {6, 7, 50, 64, 89, 91, 133, 189, 202, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436}
 )
 
+_NO_SUCH_COMMAND: Final = 59
+
 _SETTINGS: Final = {"appname": "snakemq", "retryReads": False, "serverSelectionTimeoutMS": 5000}
 
 _PYMONGO_MISSING: Final = (
@@ -126,7 +128,13 @@ class MongoServer:
 
     def time(self) -> float:
         """The server's clock, in seconds since 1970."""
-        local: datetime = self._database.command("hello")["localTime"]
+        try:
+            answer = self._database.command("hello")
+        except self._pymongo.errors.OperationFailure as exc:
+            if exc.code != _NO_SUCH_COMMAND:
+                raise
+            answer = self._database.command("isMaster")  # before MongoDB 4.4.2
+        local: datetime = answer["localTime"]
         return local.replace(tzinfo=timezone.utc).timestamp()
 
     def index(self, name: str, indexes: Mapping[str, Sequence[str]]) -> None:
