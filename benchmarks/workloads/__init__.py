@@ -19,9 +19,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "large": OneWay("one way, 1 MiB", size=1024 * 1024, count=400),
     "rpc": Calls("remote calls, 1 thread", threads=1, count=3_000),
     "rpc16": Calls("remote calls, 16 threads", threads=16, count=16_000),
-    "durable": Durable("durable, 1 KiB, one at a time", count=2_000),
-    "durable256": Durable("durable, 1 KiB, in batches of 256", batch=256, count=25_600),
-    "durable16": Durable(
-        "durable, 1 KiB, one at a time by each of 16 threads", threads=16, count=8_000
-    ),
+    "durable": Durable("on disk when accepted, 1 KiB", count=2_000),
+    "durable256": Durable("the same, in batches of 256", batch=256, count=25_600),
+    "durable16": Durable("the same, from 16 threads", threads=16, count=8_000),
 }
