@@ -61,6 +61,9 @@ class Server:
         """
         return True
 
+    def unlock(self, conn: Connection) -> None:
+        """Give the lock back now, and not when the server has noticed the end of the session."""
+
     def session(self, conn: Connection) -> Any:
         """What :meth:`end` needs to find this session."""
         return None
@@ -126,6 +129,9 @@ class _Postgresql(Server):
         key = int.from_bytes(digest[:8], "big", signed=True)
         return bool(conn.exec_driver_sql(f"SELECT pg_try_advisory_lock({key})").scalar())
 
+    def unlock(self, conn: Connection) -> None:
+        conn.exec_driver_sql("SELECT pg_advisory_unlock_all()")
+
     def session(self, conn: Connection) -> Any:
         # With the time of its start, because process numbers come again.
         found = conn.exec_driver_sql(
@@ -146,6 +152,7 @@ class _Mysql(Server):
     """MySQL and MariaDB."""
 
     _max_packet = 0
+    _token = ""
 
     def connect_args(self, url: URL) -> dict[str, Any]:
         if url.get_driver_name() not in ("pymysql", "mysqldb"):
@@ -166,17 +173,25 @@ class _Mysql(Server):
         self._max_packet = int(conn.exec_driver_sql("SELECT @@max_allowed_packet").scalar() or 0)
 
     def try_lock(self, conn: Connection) -> bool:
+        name = self._lock_name(conn)
+        return conn.exec_driver_sql(f"SELECT GET_LOCK('{name}', 0)").scalar() == 1
+
+    def _lock_name(self, conn: Connection) -> str:
         database = conn.exec_driver_sql("SELECT DATABASE()").scalar()
-        # A lock's name is known to the whole server, and has 64 characters.
+        # It is known to the whole server, and has at most 64 characters.
         digest = hashlib.sha256(f"{database} {self._prefix}".encode()).hexdigest()
-        return conn.exec_driver_sql(f"SELECT GET_LOCK('snakemq {digest[:48]}', 0)").scalar() == 1
+        return f"snakemq {digest[:48]}"
+
+    def unlock(self, conn: Connection) -> None:
+        for lock in (self._lock_name(conn), self._token):
+            conn.exec_driver_sql(f"DO RELEASE_LOCK('{lock}')")
 
     def session(self, conn: Connection) -> Any:
         # Numbers of connections come again when the server was restarted; a
         # lock that nobody else can have heard of does not.
-        token = f"snakemq session {os.urandom(16).hex()}"
-        conn.exec_driver_sql(f"SELECT GET_LOCK('{token}', 0)")
-        return token
+        self._token = f"snakemq session {os.urandom(16).hex()}"
+        conn.exec_driver_sql(f"SELECT GET_LOCK('{self._token}', 0)")
+        return self._token
 
     def end(self, conn: Connection, session: Any) -> None:
         number = conn.exec_driver_sql(f"SELECT IS_USED_LOCK('{session}')").scalar()

@@ -53,6 +53,9 @@ _log: Final = logging.getLogger("snakemq.storage")
 #: How often it is tried to get a lock that somebody else has, in seconds.
 _POLL: Final = 0.5
 
+#: How long the server may take to end the session of a process that is gone.
+_ENDING: Final = 0.5
+
 #: Between two attempts to reach the server, in seconds.
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
@@ -164,10 +167,14 @@ class SqlSession:
             return
         with self._lock:
             with self._changed:
-                if self._state is _State.CLOSED:
+                before = self._state
+                if before is _State.CLOSED:
                     return
                 self._state = _State.CLOSED
                 self._changed.notify_all()
+            if before is _State.CONNECTED and not self.read_only:
+                with contextlib.suppress(*self._errors):
+                    self._server.unlock(self._conn)
             self._dispose(self._conn)
         if self._keeper is not None:
             self._keeper.join(_KEEPER_GRACE)
@@ -411,7 +418,11 @@ class SqlSession:
 
     def _first_connection(self) -> Connection:
         """Connect for the first time, and wait for the lock."""
-        patience = Patience(self._options.lock_timeout, lambda: True)
+        timeout = self._options.lock_timeout
+        if timeout is not None:
+            # The session of a process that has just been killed takes a moment.
+            timeout = max(timeout, _ENDING)
+        patience = Patience(timeout, lambda: True)
         pause = threading.Event()
         conn: Connection | None = None
         was_there = False
@@ -440,7 +451,7 @@ class SqlSession:
                     self._refuse_to_open(trouble)
                 if left == 0:
                     raise self._holder.in_use(record)
-                pause.wait(_POLL if left is None else min(_POLL, left))
+                pause.wait(_POLL if left is None else min(_POLL, left / 2 + 0.01))
         except BaseException:
             self._dispose(conn)
             self._server.close()
