@@ -16,6 +16,7 @@ from snakemq.storage.sqla import SqlAlchemyQueuesStorage
 from tests.helpers import DEADLINE, wait_until
 from tests.servers.mariadb import mariadb, mariadb_url
 from tests.servers.postgresql import postgresql, postgresql_url
+from tests.servers.sql_sessions import end, sessions
 
 sqlalchemy = pytest.importorskip("sqlalchemy", reason="there is no SQLAlchemy")
 
@@ -45,33 +46,6 @@ def url(server: str, tmp_path: Path) -> Iterator[str]:
 
 
 on_servers = pytest.mark.parametrize("server", ["postgresql", "mariadb"], indirect=True)
-
-
-def sessions(url: str) -> list[int]:
-    """The sessions of others."""
-    if url.startswith("postgresql"):
-        query = (
-            "SELECT pid FROM pg_stat_activity"
-            " WHERE pid <> pg_backend_pid() AND datname = current_database()"
-        )
-    else:
-        query = (
-            "SELECT id FROM information_schema.processlist"
-            " WHERE db = DATABASE() AND id <> CONNECTION_ID()"
-        )
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:
-        return list(connection.exec_driver_sql(query).scalars())
-
-
-def end(url: str, numbers: list[int]) -> None:
-    """End sessions, as an administrator or a firewall may do."""
-    assert numbers
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
-    call = "SELECT pg_terminate_backend({})" if url.startswith("postgresql") else "KILL {}"
-    with engine.connect() as connection:
-        for number in numbers:
-            connection.exec_driver_sql(call.format(number))
 
 
 def test_a_second_one_is_refused_and_told_who_has_it(url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from snakemq.storage.sqla import SqlAlchemyQueuesStorage
 from tests.helpers import DEADLINE, wait_until
 from tests.servers.mariadb import mariadb, mariadb_url
 from tests.servers.postgresql import postgresql, postgresql_url
+from tests.servers.sql_sessions import end, sessions
 
 pytest.importorskip("sqlalchemy", reason="there is no SQLAlchemy")
 
@@ -54,6 +56,13 @@ class Node:
     def wait_for(self, word: str) -> None:
         wait_until(lambda: word in self.said or self._process.poll() is not None)
         assert word in self.said
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def send(self, what: signal.Signals) -> None:
+        self._process.send_signal(what)
 
     def kill(self) -> None:
         self._process.kill()
@@ -124,3 +133,38 @@ def test_who_is_killed_while_it_sends_is_replaced(url: str) -> None:
         node, sender, count = data.split()
         by_sender[node, sender].append(int(count))
     assert all(numbers == sorted(numbers) for numbers in by_sender.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no process can be suspended here")
+def test_who_was_suspended_and_replaced_sends_nothing_more(url: str) -> None:
+    came: list[str] = []
+    with Peer("bob", listen=0, on_message=lambda received: came.append(received.text)) as bob:
+        port = bob.addresses[0][1]
+        first = Node(url, port, "0")
+        second: Node | None = None
+        try:
+            wait_until(lambda: len(first.accepted) > 100)
+            its_session = sessions(url)
+            first.send(signal.SIGSTOP)
+            second = Node(url, port, "1")
+            second.wait_for("waiting")
+            # The server does so by itself after a minute.
+            end(url, its_session)
+            second.wait_for("active")
+            first.send(signal.SIGCONT)
+            wait_until(lambda: first.has_ended)
+            before = len(second.accepted)
+            wait_until(lambda: len(second.accepted) > before + 100)
+        finally:
+            for node in (first, second):
+                if node is not None:
+                    node.kill()
+        with (
+            SqlAlchemyQueuesStorage(url, lock_timeout=DEADLINE) as storage,
+            Peer("pair", connect=port, storage=storage, reconnect_interval=0.1) as last,
+        ):
+            assert last.flush("bob", DEADLINE)
+    missing = {*first.accepted, *second.accepted} - set(came)
+    assert not missing
