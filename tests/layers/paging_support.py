@@ -72,6 +72,39 @@ class Storage(MemoryQueuesStorage):
         return [item.data for item in self.get_items(name)]
 
 
+class Storage16(QueuesStorageBase):
+    """Has no more than 1.6 asks for."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, list[Message]] = {}
+
+    def close(self) -> None:
+        pass
+
+    def get_queues(self) -> list[str]:
+        return [name for name, items in self.items.items() if items]
+
+    def get_items(self, queue_name: str) -> list[Message]:
+        return [item.with_ttl(item.ttl) for item in self.items.get(queue_name, [])]
+
+    def push(self, queue_name: str, item: Message) -> None:
+        self.items.setdefault(queue_name, []).append(item.with_ttl(item.ttl))
+
+    def delete_items(self, items: Sequence[Message]) -> None:
+        uuids = {item.uuid for item in items}
+        for name, stored in self.items.items():
+            self.items[name] = [item for item in stored if item.uuid not in uuids]
+
+    def delete_all(self) -> None:
+        self.items.clear()
+
+    def update_items_ttl(self, items: Sequence[Message]) -> None:
+        ttls = {item.uuid: item.ttl for item in items}
+        for stored in self.items.values():
+            for item in stored:
+                item.ttl = ttls.get(item.uuid, item.ttl)
+
+
 class Bench:
     """A manager over a storage, and a clock that the test turns."""
 

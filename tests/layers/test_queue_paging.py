@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from snakemq import _queue
 from snakemq.exceptions import QueueFull
 from snakemq.limits import DropReason, QueueLimits, WhenFull
 from snakemq.message import Message
-from snakemq.storage import QueuesStorageBase
-from tests.layers.paging_support import SMALL, Bench, numbers
+from tests.layers.paging_support import SMALL, Bench, Storage16, numbers
 from tests.layers.writer_support import persistent
 
 
@@ -266,39 +263,6 @@ def test_what_is_not_stored_is_dropped_behind_a_backlog(bench: Bench) -> None:
 
 
 # A storage that has no more than 1.6 asks for.
-
-
-class Storage16(QueuesStorageBase):
-    """Keeps everything, as plainly as it can be."""
-
-    def __init__(self) -> None:
-        self.items: dict[str, list[Message]] = {}
-
-    def close(self) -> None:
-        pass
-
-    def get_queues(self) -> list[str]:
-        return [name for name, items in self.items.items() if items]
-
-    def get_items(self, queue_name: str) -> list[Message]:
-        return [item.with_ttl(item.ttl) for item in self.items.get(queue_name, [])]
-
-    def push(self, queue_name: str, item: Message) -> None:
-        self.items.setdefault(queue_name, []).append(item.with_ttl(item.ttl))
-
-    def delete_items(self, items: Sequence[Message]) -> None:
-        uuids = {item.uuid for item in items}
-        for name, stored in self.items.items():
-            self.items[name] = [item for item in stored if item.uuid not in uuids]
-
-    def delete_all(self) -> None:
-        self.items.clear()
-
-    def update_items_ttl(self, items: Sequence[Message]) -> None:
-        ttls = {item.uuid: item.ttl for item in items}
-        for stored in self.items.values():
-            for item in stored:
-                item.ttl = ttls.get(item.uuid, item.ttl)
 
 
 @pytest.mark.usefixtures("_small")
