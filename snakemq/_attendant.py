@@ -56,7 +56,7 @@ class Attendant:
         queue.dirty = False
         # It may have been forgotten while somebody pushed, who was then sent on.
         queue = self._queues.get(queue.name, queue)
-        queue.report_overflow()
+        queue.report_drops()
         if not self._send(queue.name):
             self.settle(queue)
 

@@ -70,9 +70,10 @@ class Queue:
         self._offline = OfflineClock(manager.clock())
         self._heap = ExpiryHeap()
         self._has_untimed = False  # there may be bare messages with a finite TTL
-        # Dropped and not reported yet, and what of them is to be removed.
+        # Dropped and not reported yet, and what of it is to be removed.
         self._overflow: list[Message] = []
-        self._overflow_stored: list[Removal] = []
+        self._expired: list[Message] = []
+        self._removals: list[Removal] = []
 
     def __len__(self) -> int:
         return self.messages + self.stored.messages
@@ -186,7 +187,7 @@ class Queue:
             self._keep_in_memory(entry, len(item.data))
             self._outbox.waiting.append(entry)
         else:
-            stored.leave_on_disk(position, entry.expires)
+            stored.leave_on_disk(position, len(item.data), entry.expires)
 
     def take_over(
         self,
@@ -200,7 +201,7 @@ class Queue:
         :param next_expiry: when the first of them expires, in seconds of absence
         """
         self.manager.stored_room.count(self.stored, summary.messages, summary.bytes)
-        self.stored.take_over(summary.messages, last)
+        self.stored.take_over(summary.messages, summary.bytes, last)
         if next_expiry is not None:
             self.stored.next_expiry = self.stored.reading + next_expiry
 
@@ -213,7 +214,7 @@ class Queue:
         return self._outbox.count_under_way(stored=stored)
 
     def drop_oldest(self) -> bool:
-        """Make room in the memory; see :meth:`report_overflow`.
+        """Make room in the memory; see :meth:`report_drops`.
 
         :return: whether there was something that waits
         """
@@ -233,7 +234,7 @@ class Queue:
             return False
         messages, removals = self._leave([entry])
         self._overflow += messages
-        self._overflow_stored += removals
+        self._removals += removals
         return True
 
     def _keep_in_memory(self, entry: Placed, size: int) -> None:
@@ -310,11 +311,15 @@ class Queue:
         if self.stored.unloaded:
             self._load_if_empty()
         with self.manager.room.lock:
+            if self.stored.is_from_before and not self._outbox.waits:
+                return Taken([])  # nothing goes before that, be it urgent
             return self._outbox.take(max_count, max_bytes, self._reading())
 
     def take_urgent(self, max_bytes: int) -> Taken:
         """Likewise, of the urgent ones only."""
         with self.manager.room.lock:
+            if self.stored.is_from_before:
+                return Taken([])
             return self._outbox.take_urgent(max_bytes)
 
     @property
@@ -491,15 +496,15 @@ class Queue:
             storage = manager.paged
             if not stored.unloaded or storage is None:
                 return
-            while True:
-                reading, last = stored.reading, stored.last
-                page = storage.get_page(
-                    self.name, stored.loaded, max_messages=PAGE_MESSAGES, max_bytes=PAGE_BYTES
-                )
-                with manager.room.lock:
-                    if reading == stored.reading:
-                        self._take_in(page, last)
-                        return
+            # What is behind this may be stored by now, but was not told of yet.
+            last = stored.last
+            page = storage.get_page(
+                self.name, stored.loaded, max_messages=PAGE_MESSAGES, max_bytes=PAGE_BYTES
+            )
+            with manager.room.lock:
+                self._take_in(page, last)
+        if self._expired:
+            manager.attend([self])
 
     def _take_in(self, page: list[StoredItem], last: int) -> None:
         """Append a page to what waits.
@@ -508,16 +513,26 @@ class Queue:
         """
         stored = self.stored
         outbox = self._outbox
+        room = self.manager.stored_room
         size = 0
         for position, message in page:
             if position > last:
                 break
             outbox.waiting.extend(stored.tail_up_to(position - 1))
+            length = len(message.data)
+            size += length
+            if stored.unloaded:
+                stored.leaves_disk(1, length)
+            else:
+                room.count(stored, 1, length)  # somebody else has put it there
             entry = Placed(message, stored.reading, position, True)
-            size += len(message.data)
-            self._keep_in_memory(entry, len(message.data))
-            outbox.append_loaded(entry, maybe_sent=position < stored.first_new)
-            stored.unloaded -= 1
+            self._keep_in_memory(entry, length)
+            if message.ttl is not None and message.ttl <= 0:
+                messages, removals = self._leave([entry])
+                self._expired += messages
+                self._removals += removals
+            else:
+                outbox.append_loaded(entry, maybe_sent=position < stored.first_new)
         is_end = len(page) < PAGE_MESSAGES and size < PAGE_BYTES and last == stored.last
         if is_end and stored.unloaded:
             self.manager.log.warning(
@@ -526,10 +541,9 @@ class Queue:
                 self.name,
                 stored.unloaded,
             )
-            self.manager.stored_room.count(
-                stored, -stored.unloaded, stored.bytes_loaded - stored.bytes
-            )
-            stored.unloaded = 0
+            room.count(stored, -stored.unloaded, -stored.bytes_unloaded)
+            room.tell()
+            stored.leaves_disk(stored.unloaded, stored.bytes_unloaded)
         self._take_in_tail()
 
     def _take_in_tail(self) -> None:
@@ -563,11 +577,11 @@ class Queue:
             with self.manager.room.lock:
                 self.manager.stored_room.count(stored, -len(expired), -size)
                 self.manager.stored_room.tell()
-                stored.unloaded -= len(expired)
+                stored.leaves_disk(len(expired), size)
+                self._take_in_tail()
             following = storage.next_expiry(self.name, stored.loaded)
             with self.manager.room.lock:
                 stored.next_expiry = math.inf if following is None else stored.reading + following
-                self._take_in_tail()
         self.manager.wrote()
         return [item.message for item in expired]
 
@@ -585,10 +599,13 @@ class Queue:
 
         :raises Exception: of the storage
         """
-        seconds = self.unstored_seconds()
-        if seconds > 0 and self.manager.paged is not None:
-            self.manager.paged.advance_ttl(self.name, seconds)
-            self.stored.reading += seconds
+        # For one thread at a time, and not while something is read: what remains
+        # of its TTLs depends on it.
+        with self.manager.load_lock:
+            seconds = self.unstored_seconds()
+            if seconds > 0 and self.manager.paged is not None:
+                self.manager.paged.advance_ttl(self.name, seconds)
+                self.stored.reading += seconds
 
     def unstored_seconds(self) -> float:
         """How long the TTLs in the storage have run without its knowledge."""
@@ -598,15 +615,17 @@ class Queue:
                 self.stored.reading = reading
             return reading - self.stored.reading
 
-    def report_overflow(self) -> None:
-        """Report what was dropped to make room, and remove it from the storage."""
+    def report_drops(self) -> None:
+        """Report what was dropped meanwhile, and remove it from the storage."""
         # A callback may send something, for which another one is dropped.
-        while self._overflow:
+        while self._overflow or self._expired:
             with self.manager.room.lock:
-                dropped, self._overflow = self._overflow, []
-                removals, self._overflow_stored = self._overflow_stored, []
+                overflow, self._overflow = self._overflow, []
+                expired, self._expired = self._expired, []
+                removals, self._removals = self._removals, []
             self._remove(removals)
-            self.manager.report_drops(self.name, dropped, DropReason.QUEUE_FULL)
+            self.manager.report_drops(self.name, overflow, DropReason.QUEUE_FULL)
+            self.manager.report_drops(self.name, expired, DropReason.EXPIRED)
 
     def forget(self) -> bool:
         """Leave the manager if there is nothing here.
@@ -616,7 +635,7 @@ class Queue:
         with self.manager.room.lock:
             if self._forgotten:
                 return True  # there may be another queue of this name by now
-            if self.connected or len(self) or self._overflow:
+            if self.connected or len(self) or self._overflow or self._expired:
                 return False
             self._forgotten = True
             del self.manager.queues[self.name]

@@ -116,15 +116,25 @@ class Room:
         try:
             self._check_all(needed)
         except QueueFull:
-            policy = self.limits.when_full
-            if policy is WhenFull.REFUSE or not self._fits(needed, dropping=policy):
-                raise
-            if policy is WhenFull.BLOCK:
+            self.check_possible(needed)
+            if self.limits.when_full is WhenFull.BLOCK:
                 if not self.may_wait() or not self._wait(deadline) or self.closed:
                     raise
                 return False
             self._drop_oldest(needed)
         return True
+
+    def check_possible(self, needed: Mapping[_Queue, tuple[int, int]]) -> None:
+        """Whether there is room, or can be made. Nothing is dropped.
+
+        :raises QueueFull: neither
+        """
+        try:
+            self._check_all(needed)
+        except QueueFull:
+            policy = self.limits.when_full
+            if policy is WhenFull.REFUSE or not self._fits(needed, dropping=policy):
+                raise
 
     def _fits(self, needed: Mapping[_Queue, tuple[int, int]], *, dropping: WhenFull) -> bool:
         """Whether there can be room: at some time, or when what waits there is dropped now."""

@@ -47,6 +47,7 @@ class StoredPart:
     :ivar last: of the last one
     :ivar first_new: those below it may have been sent by an earlier process
     :ivar bytes_loaded: data of those that are in memory
+    :ivar bytes_unloaded: data of those that are not
     :ivar next_expiry: not before the clock of the queue shows this, one of
         those on the disk expires; infinite if none does
     :ivar reading: of that clock, as far as the storage knows it
@@ -58,6 +59,7 @@ class StoredPart:
         "_tail",
         "bytes",
         "bytes_loaded",
+        "bytes_unloaded",
         "first_new",
         "last",
         "loaded",
@@ -80,6 +82,7 @@ class StoredPart:
         self.last = last
         self.first_new = 0
         self.bytes_loaded = 0
+        self.bytes_unloaded = 0
         #: how many of those in memory have a TTL
         self.timed_loaded = 0
         self.next_expiry = math.inf
@@ -99,7 +102,7 @@ class StoredPart:
 
     # On the disk only.
 
-    def take_over(self, messages: int, last: int) -> None:
+    def take_over(self, messages: int, size: int, last: int) -> None:
         """An earlier process has left messages.
 
         It may have sent any of them. To write down how far it came would not
@@ -108,13 +111,15 @@ class StoredPart:
         :param last: of what is in the storage the highest position
         """
         self.unloaded = messages
+        self.bytes_unloaded = size
         self.loaded = 0
         self.last = last
         self.first_new = last + 1
 
-    def leave_on_disk(self, position: int, expires: float) -> None:
+    def leave_on_disk(self, position: int, size: int, expires: float) -> None:
         """A message was stored, and is not in memory."""
         self.unloaded += 1
+        self.bytes_unloaded += size
         self.last = position
         if expires < self.next_expiry:
             self.next_expiry = expires
@@ -126,6 +131,16 @@ class StoredPart:
         if entry.position > self.last:
             self.last = entry.position
         self.timed_loaded += entry.expires != math.inf
+
+    def leaves_disk(self, count: int, size: int) -> None:
+        """So many messages that were not in memory are, or are gone."""
+        self.unloaded -= count
+        self.bytes_unloaded -= size
+
+    @property
+    def is_from_before(self) -> bool:
+        """Whether the next one on the disk may have been sent by an earlier process."""
+        return self.unloaded > 0 and self.loaded < self.first_new - 1
 
     def left_memory(self, entry: Placed, size: int) -> None:
         """A message that was in memory leaves the queue."""

@@ -104,7 +104,8 @@ def begin(
     try:
         if connection is None:
             # What others store waits: the order in memory is the order of commits.
-            with manager.writer.exclusive():
+            # So does who reads, and would wait in the storage otherwise.
+            with manager.writer.exclusive(), manager.load_lock:
                 with contextlib.ExitStack() as rollback:
                     with storage.transaction() as db:
                         transaction = Transaction(db, manager, check, storage.change_items)

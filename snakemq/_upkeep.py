@@ -55,7 +55,7 @@ class Upkeep:
 
     def _look(self, written: int) -> None:
         self._timer = None
-        if written != self._written:
+        if written != self._written and not self._manager.has_failed:
             self._wait(IDLE)
         elif self._manager.upkeep():
             self._wait(PAUSE)

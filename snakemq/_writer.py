@@ -91,11 +91,15 @@ class Writer:
         self._storage = storage
         self._log = log
         self.changes = 0
+        #: told of failures that nobody waits for
+        self.report: Callable[[Exception], object] = lambda exc: None
         self._lock = threading.Lock()
         self._is_led = False  # some thread is writing
         self._jobs: deque[_Job] = deque()
+        self._group: list[_Job] = []  # what is being written
         self._removals: dict[str, _Leaving] = {}
-        self._removal_failed = False
+        #: something could not be removed, and is not tried again by itself
+        self.removal_failed = False
         self._unsynced = 0
 
     def push(
@@ -161,11 +165,11 @@ class Writer:
             with self._lock:
                 if not self._is_led:
                     leads = self._is_led = True
-                    self._removal_failed = False
+                    self.removal_failed = False
                     self._take_removals(removals)
             if removals:
                 self._remove_only(removals)
-            if leads and self._unsynced and not self._removal_failed:
+            if leads and self._unsynced and not self.removal_failed:
                 self._storage.sync()
                 self._unsynced = 0
         finally:
@@ -189,14 +193,14 @@ class Writer:
 
     def _take_turn(self, job: _Job) -> None:
         """Wait until the thread of a job leads, or somebody else has done the job."""
-        with self._lock:
-            if not self._is_led:
-                job.leads = self._is_led = True
-                return
-            job.turn = threading.Lock()
-            job.turn.acquire()
-            self._jobs.append(job)
         try:
+            with self._lock:
+                if not self._is_led:
+                    job.leads = self._is_led = True
+                    return
+                job.turn = threading.Lock()
+                job.turn.acquire()
+                self._jobs.append(job)
             job.turn.acquire()
         except BaseException:
             self._give_up(job)
@@ -204,13 +208,13 @@ class Writer:
 
     def _give_up(self, job: _Job) -> None:
         """The thread of a job is interrupted. It may have to wait all the same."""
-        assert job.turn is not None
         with self._lock:
             if job in self._jobs:
                 self._jobs.remove(job)
                 return
-        # Somebody is at it, or it is this thread's turn.
-        while not job.leads and not job.is_done:
+            is_being_written = job in self._group
+        while is_being_written and not job.leads and not job.is_done:
+            assert job.turn is not None
             with contextlib.suppress(KeyboardInterrupt):  # one of them is raised
                 job.turn.acquire()
 
@@ -223,7 +227,7 @@ class Writer:
                     job.leads = True
                     job.wake()
                     return
-                if not self._removals or self._removal_failed:
+                if not self._removals or self.removal_failed:
                     self._is_led = False
                     return
                 removals: list[Removal] = []
@@ -258,11 +262,17 @@ class Writer:
         removals: list[Removal] = []
         try:
             with self._lock:
+                self._group = group
                 self._gather(group)
                 self._take_removals(removals)
             self._write(group, removals)
+        except BaseException:  # KeyboardInterrupt
+            # They may be gone, which does no harm.
+            self._restore(removals)
+            raise
         finally:
             with self._lock:
+                self._group = []
                 undone = [job for job in group[1:] if not job.is_done and job not in self._jobs]
                 self._jobs.extendleft(reversed(undone))
             for job in group[1:]:
@@ -282,9 +292,8 @@ class Writer:
             size += job.bytes
 
     def _write(self, group: list[_Job], removals: list[Removal]) -> None:
-        ready: list[_Job] = []
+        ready = [job for job in group if self._is_prepared(job)]
         try:
-            ready += [job for job in group if self._is_prepared(job)]
             self._change(ready, removals)
         except StorageUnavailable as exc:
             # It is the same for all of them.
@@ -302,9 +311,6 @@ class Writer:
                     self._change([job], [])
                 except Exception as own:
                     self._fail(job, own)
-        except BaseException:
-            self._restore(removals)
-            raise
 
     def _is_prepared(self, job: _Job) -> bool:
         try:
@@ -339,7 +345,7 @@ class Writer:
             raise
         self.changes += 1
         self._unsynced = 0 if sync else self._unsynced + removed
-        self._removal_failed = False
+        self.removal_failed = False
         self._tell(group, positions)
 
     @staticmethod
@@ -371,6 +377,7 @@ class Writer:
         except Exception as exc:
             self._restore(removals)
             self._log.error("the storage could not remove what has left, and will later: %s", exc)
+            self.report(exc)
         except BaseException:
             self._restore(removals)
             raise
@@ -379,4 +386,4 @@ class Writer:
         if removals:
             with self._lock:
                 self._put_back(removals)
-                self._removal_failed = True
+                self.removal_failed = True

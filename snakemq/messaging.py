@@ -81,7 +81,8 @@ class Messaging(CallbackOwner):
     """
 
     #: ``func(conn_id, exception)``; a callback raised, or the other side made
-    #: a mistake and is disconnected. ``conn_id`` may be ``None``.
+    #: a mistake and is disconnected, or the storage failed where nobody waits
+    #: for it. ``conn_id`` may be ``None``.
     on_error = CallbackSlot[[str | None, Exception]]()
     #: ``func(conn_id, ident, message)``
     on_message_recv = CallbackSlot[[str, str, Message]]()
@@ -129,6 +130,9 @@ class Messaging(CallbackOwner):
         self.packeter = packeter
         self.queues_manager = QueuesManager(queues_storage, clock=packeter.time)
         self.queues_manager.may_wait = lambda: not packeter.is_inside_loop()
+        self.queues_manager.report_failure = lambda exc: packeter.call_soon(
+            self.on_error, None, exc
+        )
         self._upkeep = Upkeep(packeter, self.queues_manager)
         self.queues_manager.wrote = self._upkeep.arm
         self._connections: dict[str, PeerConnection] = {}

@@ -16,7 +16,7 @@ from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.exceptions import QueueFull, StorageError, StorageUnavailable
 from snakemq.limits import DropReason, QueueLimits, WhenFull
 from snakemq.message import FLAG_PERSISTENT, Message
-from snakemq.storage import QueuesStorageBase, Removal
+from snakemq.storage import QueuesStorageBase, Removal, StoredItem
 from snakemq.storage._mirror import MirroredStorage
 
 __all__ = ["Queue", "QueuesManager", "Reserved"]
@@ -67,7 +67,7 @@ class QueuesManager(CallbackOwner):
         # Taken in this order, each of them for as long as the next ones: the
         # turn to write, so that the order on the disk is the order in memory;
         # what is read of the disk; a queue is made; what the queues hold.
-        self.load_lock = threading.Lock()
+        self.load_lock = threading.RLock()
         self._making = threading.Lock()
         lock = threading.Lock()
         #: how much is queued in memory and may be
@@ -84,6 +84,8 @@ class QueuesManager(CallbackOwner):
         self.in_transaction: set[int] = set()
         #: asks the loop to look at a queue that could not be read, later
         self.try_later: Callable[[Queue], object] = lambda queue: None
+        #: told of what the storage raises where nobody else is
+        self.report_failure: Callable[[Exception], object] = lambda exc: None
         #: tells the loop that the storage may have something to do when it is idle
         self.wrote: Callable[[], object] = lambda: None
         #: the highest position of what is in the storage
@@ -101,6 +103,7 @@ class QueuesManager(CallbackOwner):
         storage.may_wait = lambda: threading.get_ident() in self._waiting_for_storage
         self.paged = storage
         self.writer = Writer(storage, self.log)
+        self.writer.report = lambda exc: self.report_failure(exc)
         # What left the queues of an earlier process stays away from now on.
         with self.storage_errors_logged("all"):
             storage.sync()
@@ -247,7 +250,7 @@ class QueuesManager(CallbackOwner):
                     return reserved
             except QueueFull:
                 # What could be dropped may be on the disk only.
-                if not self._load_what_may_be_dropped(reserved):
+                if not self._load_what_may_be_dropped(reserved, in_storage):
                     raise
 
     def _try_to_reserve(
@@ -261,8 +264,11 @@ class QueuesManager(CallbackOwner):
         with self.room.lock:
             if any(queue.is_forgotten for queue, _ in reserved):
                 return False
+            # Nothing is dropped for what is refused: what may have to be loaded
+            # for it comes first, and then there is nothing that can fail.
+            self.room.check_possible(in_memory)
             if not (
-                self.room.make(in_memory, deadline) and self.stored_room.make(in_storage, deadline)
+                self.stored_room.make(in_storage, deadline) and self.room.make(in_memory, deadline)
             ):
                 return False
             for room, needed in ((self.room, in_memory), (self.stored_room, in_storage)):
@@ -270,17 +276,28 @@ class QueuesManager(CallbackOwner):
                     room.count(part, count, size)
             return True
 
-    def _load_what_may_be_dropped(self, reserved: Reserved) -> bool:
-        """Whether more is in memory now that could be dropped."""
+    def _load_what_may_be_dropped(self, reserved: Reserved, in_storage: _Needed) -> bool:
+        """Whether more is in memory now that could be dropped.
+
+        :raises QueueFull: that would not be enough
+        """
         if self.room.limits.when_full is not WhenFull.DROP_OLDEST:
             return False
-        loaded = False
-        for queue in {queue for queue, message in reserved if self.stores and _is_stored(message)}:
-            before = queue.stored.unloaded
-            if before:
-                queue.load()
-                loaded |= queue.stored.unloaded != before
-        return loaded
+        with self.room.lock:
+            self.stored_room.check_possible(in_storage)
+        # Who reads may be waiting for the transaction that this thread is in.
+        if not self.load_lock.acquire(blocking=threading.get_ident() not in self.in_transaction):
+            return False
+        try:
+            loaded = False
+            for queue in {queue for queue, message in reserved if _is_stored(message)}:
+                before = queue.stored.unloaded
+                if before:
+                    queue.load()
+                    loaded |= queue.stored.unloaded != before
+            return loaded
+        finally:
+            self.load_lock.release()
 
     def append(self, reserved: Reserved, positions: Sequence[int] = ()) -> None:
         """Queue what there was made room for.
@@ -322,15 +339,21 @@ class QueuesManager(CallbackOwner):
             with self.storage_errors_logged("all"):
                 items = storage.adopt()
                 self._adoption_failed = False
-                found = [(self.get_queue(name), item) for name, item in items]
-                with self.room.lock:
-                    for queue, (position, message) in found:
-                        self.stored_room.count(queue.stored, 1, len(message.data))
-                        self.last_position = position
-                        queue.append_stored(message, position)
+                found = [self._append_adopted(name, item) for name, item in items]
         if not self._adoption_failed:
-            self.attend(dict.fromkeys(queue for queue, _ in found))
+            self.attend(dict.fromkeys(found))
         self.wrote()
+
+    def _append_adopted(self, name: str, item: StoredItem) -> Queue:
+        while True:
+            queue = self.get_queue(name)
+            with self.room.lock:
+                if queue.is_forgotten:
+                    continue
+                self.stored_room.count(queue.stored, 1, len(item.message.data))
+                self.last_position = item.position
+                queue.append_stored(item.message, item.position)
+                return queue
 
     def _may_wait(self) -> bool:
         # Who is inside a transaction has what the loop may be waiting for.
@@ -375,8 +398,13 @@ class QueuesManager(CallbackOwner):
 
     @property
     def is_behind(self) -> bool:
+        """Whether there is something that has to be done soon."""
+        return self.paged is not None and (self.has_failed or not self.writer.is_settled)
+
+    @property
+    def has_failed(self) -> bool:
         """Whether the storage has failed to do something that has to be done."""
-        return self.paged is not None and (self._adoption_failed or not self.writer.is_settled)
+        return self._adoption_failed or self.writer.removal_failed
 
     @contextlib.contextmanager
     def storage_errors_logged(self, queue_name: str) -> Iterator[None]:
@@ -385,9 +413,11 @@ class QueuesManager(CallbackOwner):
             yield
         except StorageError as exc:
             self.log.error("queue %r: %s", queue_name, exc)
-        except Exception:
+            self.report_failure(exc)
+        except Exception as exc:
             # A storage may be the user's and raise anything.
             self.log.exception("queue %r: the storage failed", queue_name)
+            self.report_failure(exc)
 
     def cleanup(self) -> None:
         """Forget empty queues of peers that are not connected."""

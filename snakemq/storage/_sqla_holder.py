@@ -113,7 +113,8 @@ class Holder:
 
     def mark(self, conn: Connection, number: int, last_id: int) -> bool:
         """Number a change, as a part of it; ``False`` if somebody else has the storage."""
-        return conn.execute(self._mark, {"number": number, "last": last_id}).rowcount == 1
+        marked = conn.execute(self._mark, {"number": number, "last": last_id})
+        return bool(marked.rowcount == 1)
 
     def in_use(self, record: Record | None) -> StorageInUse:
         """What to raise if somebody else has the lock."""

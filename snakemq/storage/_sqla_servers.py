@@ -174,7 +174,7 @@ class _Mysql(Server):
 
     def try_lock(self, conn: Connection) -> bool:
         name = self._lock_name(conn)
-        return conn.exec_driver_sql(f"SELECT GET_LOCK('{name}', 0)").scalar() == 1
+        return bool(conn.exec_driver_sql(f"SELECT GET_LOCK('{name}', 0)").scalar() == 1)
 
     def _lock_name(self, conn: Connection) -> str:
         database = conn.exec_driver_sql("SELECT DATABASE()").scalar()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -114,7 +115,7 @@ def test_piece_by_piece(network: SimNetwork, storage: WatchedStorage, alice: Sim
     network.run(10)
     times = storage.when("maintain")
     assert len(times) == 5
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert gaps == [pytest.approx(PAUSE, abs=0.01)] * 4
 
 
@@ -146,9 +147,12 @@ def test_what_could_not_be_removed_is_tried_again_until_it_is(
     connect(network, alice, bob)
     network.run(1)
     storage.fails.add("remove")
+    errors: list[Exception] = []
+    alice.messaging.on_error.add(lambda conn_id, exc: errors.append(exc))
     push(alice)
     network.run(10)
     assert len(storage.get_items("bob")) == 1
+    assert [str(exc) for exc in errors] == ["remove: the disk is full"] * len(errors) != []
     assert 5 <= len(storage.when("remove")) <= 12, "about once a second"
     assert "could not remove" in caplog.text
     storage.fails.clear()
@@ -180,8 +184,11 @@ def test_a_failure_is_logged_and_holds_nobody_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     storage.fails.add("maintain")
+    errors: list[tuple[str | None, Exception]] = []
+    alice.messaging.on_error.add(lambda *args: errors.append(args))
     push(alice)
     network.run(10)
+    assert [(conn_id, type(exc)) for conn_id, exc in errors] == [(None, StorageError)]
     assert "maintain: the disk is full" in caplog.text
     assert len(storage.when("maintain")) == 1
     push(alice)

@@ -305,7 +305,8 @@ class Peer:
 
     def _failed(self, conn_id: str | None, exc: Exception) -> None:
         self.life.check()
-        if not isinstance(exc, Injected):
+        # (Its disk may be full, or fail otherwise.)
+        if not isinstance(exc, Injected | StorageError):
             self.world.checker.wrong(f"{self.name}: on_error {exc!r}")
 
     def act(self, conn_id: str, ident: str, raises: float) -> None:
