@@ -514,6 +514,7 @@ class Queue:
         stored = self.stored
         outbox = self._outbox
         room = self.manager.stored_room
+        reading = self._reading()
         size = 0
         for position, message in page:
             if position > last:
@@ -527,7 +528,7 @@ class Queue:
                 room.count(stored, 1, length)  # somebody else has put it there
             entry = Placed(message, stored.reading, position, True)
             self._keep_in_memory(entry, length)
-            if message.ttl is not None and message.ttl <= 0:
+            if entry.expires <= reading:
                 messages, removals = self._leave([entry])
                 self._expired += messages
                 self._removals += removals

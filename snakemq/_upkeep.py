@@ -13,6 +13,10 @@ __all__ = ["Upkeep"]
 #: For so long nothing was stored, in seconds.
 IDLE: Final = 1.0
 
+#: So long what has left waits to be removed together with what is stored next,
+#: in seconds.
+FLUSH: Final = 0.05
+
 #: And so many seconds are between one piece of work and the next.
 PAUSE: Final = 0.05
 
@@ -28,6 +32,9 @@ class Upkeep:
         self._packeter = packeter
         self._manager = manager
         self._timer: TimerHandle | None = None
+        self._flush_timer: TimerHandle | None = None
+        manager.wrote = self.arm
+        manager.flush_later = self._flush_later
         self._is_asked = False
         self._written = 0
 
@@ -41,9 +48,18 @@ class Upkeep:
     def cancel(self) -> None:
         """Never again. Loop thread."""
         self._is_asked = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._flush_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._flush_timer = None
+
+    def _flush_later(self) -> None:
+        if self._flush_timer is None:
+            self._flush_timer = self._packeter.call_later(FLUSH, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_timer = None
+        self._manager.flush()
 
     def _start(self) -> None:
         self._is_asked = False

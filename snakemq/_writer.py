@@ -31,6 +31,10 @@ __all__ = ["Writer"]
 GROUP_MESSAGES: Final = 4096
 GROUP_BYTES: Final = 16 * 1024 * 1024
 
+#: So many removals wait for the next change, or for :meth:`Writer.flush`, so
+#: that one who sends message after message need not pay for each apart.
+MAX_LEFT: Final = 1000
+
 #: After so many removals that need not survive a power failure they are made
 #: to. A message whose removal was undone is sent again, and the other side
 #: remembers twice as many at least.
@@ -123,7 +127,7 @@ class Writer:
                 self._write_with(job)
         finally:
             if job.leads:
-                self._hand_over()
+                self._hand_over(MAX_LEFT)
         if job.error is not None:
             raise job.error
 
@@ -139,7 +143,9 @@ class Writer:
                 self._hand_over()
 
     def remove(self, removals: Sequence[Removal]) -> None:
-        """Have messages removed, now or with what is being written. Does not wait.
+        """Have messages removed, now or with what is written next. Does not wait.
+
+        See :meth:`has_removals`.
 
         A failure is logged, and it is tried again with the next change. What
         was not removed when the process ends is sent again by the next one.
@@ -175,6 +181,15 @@ class Writer:
         finally:
             if leads:
                 self._hand_over()
+
+    @property
+    def has_removals(self) -> bool:
+        """Whether something waits to be removed, and is going to be with :meth:`flush`."""
+        return bool(self._removals) and not self.removal_failed
+
+    def flush(self) -> None:
+        """Have removed now what waits for the next change, unless somebody is writing."""
+        self.remove(())
 
     @property
     def waiting(self) -> int:
@@ -218,8 +233,11 @@ class Writer:
             with contextlib.suppress(KeyboardInterrupt):  # one of them is raised
                 job.turn.acquire()
 
-    def _hand_over(self) -> None:
-        """Have the next one write, and remove what nobody waits for."""
+    def _hand_over(self, max_left: int = 0) -> None:
+        """Have the next one write, and remove what nobody waits for.
+
+        :param max_left: so many removals are left to whoever writes next, soon
+        """
         while True:
             with self._lock:
                 if self._jobs:
@@ -227,7 +245,8 @@ class Writer:
                     job.leads = True
                     job.wake()
                     return
-                if not self._removals or self.removal_failed:
+                left = sum(len(leaving.positions) for leaving in self._removals.values())
+                if left <= max_left or self.removal_failed:
                     self._is_led = False
                     return
                 removals: list[Removal] = []
@@ -336,17 +355,18 @@ class Writer:
         removed = sum([len(removal.positions) for removal in removals])
         sync = bool(entries) or self._unsynced + removed > MAX_UNSYNCED
         before = self._storage.last_position()
+        positions: list[int] | None = None
         try:
             positions = self._storage.change_items(entries, removals, sync=sync)
+            self.changes += 1
+            self._unsynced = 0 if sync else self._unsynced + removed
+            self.removal_failed = False
+            self._tell(group, positions)
         except Exception:
             raise
         except BaseException:  # KeyboardInterrupt, perhaps when all was done
-            self._tell(group, self._find(entries, before))
+            self._tell(group, self._find(entries, before) if positions is None else positions)
             raise
-        self.changes += 1
-        self._unsynced = 0 if sync else self._unsynced + removed
-        self.removal_failed = False
-        self._tell(group, positions)
 
     @staticmethod
     def _tell(group: list[_Job], positions: list[int]) -> None:
@@ -354,9 +374,10 @@ class Writer:
         start = 0
         for job in group if positions else ():
             end = start + len(job.entries)
-            job.stored(positions[start:end])
+            if not job.is_done:
+                job.stored(positions[start:end])
+                job.is_done = True
             start = end
-            job.is_done = True
 
     def _find(self, entries: Sequence[tuple[str, Message]], before: int) -> list[int]:
         """The positions of messages that were stored last, if they were.

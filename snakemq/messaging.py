@@ -134,7 +134,6 @@ class Messaging(CallbackOwner):
             self.on_error, None, exc
         )
         self._upkeep = Upkeep(packeter, self.queues_manager)
-        self.queues_manager.wrote = self._upkeep.arm
         self._connections: dict[str, PeerConnection] = {}
         self._by_ident: dict[str, PeerConnection] = {}
         self._takeover = Takeover(packeter, self.identifier, self._ping, self.log)

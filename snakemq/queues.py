@@ -84,6 +84,8 @@ class QueuesManager(CallbackOwner):
         self.in_transaction: set[int] = set()
         #: asks the loop to look at a queue that could not be read, later
         self.try_later: Callable[[Queue], object] = lambda queue: None
+        #: has :meth:`flush` called by the loop in a moment
+        self.flush_later: Callable[[], object] = lambda: None
         #: told of what the storage raises where nobody else is
         self.report_failure: Callable[[Exception], object] = lambda exc: None
         #: tells the loop that the storage may have something to do when it is idle
@@ -380,6 +382,15 @@ class QueuesManager(CallbackOwner):
         if self.paged is not None:
             self.writer.remove(removals)
             self.wrote()
+            if self.writer.has_removals:
+                self.flush_later()
+
+    def flush(self) -> None:
+        """Remove what waits for the next change. Loop thread."""
+        if self.paged is not None:
+            self.writer.flush()
+            if self.writer.has_removals:
+                self.flush_later()
 
     def upkeep(self) -> bool:
         """Do some of what can wait until nothing else is to be done. Loop thread.

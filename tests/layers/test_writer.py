@@ -224,7 +224,31 @@ def test_removals_while_somebody_writes_do_not_wait_and_go_with_the_next_change(
     assert bench.writer.is_settled
 
 
-def test_removals_are_made_by_who_writes_last(bench: Bench) -> None:
+def test_a_few_removals_wait_for_the_next_change_or_a_flush(bench: Bench) -> None:
+    for data in (b"a", b"b"):
+        bench.push(data)
+    first = bench.start_writing(b"first")
+    bench.remove(1)
+    bench.storage.let_all()
+    assert first.end() is None
+    assert bench.storage.changes[3:] == []
+    assert bench.writer.has_removals
+    bench.push(b"second")
+    assert bench.storage.changes[3:] == [Change([b"second"], [1], True)]
+    assert not bench.writer.has_removals
+    third = bench.start_writing(b"third")
+    bench.remove(2)
+    bench.storage.let_all()
+    assert third.end() is None
+    bench.writer.flush()
+    assert bench.storage.changes[5:] == [Change([], [2], False)]
+    assert bench.storage.content() == [b"first", b"second", b"third"]
+
+
+def test_many_removals_are_made_by_who_writes_last(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_writer, "MAX_LEFT", 0)
     bench.push(b"a")
     first = bench.start_writing(b"first")
     bench.remove(1)
