@@ -170,6 +170,7 @@ def test_another_one_may_look(url: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_is_refused(url: str) -> None:
     with SqlAlchemyQueuesStorage(url) as storage:
         storage.push("peer", Message(b"1", 1))
