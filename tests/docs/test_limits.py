@@ -220,6 +220,8 @@ EXPECTED = {
     "... and the bytes of those": size(_stored.WINDOW_BYTES),
     "One change of the storage: messages of several threads": str(_writer.GROUP_MESSAGES),
     "... and the bytes of these": size(_writer.GROUP_BYTES),
+    "Removals that wait for the next change while somebody stores messages": str(_writer.MAX_LEFT),
+    "... and for how long": seconds(_upkeep.FLUSH),
     "Removals that a power failure may undo": str(_writer.MAX_UNSYNCED),
     "Nothing was written: removals are made durable after": seconds(_upkeep.IDLE),
     "Between two pieces of tidying up": seconds(_upkeep.PAUSE),
