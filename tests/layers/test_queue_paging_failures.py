@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 
 from snakemq import _queue
-from snakemq.exceptions import QueueFull
+from snakemq.exceptions import QueueFull, StorageUnavailable
 from snakemq.limits import DropReason, QueueLimits, WhenFull
 from snakemq.message import Message
 from snakemq.queues import Queue
-from snakemq.storage import MemoryQueuesStorage, StoredItem
+from snakemq.storage import MemoryQueuesStorage, Removal, StoredItem
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.paging_support import SMALL, Bench, Storage, numbers
 from tests.layers.writer_support import Thread, persistent
@@ -252,11 +253,14 @@ def test_who_is_told_of_what_expired_on_the_disk_finds_the_peer_connected(bench:
     assert bench.drain() == [b"you were late"]
 
 
-def test_what_expired_while_the_storage_was_broken_is_not_sent(bench: Bench) -> None:
+@pytest.mark.parametrize("methods", [["take_expired"], ["take_expired", "advance_ttl"]])
+def test_what_expired_while_the_storage_was_broken_is_not_sent(
+    bench: Bench, methods: list[str]
+) -> None:
     bench.push(b"late", ttl=5)
     bench.push(b"in time")
     bench.now += 6
-    bench.storage.fail("take_expired")
+    bench.storage.fail(*methods)
     bench.connect()
     bench.storage.before = {}
     asked: list[Queue] = []
@@ -266,3 +270,35 @@ def test_what_expired_while_the_storage_was_broken_is_not_sent(bench: Bench) -> 
     bench.queue.report_drops()
     assert bench.dropped == [(b"late", DropReason.EXPIRED)]
     assert bench.storage.content() == []
+
+
+class AbsentStorage(Storage):
+    """On a server that does not come back; it has nothing to sync."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tries = 0
+
+    def change_items(
+        self,
+        push: Sequence[tuple[str, Message]],
+        remove: Sequence[Removal] = (),
+        *,
+        sync: bool = True,
+    ) -> list[int]:
+        self.tries += 1
+        if self.tries > 100:
+            raise AssertionError("it goes round in circles")
+        raise StorageUnavailable("the server is gone")
+
+    def sync(self) -> None:
+        pass
+
+
+def test_who_waits_for_a_storage_that_is_not_there_does_not_go_round_in_circles() -> None:
+    storage = AbsentStorage()
+    bench = Bench(storage)
+    with pytest.raises(StorageUnavailable):
+        bench.push(b"a")
+    assert storage.tries <= 3
+    assert len(bench.queue) == 0

@@ -384,7 +384,8 @@ class PagingModel(RuleBasedStateMachine):
         elif item.expires == math.inf:
             assert message.ttl is None
         else:
-            assert message.ttl == pytest.approx(max(0.0, item.expires - model.reading), abs=EPSILON)
+            assert message.ttl == pytest.approx(item.expires - model.reading, abs=EPSILON)
+            assert message.ttl > 0, "it has expired"
 
     @rule(
         name=st.sampled_from(NAMES), sent=st.integers(0, 9), confirmed=st.sampled_from([0, 1, 3, 9])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import itertools
-import linecache
 import signal
 import sys
 import threading
@@ -232,8 +232,43 @@ def test_an_interrupt_while_it_is_prepared_forgets_nothing_that_is_to_be_removed
     assert bench.storage.content() == [b"b", b"d"]
 
 
-#: An interrupt in the middle of these can't be made good in Python; they take no time.
-HANDING_OVER = {"_hand_over", "wake", "_tell"}
+@pytest.mark.usefixtures("_in_main_thread")
+def test_an_interrupt_while_something_is_removed_leaves_nobody_waiting(bench: Bench) -> None:
+    senders: list[Thread] = []
+
+    def check(change: Change) -> None:
+        if change.removed and not senders:
+            senders.append(bench.start(b"c"))
+            signal.raise_signal(signal.SIGINT)
+
+    bench.push(b"a", b"b")
+    bench.storage.check = check
+    with pytest.raises(KeyboardInterrupt):
+        bench.remove(1)
+    assert senders[0].end() is None
+    bench.writer.settle()
+    assert bench.storage.content() == [b"b", b"c"]
+
+
+def lines_of_cleaning_up() -> set[int]:
+    """The lines of the writer that are there to make an interrupt good.
+
+    One more in the middle of these can't be made good in Python. They take no time.
+    """
+    tree = ast.parse(Path(_writer.__file__).read_text(encoding="utf-8"))
+    cleaning: list[ast.AST] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try):
+            cleaning += [*node.finalbody, *node.handlers]
+        elif isinstance(node, ast.FunctionDef) and node.name in {"_hand_over", "_tell", "wake"}:
+            cleaning.append(node)
+        elif isinstance(node, ast.With):
+            # Python comes back to this line before it releases the lock, and
+            # does not look for signals there.
+            cleaning += [item.context_expr for item in node.items]
+    return {
+        child.lineno for node in cleaning for child in ast.walk(node) if hasattr(child, "lineno")
+    }
 
 
 class Interrupter:
@@ -242,26 +277,33 @@ class Interrupter:
     :param line: at which of those that it comes to
     """
 
+    CLEANING_UP = lines_of_cleaning_up()
+
     def __init__(self, line: int) -> None:
         self.line = line
         self.seen = 0
         self.where = ""
 
     def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if frame.f_code.co_filename != _writer.__file__:
-            return None
-        return None if frame.f_code.co_name in HANDING_OVER else self._line
+        return None if self._is_cleaning_up(frame) else self._line
 
     def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
-        # Python comes back to the line of a "with" before it releases the lock, and
-        # does not look for signals there.
-        source = linecache.getline(_writer.__file__, frame.f_lineno)
-        if event == "line" and not is_handing_over(frame) and "with self._lock" not in source:
+        if event == "line" and not self._is_cleaning_up(frame):
             self.seen += 1
             if self.seen == self.line:
                 self.where = f"{frame.f_code.co_name}, line {frame.f_lineno}"
                 raise KeyboardInterrupt
         return self._line
+
+    def _is_cleaning_up(self, frame: FrameType | None) -> bool:
+        """Whether it is at such a line, or called from one, or not in the writer."""
+        if frame is None or frame.f_code.co_filename != _writer.__file__:
+            return True
+        while frame is not None and frame.f_code.co_filename == _writer.__file__:
+            if frame.f_lineno in self.CLEANING_UP:
+                return True
+            frame = frame.f_back
+        return False
 
     def __enter__(self) -> None:
         self._before = sys.gettrace()
@@ -269,14 +311,6 @@ class Interrupter:
 
     def __exit__(self, *exc_info: object) -> None:
         sys.settrace(self._before)
-
-
-def is_handing_over(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code.co_filename == _writer.__file__:
-        if frame.f_code.co_name in HANDING_OVER:
-            return True
-        frame = frame.f_back
-    return False
 
 
 def push_alone(bench: ManagerBench, interrupter: Interrupter) -> list[list[bytes]]:
