@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, cast
 
+from snakemq._failures import StorageFailures
 from snakemq._transaction import Transaction
 from snakemq.contracts import TimerHandle
 from snakemq.exceptions import StorageError
@@ -118,6 +119,7 @@ class Inbox:
     :param begin: ``func(remove)``; begins a transaction whose last step is
         ``remove(storage)``
     :param log: where is told what becomes of messages that fail
+    :param failures: where failures of the storage are told
     :raises StorageError: the storage can't keep them, or not be read
     """
 
@@ -131,6 +133,7 @@ class Inbox:
             [Callable[[QueuesStorageBase], object]], AbstractContextManager[Transaction]
         ],
         log: logging.Logger,
+        failures: StorageFailures,
     ) -> None:
         if storage is None or not storage.keeps_received:
             what = "no storage" if storage is None else f"a {type(storage).__name__}"
@@ -147,6 +150,7 @@ class Inbox:
         self._tell_room = tell_room
         self._begin_transaction = begin
         self._log = log
+        self._failures = failures
         self._lines: dict[str, _Line] = {}
         # What an earlier process left. The callbacks are called when the loop runs.
         self.take_up(storage.get_inbox())
@@ -284,8 +288,8 @@ class Inbox:
         # It is only about how often a message comes again at most.
         try:
             yield
-        except Exception:
-            self._log.exception("ident=%r the storage of the inbox failed", ident)
+        except Exception as exc:
+            self._failures.report(exc, "ident=%r the storage of the inbox failed", ident)
 
     def done(self, message: Message) -> None:
         """A message that was deferred is handled. Any thread.
@@ -301,8 +305,8 @@ class Inbox:
     def _remove_deferred(self, waiting: Waiting) -> None:
         try:
             self._storage.advance_inbox(waiting.number, None)
-        except Exception:
-            self._log.exception("ident=%r the storage of the inbox failed", waiting.ident)
+        except Exception as exc:
+            self._failures.report(exc, "ident=%r the storage of the inbox failed", waiting.ident)
             self._packeter.call_soon(
                 self._packeter.call_later, self.retry_delay, self._remove_deferred, waiting
             )
@@ -352,8 +356,8 @@ class Inbox:
         if waiting.state is _State.STORED:
             try:
                 self._storage.advance_inbox(line.done, waiting.number)
-            except Exception:
-                self._storage_failed(line, waiting.ident)
+            except Exception as exc:
+                self._storage_failed(line, waiting.ident, exc)
                 return False
             line.done = None
             message = waiting.message
@@ -387,8 +391,8 @@ class Inbox:
         if line.done is not None:
             try:
                 self._storage.advance_inbox(line.done, None)
-            except Exception:
-                self._storage_failed(line, ident)
+            except Exception as exc:
+                self._storage_failed(line, ident, exc)
                 return False
             line.done = None
         return True
@@ -413,8 +417,8 @@ class Inbox:
         message = waiting.message
         try:
             self._storage.bury(waiting.number, reason)
-        except Exception:
-            self._storage_failed(line, waiting.ident)
+        except Exception as exc:
+            self._storage_failed(line, waiting.ident, exc)
             return False
         self._log.error(
             "ident=%r message %s failed %d times and is a dead letter now: %s",
@@ -427,8 +431,8 @@ class Inbox:
         self._gone(line, waiting)
         return True
 
-    def _storage_failed(self, line: _Line, ident: str) -> None:
-        self._log.exception("ident=%r the storage of the inbox failed", ident)
+    def _storage_failed(self, line: _Line, ident: str, exc: Exception) -> None:
+        self._failures.report(exc, "ident=%r the storage of the inbox failed", ident)
         self._wait(line, ident, self.retry_delay)
 
     def _wait(self, line: _Line, ident: str, delay: float) -> None:

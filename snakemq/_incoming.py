@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from snakemq._core.features import DeliveryFeature
 from snakemq._core.frames import decode_sequence, encode_acknowledgement
 from snakemq._core.received import Received
+from snakemq._failures import StorageFailures
 from snakemq._inbox import Inbox, is_passing
 from snakemq._peer_connection import Hold, PeerConnection
 from snakemq.exceptions import NoConnection, SnakeMQBrokenMessage
@@ -45,7 +45,7 @@ class Incoming:
     :param storage: where the memory is kept; ``None``: nowhere
     :param inbox: where messages wait for their callbacks; ``None``: they do not
     :param set_hold: ``func(connection, hold, held)``
-    :param log: where failures of the storage are told
+    :param failures: where failures of the storage are told
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Incoming:
         storage: QueuesStorageBase | None,
         inbox: Inbox | None,
         set_hold: Callable[[PeerConnection, Hold, bool], object],
-        log: logging.Logger,
+        failures: StorageFailures,
     ) -> None:
         self._packeter = packeter
         self._storage = storage
         self._inbox = inbox
         self._set_hold = set_hold
-        self._log = log
+        self._failures = failures
         #: whether all messages are to be noted, and not only the persistent ones:
         #: the others can come again, too, when this process is restarted
         self.notes_all = storage is not None
@@ -84,8 +84,9 @@ class Incoming:
         if self._storage is not None:
             try:
                 known = self._storage.load_received(ident)
-            except Exception:
-                self._log.exception(
+            except Exception as exc:
+                self._failures.report(
+                    exc,
                     "what was received of %r before can't be read: what it sends again will "
                     "come with redelivered set",
                     ident,
@@ -263,8 +264,9 @@ class Incoming:
         ident = connection.session.ident
         try:
             inbox.store(connection.conn_id, ident, messages, keep=WINDOW.window_messages)
-        except Exception:
-            self._log.exception(
+        except Exception as exc:
+            self._failures.report(
+                exc,
                 "conn=%s ident=%r %d messages could not be stored and are not acknowledged",
                 connection.conn_id,
                 ident,
@@ -296,8 +298,8 @@ class Incoming:
                 self._storage.add_received(
                     connection.session.ident, uuids, keep=WINDOW.window_messages, sync=False
                 )
-            except Exception:
-                self._failed(connection)
+            except Exception as exc:
+                self._failed(connection, exc)
                 self._try_later(connection)
                 return False
             connection.unmarked = []
@@ -307,14 +309,15 @@ class Incoming:
         if connection.must_sync and self._storage is not None:
             try:
                 self._storage.sync()
-            except Exception:
-                self._failed(connection)
+            except Exception as exc:
+                self._failed(connection, exc)
                 return False
             connection.must_sync = False
         return True
 
-    def _failed(self, connection: PeerConnection) -> None:
-        self._log.exception(
+    def _failed(self, connection: PeerConnection, exc: Exception) -> None:
+        self._failures.report(
+            exc,
             "conn=%s ident=%r the storage failed, what was received is not acknowledged",
             connection.conn_id,
             connection.session.ident,

@@ -13,7 +13,6 @@ along with the next change.
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 import threading
 from collections import deque
@@ -87,16 +86,14 @@ class Writer:
     """Writes to the storage, for one thread at a time. Any thread.
 
     :param storage: has pages
-    :param log: where failures are told that nobody waits for
+    :param report: told of failures that nobody waits for
     :ivar changes: how often something was written
     """
 
-    def __init__(self, storage: QueuesStorageBase, log: logging.Logger) -> None:
+    def __init__(self, storage: QueuesStorageBase, report: Callable[[Exception], object]) -> None:
         self._storage = storage
-        self._log = log
+        self._report = report
         self.changes = 0
-        #: told of failures that nobody waits for
-        self.report: Callable[[Exception], object] = lambda exc: None
         self._lock = threading.Lock()
         self._is_led = False  # some thread is writing
         self._jobs: deque[_Job] = deque()
@@ -254,8 +251,7 @@ class Writer:
             try:
                 self._remove_only(removals)
             except BaseException:  # KeyboardInterrupt
-                with self._lock:
-                    self._is_led = False
+                self._hand_over(max_left)
                 raise
 
     def _take_removals(self, into: list[Removal]) -> None:
@@ -397,8 +393,7 @@ class Writer:
             self._change([], removals)
         except Exception as exc:
             self._restore(removals)
-            self._log.error("the storage could not remove what has left, and will later: %s", exc)
-            self.report(exc)
+            self._report(exc)
         except BaseException:
             self._restore(removals)
             raise

@@ -21,6 +21,7 @@ from snakemq._core.frames import (
 from snakemq._core.framing import encode_packet
 from snakemq._core.session import Event, Session, SessionState
 from snakemq._drops import call_drop_callbacks
+from snakemq._failures import StorageFailures
 from snakemq._holding import HANDLED, Holding
 from snakemq._inbox import Inbox
 from snakemq._incoming import WINDOW, Incoming
@@ -130,9 +131,10 @@ class Messaging(CallbackOwner):
         self.packeter = packeter
         self.queues_manager = QueuesManager(queues_storage, clock=packeter.time)
         self.queues_manager.may_wait = lambda: not packeter.is_inside_loop()
-        self.queues_manager.report_failure = lambda exc: packeter.call_soon(
-            self.on_error, None, exc
+        self._failures = StorageFailures(
+            self.log, lambda exc: packeter.call_soon(self.on_error, None, exc)
         )
+        self.queues_manager.failures = self._failures
         self._upkeep = Upkeep(packeter, self.queues_manager)
         self._connections: dict[str, PeerConnection] = {}
         self._by_ident: dict[str, PeerConnection] = {}
@@ -150,7 +152,7 @@ class Messaging(CallbackOwner):
         self._holding = Holding(
             packeter, self._handle_frame, self._receive, self.on_message_recv.call, self._fail
         )
-        self._incoming = Incoming(packeter, memory, self._inbox, self._holding.set, self.log)
+        self._incoming = Incoming(packeter, memory, self._inbox, self._holding.set, self._failures)
         self._attendant = Attendant(packeter, self.queues_manager, self._pump)
         self._queues = self.queues_manager.queues
         self._recv_callback = self.on_message_recv
@@ -171,6 +173,7 @@ class Messaging(CallbackOwner):
             self._inbox_has_room,
             lambda remove: begin(self.queues_manager, None, self._check, remove),
             self.log,
+            self._failures,
         )
 
     @property

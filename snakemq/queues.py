@@ -6,8 +6,9 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+from snakemq._failures import StorageFailures
 from snakemq._io.clock import monotonic
 from snakemq._queue import Queue
 from snakemq._room import Countable, Room
@@ -24,6 +25,10 @@ __all__ = ["Queue", "QueuesManager", "Reserved"]
 #: Messages with the queues for which there is room.
 Reserved: TypeAlias = list[tuple[Queue, Message]]
 
+
+#: How often something is stored anew, each time when the server of the storage
+#: seems to be back.
+_ATTEMPTS: Final = 4
 
 #: How many messages and bytes there has to be room for, in each queue.
 _Needed: TypeAlias = dict[Countable, tuple[int, int]]
@@ -87,7 +92,7 @@ class QueuesManager(CallbackOwner):
         #: has :meth:`flush` called by the loop in a moment
         self.flush_later: Callable[[], object] = lambda: None
         #: told of what the storage raises where nobody else is
-        self.report_failure: Callable[[Exception], object] = lambda exc: None
+        self.failures = StorageFailures(self.log, lambda exc: None)
         #: tells the loop that the storage may have something to do when it is idle
         self.wrote: Callable[[], object] = lambda: None
         #: the highest position of what is in the storage
@@ -104,8 +109,12 @@ class QueuesManager(CallbackOwner):
         # Nobody waits for it with something that others need.
         storage.may_wait = lambda: threading.get_ident() in self._waiting_for_storage
         self.paged = storage
-        self.writer = Writer(storage, self.log)
-        self.writer.report = lambda exc: self.report_failure(exc)
+        self.writer = Writer(
+            storage,
+            lambda exc: self.failures.report(
+                exc, "what has left is still in the storage, and is removed later"
+            ),
+        )
         # What left the queues of an earlier process stays away from now on.
         with self.storage_errors_logged("all"):
             storage.sync()
@@ -192,24 +201,23 @@ class QueuesManager(CallbackOwner):
         prepare: Callable[[], object],
         done: Callable[[Sequence[int]], object],
     ) -> None:
-        while True:
+        for attempts_left in reversed(range(_ATTEMPTS)):
             storage = self.paged
             if storage is None:
                 raise StorageError("the queues are closed: nothing can be stored any more")
             try:
                 self.writer.push(entries, prepare, done)
-            except StorageUnavailable:
-                if not self._may_wait():
-                    raise
-                # Here, where nobody waits for this thread.
-                thread = threading.get_ident()
-                self._waiting_for_storage.add(thread)
-                try:
-                    storage.sync()
-                finally:
-                    self._waiting_for_storage.discard(thread)
-            else:
                 return
+            except StorageUnavailable:
+                if not attempts_left or not self._may_wait():
+                    raise
+            # Here, where nobody waits for this thread.
+            thread = threading.get_ident()
+            self._waiting_for_storage.add(thread)
+            try:
+                storage.oldest(entries[0][0])  # cannot be told without the server
+            finally:
+                self._waiting_for_storage.discard(thread)
 
     def advance_stored_clocks(self, reserved: Reserved) -> None:
         """See :meth:`Queue.advance_stored_clock`; for messages that are going to be stored."""
@@ -422,13 +430,8 @@ class QueuesManager(CallbackOwner):
         """What the storage raises is logged: the stack goes on."""
         try:
             yield
-        except StorageError as exc:
-            self.log.error("queue %r: %s", queue_name, exc)
-            self.report_failure(exc)
         except Exception as exc:
-            # A storage may be the user's and raise anything.
-            self.log.exception("queue %r: the storage failed", queue_name)
-            self.report_failure(exc)
+            self.failures.report(exc, "queue %r: the storage failed", queue_name)
 
     def cleanup(self) -> None:
         """Forget empty queues of peers that are not connected."""

@@ -37,9 +37,11 @@ FLOORS: dict[str, set[str]] = {
     "packeter": SHARED,
     # A server that is away is waited for in real time.
     "storage": SHARED | {"_io.clock"},
+    # What queues and messaging tell of a storage.
+    "_failures": LEAVES,
     # The default clock of queues that were made without a link, as in 1.6.
-    "queues": SHARED | {"storage", "_io.clock"},
-    "messaging": SHARED | {"packeter", "queues", "storage"},
+    "queues": SHARED | {"_failures", "storage", "_io.clock"},
+    "messaging": SHARED | {"_failures", "packeter", "queues", "storage"},
     # The pool of threads that remote calls run in is all it may know of _io.
     "rpc": SHARED | {"messaging", "_io.workers"},
     "peer": SHARED

@@ -31,6 +31,7 @@ from snakemq._core.features import (
 from snakemq._core.framing import PacketDecoder, encode_header
 from snakemq._core.received import Received
 from snakemq._core.session import Event, Session, SessionState
+from snakemq._failures import StorageFailures
 from snakemq._incoming import WINDOW, Incoming
 from snakemq._peer_connection import PeerConnection
 from snakemq.exceptions import SnakeMQBrokenMessage
@@ -513,7 +514,9 @@ def test_the_program_is_what_the_code_does(
     if known is not None:
         memory.handled(sequence.stream, known[0], has_new=known[1])
     with new_link() as network_link:
-        incoming = Incoming(Packeter(network_link), None, None, lambda *_: None, LOG)
+        incoming = Incoming(
+            Packeter(network_link), None, None, lambda *_: None, StorageFailures(LOG, print)
+        )
         connection = PeerConnection("connection", 0.0)
         connection.memory = memory
         incoming.expect(connection, frames.encode_sequence(sequence)[1:])

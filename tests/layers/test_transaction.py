@@ -420,7 +420,9 @@ class TestOwnConnection:
 def test_what_was_dropped_for_a_transaction_that_failed_is_told(
     network: SimNetwork, alice: SimStack, path: Path
 ) -> None:
-    alice.messaging.queue_limits = QueueLimits(max_stored_messages=2, when_full=WhenFull.DROP_OLDEST)
+    alice.messaging.queue_limits = QueueLimits(
+        max_stored_messages=2, when_full=WhenFull.DROP_OLDEST
+    )
     dropped: list[bytes] = []
     alice.messaging.on_messages_dropped.add(
         lambda ident, messages, reason: dropped.extend(m.data for m in messages)

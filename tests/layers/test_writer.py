@@ -17,13 +17,13 @@ from snakemq.message import Message
 from snakemq.storage import Removal
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.writer_support import (
-    LOG,
     Bench,
     Change,
     HeldStorage,
     Thread,
     persistent,
     refuse,
+    report,
 )
 
 
@@ -272,7 +272,7 @@ def test_the_positions_of_a_removal_rise_and_its_bytes_are_their_sum(bench: Benc
             found.extend(remove)
             return super().change_items(push, remove, sync=sync)
 
-    writer = Writer(Storage(), LOG)
+    writer = Writer(Storage(), report)
     with writer.exclusive():
         writer.remove([Removal("q", [5, 9], 10), Removal("r", [7], 1)])
         writer.remove([Removal("q", [2, 6], 32)])
@@ -365,7 +365,7 @@ def test_settle_raises_what_the_storage_raises_and_others_go_on(bench: Bench) ->
             raise StorageError("the disk is gone")
 
     storage = Storage()
-    writer = Writer(storage, LOG)
+    writer = Writer(storage, report)
     writer.remove([Removal("q", [1], 0)])
     with pytest.raises(StorageError, match="gone"):
         writer.settle()
@@ -408,7 +408,7 @@ def test_who_comes_while_it_settles_is_served(bench: Bench) -> None:
             assert go_on.wait(DEADLINE)
 
     bench.storage = Storage()
-    bench.writer = Writer(bench.storage, LOG)
+    bench.writer = Writer(bench.storage, report)
     bench.push(b"a")
     bench.remove(1)
     settler = Thread(bench.writer.settle)
@@ -508,7 +508,7 @@ class SlowStorage(HeldStorage):
 def test_many_threads_push_and_one_removes(is_slow: bool) -> None:
     senders, count = 8, 1000
     storage = SlowStorage(senders)
-    writer = Writer(storage, LOG)
+    writer = Writer(storage, report)
     if is_slow:
         storage.writer = writer
     told: list[tuple[int, int, int]] = []

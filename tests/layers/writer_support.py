@@ -17,6 +17,11 @@ from tests.helpers import DEADLINE, wait_until
 LOG = logging.getLogger("snakemq.test_writer")
 
 
+def report(exc: Exception) -> None:
+    """What becomes of a failure that nobody waits for."""
+    LOG.error("%s", exc)
+
+
 class Change(NamedTuple):
     """One call of change_items."""
 
@@ -124,7 +129,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.storage = HeldStorage()
-        self.writer = Writer(self.storage, LOG)
+        self.writer = Writer(self.storage, report)
         #: what was told as stored, with its position, in this order
         self.told: list[tuple[bytes, int]] = []
 
