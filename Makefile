@@ -36,7 +36,7 @@ wheel: install ## build it, and try it where nothing else is installed
 demo: ## two peers talk
 	$(PYTHON) -m snakemq demo
 
-bench: ## a quick look at the speed, side by side with snakeMQ 1.6
+bench: ## a quick look at the speed, side by side with others
 	$(PYTHON) -m benchmarks --quick
 
 check: ## everything, as CI does it
