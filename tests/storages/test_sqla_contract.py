@@ -10,12 +10,8 @@ import pytest
 from snakemq.storage import QueuesStorageBase
 from snakemq.storage.sqla import SqlAlchemyQueuesStorage
 from snakemq.testing.storage_contract import StorageContract
-from tests.servers.mariadb import mariadb, mariadb_url
-from tests.servers.postgresql import postgresql, postgresql_url
 
 sqlalchemy = pytest.importorskip("sqlalchemy", reason="there is no SQLAlchemy")
-
-__all__ = ["mariadb", "mariadb_url", "postgresql", "postgresql_url"]
 
 PREFIX = "contract_"
 

@@ -14,12 +14,8 @@ from snakemq.exceptions import StorageDamaged, StorageError, StorageUnavailable
 from snakemq.message import Message
 from snakemq.storage import Removal
 from snakemq.storage.sqla import SqlAlchemyQueuesStorage
-from tests.servers.mariadb import mariadb, mariadb_url
-from tests.servers.postgresql import postgresql, postgresql_url
 
 sqlalchemy = pytest.importorskip("sqlalchemy", reason="there is no SQLAlchemy")
-
-__all__ = ["mariadb", "mariadb_url", "postgresql", "postgresql_url"]
 
 
 @pytest.fixture(scope="module", params=["postgresql", "mariadb"])

@@ -14,13 +14,9 @@ from snakemq.exceptions import StorageError, StorageInUse
 from snakemq.message import Message
 from snakemq.storage.sqla import SqlAlchemyQueuesStorage
 from tests.helpers import DEADLINE, wait_until
-from tests.servers.mariadb import mariadb, mariadb_url
-from tests.servers.postgresql import postgresql, postgresql_url
 from tests.servers.sql_sessions import end, sessions
 
 sqlalchemy = pytest.importorskip("sqlalchemy", reason="there is no SQLAlchemy")
-
-__all__ = ["mariadb", "mariadb_url", "postgresql", "postgresql_url"]
 
 
 @pytest.fixture(scope="module", params=["postgresql", "mariadb", "sqlite"])

@@ -15,12 +15,8 @@ from snakemq.storage import Removal
 from snakemq.storage.sqla import SqlAlchemyQueuesStorage
 from tests.crash.proxy import CuttingProxy, Direction, Ending, Trap
 from tests.helpers import DEADLINE, wait_until
-from tests.servers.mariadb import mariadb, mariadb_url
-from tests.servers.postgresql import postgresql, postgresql_url
 
 sqlalchemy = pytest.importorskip("sqlalchemy", reason="there is no SQLAlchemy")
-
-__all__ = ["mariadb", "mariadb_url", "postgresql", "postgresql_url"]
 
 PREFIX = "network_"
 

@@ -12,12 +12,8 @@ import pytest
 from snakemq.exceptions import StorageDamaged
 from snakemq.message import Message
 from snakemq.storage.sqla import SqlAlchemyQueuesStorage
-from tests.servers.mariadb import mariadb, mariadb_url
-from tests.servers.postgresql import postgresql, postgresql_url
 
 sqlalchemy = pytest.importorskip("sqlalchemy", reason="there is no SQLAlchemy")
-
-__all__ = ["mariadb", "mariadb_url", "postgresql", "postgresql_url"]
 
 #: As SQLAlchemy made it for 1.6.
 CREATE = {

@@ -16,12 +16,8 @@ from snakemq.storage import Removal
 from snakemq.storage.sqla import SqlAlchemyQueuesStorage
 from tests.helpers import DEADLINE, wait_until
 from tests.servers._process import PrivateServer
-from tests.servers.mariadb import mariadb
-from tests.servers.postgresql import postgresql
 
 sqlalchemy = pytest.importorskip("sqlalchemy", reason="there is no SQLAlchemy")
-
-__all__ = ["mariadb", "postgresql"]
 
 #: Longer than any server takes to start.
 PATIENCE = 60.0

@@ -16,13 +16,9 @@ from snakemq import Peer, StorageInUse
 from snakemq.peer import ReceivedMessage
 from snakemq.storage.sqla import SqlAlchemyQueuesStorage
 from tests.helpers import DEADLINE, wait_until
-from tests.servers.mariadb import mariadb, mariadb_url
-from tests.servers.postgresql import postgresql, postgresql_url
 from tests.servers.sql_sessions import end, sessions
 
 pytest.importorskip("sqlalchemy", reason="there is no SQLAlchemy")
-
-__all__ = ["mariadb", "mariadb_url", "postgresql", "postgresql_url"]
 
 NODE = Path(__file__).parent / "redundant_node.py"
 ROOT = NODE.parent.parent.parent
