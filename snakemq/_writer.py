@@ -36,7 +36,7 @@ MAX_LEFT: Final = 1000
 
 #: After so many removals that need not survive a power failure they are made
 #: to. A message whose removal was undone is sent again, and the other side
-#: remembers twice as many at least.
+#: knows it if it is among the last ones that came; it remembers twice as many.
 MAX_UNSYNCED: Final = 4096
 
 

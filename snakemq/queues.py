@@ -189,9 +189,12 @@ class QueuesManager(CallbackOwner):
 
         try:
             self._store(stored, lambda: self.advance_stored_clocks(reserved), done)
-        finally:
-            if not is_done:
+        except BaseException:
+            if is_done:  # KeyboardInterrupt
+                self.attend(dict.fromkeys(queue for queue, _ in reserved))
+            else:
                 self.release(reserved)
+            raise
         self.wrote()
         return reserved
 
