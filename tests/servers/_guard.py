@@ -28,44 +28,59 @@ GRACE = 20.0
 
 def watch(process: subprocess.Popen[bytes]) -> None:
     process.wait()
-    print(0, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # the tests may be gone
+        print(0, flush=True)
+
+
+def start(order: list[str], directory: str) -> subprocess.Popen[bytes]:
+    owner = os.stat(directory)
+    # A server never runs as root.
+    drop = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": ()}
+    with open(os.path.join(directory, "log"), "ab") as log:
+        process = subprocess.Popen(
+            order,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            **(drop if os.getuid() == 0 else {}),  # type: ignore[arg-type]
+        )
+    print(process.pid, flush=True)
+    threading.Thread(target=watch, args=(process,), daemon=True).start()
+    return process
+
+
+def end(process: subprocess.Popen[bytes], farewell: int) -> None:
+    process.send_signal(farewell)
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def main() -> None:
     directory, farewell = sys.argv[1], int(sys.argv[2])
-    # Ctrl-C is for the tests; they, or their end, end this.
+    # Ctrl-C is for the tests; they, or their end, end this. A signal that ends
+    # them may be for all of their processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    owner = os.stat(directory)
-    # A server never runs as root.
-    drop = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": ()}
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda *_: sys.exit())
     process: subprocess.Popen[bytes] | None = None
-    for line in sys.stdin:
-        order = json.loads(line)
-        if isinstance(order, int):
-            if process is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(order)
-            continue
-        with open(os.path.join(directory, "log"), "ab") as log:
-            process = subprocess.Popen(
-                order,
-                cwd=directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                **(drop if os.getuid() == 0 else {}),  # type: ignore[arg-type]
-            )
-        print(process.pid, flush=True)
-        threading.Thread(target=watch, args=(process,), daemon=True).start()
-    if process is not None:
-        process.send_signal(farewell)
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        for line in sys.stdin:
+            order = json.loads(line)
+            if isinstance(order, list):
+                process = start(order, directory)
+            elif process is not None:
+                process.send_signal(order)
+    finally:
+        for ending in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ending, signal.SIG_IGN)
+        if process is not None:
+            end(process, farewell)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":
