@@ -15,9 +15,7 @@ from snakemq.cli._queues_pages import MAX_MESSAGES
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.storage import QueuesStorageBase, open_storage
 from snakemq.storage.sqlite import SqliteQueuesStorage
-from tests.servers.mariadb import mariadb, mariadb_url
 from tests.servers.mongodb import MongoDbServer, mongodb_server
-from tests.servers.postgresql import postgresql, postgresql_url
 
 __all__ = ["mariadb", "mariadb_url", "mongodb_server", "postgresql", "postgresql_url"]
 
