@@ -17,7 +17,7 @@ from snakemq.storage import QueuesStorageBase, open_storage
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from tests.servers.mongodb import MongoDbServer, mongodb_server
 
-__all__ = ["mariadb", "mariadb_url", "mongodb_server", "postgresql", "postgresql_url"]
+__all__ = ["mongodb_server"]
 
 
 @pytest.fixture(scope="module", params=["postgresql", "mariadb", "mongodb"])
