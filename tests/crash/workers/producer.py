@@ -22,7 +22,9 @@ def main() -> None:
     to = options["to"]
     with Peer(options["ident"], connect=options["connect"], storage=options.get("storage")) as peer:
         peer.messaging.queue_limits = QueueLimits(
-            max_messages=options["limit"], when_full=WhenFull.BLOCK
+            max_messages=options["limit"],
+            max_stored_messages=options["limit"],
+            when_full=WhenFull.BLOCK,
         )
         control.at_once("report", lambda: control.say(queued=peer.queued(to)))
         control.start()
