@@ -18,7 +18,7 @@ __all__ = ["LONG", "Calls"]
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("snakemq.storage")
 
 #: Seconds for one attempt of a thread that may wait. With it a write ends, one
 #: way or the other, before another process can take over.
@@ -44,7 +44,7 @@ class Calls:
     server that was away is back.
 
     :param server: the server
-    :param lease: who may use the storage
+    :param lease: the right to use the storage, or only to look at it
     :param patience: seconds that a thread which may wait waits for the server
     :param may_wait: whether the calling thread may
     :param settle: first in each attempt: brings to an end what an earlier one left

@@ -14,6 +14,7 @@ of the mark, and what has to be deleted still is what the mark says.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +22,7 @@ from snakemq.exceptions import StorageError
 from snakemq.storage._mongodb_lease import Lease
 from snakemq.storage._mongodb_server import Document, MongoServer
 
-__all__ = ["Deletion", "Groups", "filters_of"]
+__all__ = ["Confirmed", "Deletion", "Groups", "confirmed", "filters_of"]
 
 #: So many numbers at a time are noted in the mark as used up.
 _BLOCK: Final = 10_000
@@ -85,12 +86,8 @@ class Groups:
             collection.delete_many(unconfirmed)
             highest = collection.find_one({}, {"_id": 1}, sort=[("_id", -1)])
             last = max(last, int(highest["_id"]) if highest else 0)
-        for each in self._mark["deleting"]:
-            ids = array("q")
-            ids.frombytes(each["ids"])
-            self._server.delete(
-                each["collection"], filters_of(Deletion(each["collection"], each["queue"], ids))
-            )
+        for deletion in _deletions(self._mark):
+            self._server.delete(deletion.collection, filters_of(deletion))
         self.last = last
         self._write_mark(confirmed=self.last, deleting=[])
 
@@ -180,6 +177,57 @@ class Groups:
                 self._lease.renew()
             raise
         self._mark = mark
+
+
+class Confirmed(NamedTuple):
+    """What counts now, for those who do not hold the lease and so can't clean up.
+
+    :ivar number: groups up to this one do
+    :ivar deletions: what belongs to the last of them, and may still be there
+    """
+
+    number: int
+    deletions: list[Deletion]
+
+    @property
+    def filter(self) -> Document:
+        """Finds documents that are no group's, or of one that counts."""
+        return {"group": {"$not": {"$gt": self.number}}}
+
+    def has_deleted(self, name: str, document: Document) -> bool:
+        """Whether a document was deleted, although it is still there.
+
+        :param name: which collection it is in
+        :param document: with ``_id`` and, if it is in one, its queue
+        """
+        number = document["_id"]
+        for deletion in self.deletions:
+            if deletion.collection == name and deletion.queue in (None, document.get("queue")):
+                place = bisect_left(deletion.ids, number)
+                if place < len(deletion.ids) and deletion.ids[place] == number:
+                    return True
+        return False
+
+
+def confirmed(server: MongoServer, name: str) -> Confirmed:
+    """Read a mark.
+
+    :param server: the server
+    :param name: of the mark
+    """
+    mark = server.collection(_MARKS).find_one({"_id": name})
+    if mark is None:
+        return Confirmed(0, [])
+    return Confirmed(int(mark["confirmed"]), _deletions(mark))
+
+
+def _deletions(mark: Document) -> list[Deletion]:
+    found = []
+    for each in mark["deleting"]:
+        ids = array("q")
+        ids.frombytes(each["ids"])
+        found.append(Deletion(each["collection"], each["queue"], ids))
+    return found
 
 
 def filters_of(deletion: Deletion, at_most: int = 50_000) -> list[Document]:

@@ -36,7 +36,7 @@ from snakemq.storage._mongodb_received import Addition, Received
 from snakemq.storage._mongodb_server import MAX_DATA, DataTooLarge, Document, MongoServer
 from snakemq.storage.base import DeadLetter, InboxItem
 
-__all__ = ["DEAD", "INBOX", "Inbox"]
+__all__ = ["DEAD", "INBOX", "Inbox", "inbox_item_of", "letter_of", "unnoted"]
 
 INBOX: Final = "inbox"
 DEAD: Final = "dead"
@@ -81,22 +81,9 @@ class Inbox:
         self._server.index(DEAD, {"group": ("group",)})
 
     def recover(self) -> None:
-        """Write into the memory what a crash has left in the inbox only.
-
-        The memory is written after the inbox, and before its next group and
-        everything else; so that is the last group, or nothing.
-        """
-        fields = {"ident": 1, "uuid": 1, "keep": 1, "after": 1, "group": 1}
-        group: list[Document] = []
-        with self._server.collection(INBOX).find({}, fields) as cursor:
-            for each in cursor.sort("_id", -1):
-                if group and ("group" not in each or each["group"] != group[0].get("group")):
-                    break
-                group.append(each)
-        unnoted = [each for each in reversed(group) if "keep" in each]
-        if unnoted and self._received.last() <= unnoted[0]["after"]:
-            uuids = [bytes(each["uuid"]) for each in unnoted]
-            addition = Addition(unnoted[0]["ident"], uuids, unnoted[0]["keep"])
+        """Write into the memory what a crash has left in the inbox only."""
+        addition = unnoted(self._server, self._received, {})
+        if addition is not None:
             self._received.add(addition, late=False)
 
     def settle(self) -> None:
@@ -135,7 +122,9 @@ class Inbox:
         return self._calls.run(attempt)
 
     def items(self, after: int, limit: int | None) -> list[InboxItem]:
-        return self._calls.run(lambda: [_item(each) for each in self._find(INBOX, after, limit)])
+        return self._calls.run(
+            lambda: [inbox_item_of(each) for each in self._find(INBOX, after, limit)]
+        )
 
     def advance(self, done: int | None, starting: int | None) -> None:
         change = self._change()
@@ -181,13 +170,21 @@ class Inbox:
 
         self._calls.run(attempt)
 
+    # The memory
+
+    def peers(self) -> list[str]:
+        return self._calls.run(self._received.peers)
+
+    def load(self, ident: str) -> list[bytes]:
+        return self._calls.run(lambda: self._received.load(ident))
+
     # The dead letters
 
     def letters(self, after: int, limit: int | None) -> list[DeadLetter]:
-        return self._calls.run(lambda: [_letter(each) for each in self._find(DEAD, after, limit)])
+        return self._calls.run(lambda: [letter_of(each) for each in self._find(DEAD, after, limit)])
 
     def count_dead(self) -> int:
-        return self._calls.run(lambda: self._server.collection(DEAD).count_documents({}))
+        return self._calls.run(lambda: int(self._server.collection(DEAD).count_documents({})))
 
     def add_dead(self, letters: Iterable[DeadLetter]) -> None:
         documents = []
@@ -223,7 +220,7 @@ class Inbox:
                 document = {name: each[name] for name in _MESSAGE}
                 document["redelivered"] = bool(each["redelivered"] or each["attempts"])
                 documents.append({"_id": number, **document, "attempts": 0})
-            items = [_item(each) for each in documents]
+            items = [inbox_item_of(each) for each in documents]
             gone = Deletion(DEAD, None, [each["_id"] for each in found])
             self._groups.insert(INBOX, documents, [gone])
             self._finish(partial(self._delete, gone))
@@ -275,6 +272,30 @@ class Inbox:
         return f"{self._me} {next(self._changes)}"
 
 
+def unnoted(server: MongoServer, received: Received, counts: Document) -> Addition | None:
+    """What is in the inbox and not in the memory, as a crash leaves it.
+
+    The memory is written after the inbox, and before its next group and
+    everything else; so that is the last group, or nothing.
+
+    :param server: the server
+    :param received: the memory
+    :param counts: finds the items of groups that count
+    """
+    fields = {"ident": 1, "uuid": 1, "keep": 1, "after": 1, "group": 1}
+    group: list[Document] = []
+    with server.collection(INBOX).find(counts, fields) as cursor:
+        for each in cursor.sort("_id", -1):
+            if group and ("group" not in each or each["group"] != group[0].get("group")):
+                break
+            group.append(each)
+    found = [each for each in reversed(group) if "keep" in each]
+    if not found or received.last() > found[0]["after"]:
+        return None
+    uuids = [bytes(each["uuid"]) for each in found]
+    return Addition(found[0]["ident"], uuids, found[0]["keep"])
+
+
 #: What an item and a letter have in common.
 _MESSAGE: Final = ("ident", "uuid", "data", "ttl", "flags", "redelivered")
 
@@ -291,7 +312,11 @@ def _document(ident: str, message: Message) -> Document:
     }
 
 
-def _item(document: Document) -> InboxItem:
+def inbox_item_of(document: Document) -> InboxItem:
+    """An item out of its document.
+
+    :raises snakemq.exceptions.StorageDamaged: it is none
+    """
     try:
         return InboxItem(
             int(document["_id"]), document["ident"], _message(document), int(document["attempts"])
@@ -300,9 +325,13 @@ def _item(document: Document) -> InboxItem:
         raise _damaged(document, exc) from exc
 
 
-def _letter(document: Document) -> DeadLetter:
+def letter_of(document: Document) -> DeadLetter:
+    """A letter out of its document.
+
+    :raises snakemq.exceptions.StorageDamaged: it is none
+    """
     try:
-        return DeadLetter(*_item(document), document["reason"], float(document["died_at"]))
+        return DeadLetter(*inbox_item_of(document), document["reason"], float(document["died_at"]))
     except (KeyError, TypeError, ValueError) as exc:
         raise _damaged(document, exc) from exc
 

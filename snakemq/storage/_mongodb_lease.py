@@ -26,7 +26,7 @@ from snakemq.exceptions import StorageInUse
 from snakemq.storage._common import wall_clock
 from snakemq.storage._mongodb_server import Document, MongoServer
 
-__all__ = ["LEASE", "OWN", "RENEW", "Lease"]
+__all__ = ["LEASE", "OWN", "RENEW", "Lease", "Onlooker"]
 
 #: After so many seconds without renewal another one may take it.
 LEASE: Final = 24.0
@@ -102,6 +102,10 @@ class Lease:
             self.number, self._renewed = number, now
             self.heritage = mine.get("heritage")
             return None
+
+    def was_ever_taken(self) -> bool:
+        """Whether there is a storage: who takes it, now or long ago, leaves a document."""
+        return self._server.collection(_NAME).find_one({}, {"_id": 1}) is not None
 
     def check_not_lost(self) -> None:
         """Refuse to go on if somebody else has it.
@@ -199,6 +203,17 @@ class Lease:
             " last sign of life; lock_timeout tells how long to wait",
             holder,
         )
+
+
+class Onlooker(Lease):
+    """In place of a lease, for who only looks and so needs none."""
+
+    def check(self) -> None:
+        """Go on, whoever has it."""
+
+    def renew(self) -> None:
+        """See whether the server is there, nothing more."""
+        self._server.time()
 
 
 def _holder(document: Document) -> str:

@@ -40,11 +40,11 @@ from snakemq.storage._mongodb_server import (
 )
 from snakemq.storage.base import QueueSummary, Removal, StoredItem
 
-__all__ = ["ITEMS", "Outbox"]
+__all__ = ["ALL", "CLOCKS", "HIGHEST", "ITEMS", "Outbox", "counted", "item_of", "remains_of"]
 
 ITEMS: Final = "items"
 
-_CLOCKS: Final = "clocks"
+CLOCKS: Final = "clocks"
 
 #: By name, the fields. The first one is for pages, and has the size in it so
 #: that counting need not look at the documents.
@@ -54,10 +54,10 @@ _INDEXES: Final = {
     "uuid": ("uuid",),
 }
 
-_HIGHEST: Final = 2**63 - 1
+HIGHEST: Final = 2**63 - 1
 
 #: Names are text, so this is all of them, by the index.
-_ALL: Final = {"queue": {"$gte": ""}}
+ALL: Final = {"queue": {"$gte": ""}}
 
 #: If the counts of more queues than this are not sure, all are counted at once.
 _RECOUNT_ALL: Final = 100
@@ -105,19 +105,18 @@ class Outbox:
         :param heritage: what :meth:`heritage` gave at the last closing, or ``None``
         """
         self._clocks = {
-            each["_id"]: float(each["seconds"])
-            for each in self._server.collection(_CLOCKS).find({})
+            each["_id"]: float(each["seconds"]) for each in self._server.collection(CLOCKS).find({})
         }
         if isinstance(heritage, list):
             self._counts = {
                 each["queue"]: (int(each["messages"]), int(each["bytes"])) for each in heritage
             }
         else:
-            self._counts = self._counted(_ALL)
+            self._counts = self._counted(ALL)
         # Nothing that is pushed later has anything to do with them.
         unused = [name for name in self._clocks if name not in self._counts]
         for start in range(0, len(unused), 10_000):
-            self._server.collection(_CLOCKS).delete_many(
+            self._server.collection(CLOCKS).delete_many(
                 {"_id": {"$in": unused[start : start + 10_000]}}
             )
         for name in unused:
@@ -138,7 +137,7 @@ class Outbox:
             self._remove(self._unremoved)
             self._unremoved = []
         if len(self._uncounted) > _RECOUNT_ALL:
-            self._counts = self._counted(_ALL)
+            self._counts = self._counted(ALL)
             self._uncounted.clear()
         while self._uncounted:
             name = next(iter(self._uncounted))
@@ -187,7 +186,7 @@ class Outbox:
                 {"ttl": 1, "at": 1},
                 sort=[("expires", 1)],
             )
-            return None if first is None else self._remaining(name, first)
+            return None if first is None else remains_of(first, self._clocks.get(name, 0.0))
 
         return self._calls.run(attempt)
 
@@ -289,7 +288,7 @@ class Outbox:
             self._server.collection(ITEMS).delete_many({})
             self._uncounted.clear()
             self._counts = {}
-            self._server.collection(_CLOCKS).delete_many({})
+            self._server.collection(CLOCKS).delete_many({})
             self._clocks = {}
 
         self._calls.run(attempt, LONG)
@@ -320,7 +319,7 @@ class Outbox:
 
         def attempt() -> None:
             nonlocal target
-            clocks = self._server.late(_CLOCKS)
+            clocks = self._server.late(CLOCKS)
             if name not in self._counts:
                 # Nothing that is pushed later has anything to do with it.
                 if name in self._clocks:
@@ -433,37 +432,59 @@ class Outbox:
         return dict(self._counts)
 
     def _counted(self, which: Document) -> dict[str, tuple[int, int]]:
-        # Two times one sum: FerretDB can't do both in one pass. Neither reads
-        # anything but the index.
-        totals: list[dict[str, int]] = []
-        for what in (1, "$bytes"):
-            found = self._server.collection(ITEMS).aggregate(
-                [{"$match": which}, {"$group": {"_id": "$queue", "total": {"$sum": what}}}],
-                hint="page",
-            )
-            totals.append({each["_id"]: int(each["total"]) for each in found})
-        counts, sizes = totals
-        return {name: (count, sizes.get(name, 0)) for name, count in counts.items()}
+        return counted(self._server, which, by_index=True)
 
     def _item(self, document: Document) -> StoredItem:
-        try:
-            ttl = self._remaining(document["queue"], document)
-            message = Message(document["data"], ttl, document["flags"], document["uuid"])
-            return StoredItem(int(document["_id"]), message)
-        except (KeyError, TypeError, ValueError) as exc:
-            raise StorageDamaged(
-                f"the document {document.get('_id')!r} in {self._server.place}.{ITEMS} is no"
-                f" message ({type(exc).__name__}: {exc}); it was left as it is"
-            ) from exc
+        return item_of(self._server, document, self._clocks.get(document["queue"], 0.0))
 
-    def _remaining(self, name: str, document: Document) -> float | None:
-        elapsed = self._clocks.get(name, 0.0) - document["at"]
-        # A clock may be behind after a power failure, but nothing lives longer.
-        return remaining(document["ttl"], max(elapsed, 0.0))
+
+def counted(server: MongoServer, which: Document, *, by_index: bool) -> dict[str, tuple[int, int]]:
+    """By queue, how many items and bytes a filter finds.
+
+    :param server: the server
+    :param which: the filter
+    :param by_index: whether nothing but the index for pages is needed for that
+    """
+    # Two times one sum: FerretDB can't do both in one pass.
+    totals: list[dict[str, int]] = []
+    hint: dict[str, Any] = {"hint": "page"} if by_index else {}
+    for what in (1, "$bytes"):
+        found = server.collection(ITEMS).aggregate(
+            [{"$match": which}, {"$group": {"_id": "$queue", "total": {"$sum": what}}}], **hint
+        )
+        totals.append({each["_id"]: int(each["total"]) for each in found})
+    counts, sizes = totals
+    return {name: (count, sizes.get(name, 0)) for name, count in counts.items()}
+
+
+def item_of(server: MongoServer, document: Document, clock: float) -> StoredItem:
+    """An item out of its document.
+
+    :param clock: what that of its queue shows
+    :raises snakemq.exceptions.StorageDamaged: it is none
+    """
+    try:
+        ttl = remains_of(document, clock)
+        message = Message(document["data"], ttl, document["flags"], document["uuid"])
+        return StoredItem(int(document["_id"]), message)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise StorageDamaged(
+            f"the document {document.get('_id')!r} in {server.place}.{ITEMS} is no"
+            f" message ({type(exc).__name__}: {exc}); it was left as it is"
+        ) from exc
+
+
+def remains_of(document: Document, clock: float) -> float | None:
+    """What remains of the TTL of an item.
+
+    :param clock: what that of its queue shows
+    """
+    # A clock may be behind after a power failure, but nothing lives longer.
+    return remaining(document["ttl"], max(clock - document["at"], 0.0))
 
 
 def _deletion(removal: Removal) -> Deletion:
-    ids = [position for position in removal.positions if position <= _HIGHEST]
+    ids = [position for position in removal.positions if position <= HIGHEST]
     return Deletion(ITEMS, removal.queue_name, ids)
 
 

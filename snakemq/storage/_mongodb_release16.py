@@ -22,7 +22,7 @@ from snakemq.storage._mongodb_groups import Groups
 from snakemq.storage._mongodb_outbox import ITEMS, Outbox
 from snakemq.storage._mongodb_server import Document, MongoServer
 
-__all__ = ["take_over"]
+__all__ = ["holds_any", "take_over"]
 
 _OLD: Final = "snakemq_items"
 
@@ -37,6 +37,11 @@ class _Item(NamedTuple):
     message: Message
 
 
+def holds_any(server: MongoServer) -> bool:
+    """Whether there is something that 1.6 has stored."""
+    return server.collection(_OLD).find_one({}, {"_id": 1}) is not None
+
+
 def take_over(server: MongoServer, outbox: Outbox, groups: Groups) -> int:
     """Move 1.6's documents into the queues, behind what is there, in their order.
 
@@ -47,9 +52,8 @@ def take_over(server: MongoServer, outbox: Outbox, groups: Groups) -> int:
     :returns: how many that were
     :raises snakemq.exceptions.StorageDamaged: one is not as 1.6 stores them
     """
-    old = server.collection(_OLD)
     done = 0
-    taken = _taken_last(server) if old.find_one({}, {"_id": 1}) else set()
+    taken = _taken_last(server) if holds_any(server) else set()
     while True:
         batch = _next_batch(server)
         if not batch:

@@ -18,10 +18,11 @@ from snakemq.storage._common import check_keep, check_seconds, check_uuids, wall
 from snakemq.storage._mongodb_calls import LONG, Calls
 from snakemq.storage._mongodb_groups import Groups
 from snakemq.storage._mongodb_inbox import DEAD, INBOX, Inbox
-from snakemq.storage._mongodb_lease import Lease
+from snakemq.storage._mongodb_lease import Lease, Onlooker
+from snakemq.storage._mongodb_look import InboxLook, OutboxLook
 from snakemq.storage._mongodb_outbox import ITEMS, Outbox
 from snakemq.storage._mongodb_received import Addition, Received
-from snakemq.storage._mongodb_release16 import take_over
+from snakemq.storage._mongodb_release16 import holds_any, take_over
 from snakemq.storage._mongodb_server import DEFAULT_DATABASE, MongoServer
 from snakemq.storage.base import (
     DeadLetter,
@@ -104,6 +105,12 @@ class MongoDbQueuesStorage(QueuesStorageBase):
     :param patience: how long a call waits for a server that is away, in seconds
     :param lock_timeout: how long to wait for a storage that is in use, in
         seconds; ``None``: for ever
+    :param create: ``False``: refuse a database without a queue storage in it,
+        instead of making one
+    :param read_only: only look, even while a program uses it. This takes no
+        lease and changes nothing. What 1.6 has stored is not seen before it was
+        taken over. Every method that would change something raises
+        :exc:`~snakemq.exceptions.StorageError`
     :param wall_clock: gives the time for :meth:`oldest` and
         :attr:`DeadLetter.died_at`, in seconds since 1970; that of the system if it
         is not given
@@ -130,6 +137,8 @@ class MongoDbQueuesStorage(QueuesStorageBase):
         write_concern: WriteConcern | None = None,
         patience: float = 30.0,
         lock_timeout: float | None = 0.0,
+        create: bool = True,
+        read_only: bool = False,
         wall_clock: Callable[[], float] = wall_clock,
         **options: Any,
     ) -> None:
@@ -137,7 +146,8 @@ class MongoDbQueuesStorage(QueuesStorageBase):
         if lock_timeout is not None:
             check_seconds(lock_timeout)
         self._server = MongoServer(client, host, port, database, collection, write_concern, options)
-        self._lease = Lease(self._server)
+        self._read_only = read_only
+        self._lease = Onlooker(self._server) if read_only else Lease(self._server)
         self._calls = Calls(
             self._server, self._lease, patience, lambda: self.may_wait(), self._settle
         )
@@ -148,11 +158,20 @@ class MongoDbQueuesStorage(QueuesStorageBase):
         self._inbox = Inbox(
             self._server, self._calls, self._inbox_groups, self._received, wall_clock
         )
+        self._queues: Outbox | OutboxLook = self._outbox
+        self._arrived: Inbox | InboxLook = self._inbox
+        if read_only:
+            self._queues = OutboxLook(self._server, self._calls)
+            self._arrived = InboxLook(self._server, self._calls)
         self._synced = True
         try:
-            self._take(lock_timeout)
+            if read_only or not create:
+                self._calls.first(self._check_there)
+            if not read_only:
+                self._take(lock_timeout)
             self._calls.start()
-            self._calls.first(self._prepare, LONG)
+            if not read_only:
+                self._calls.first(self._prepare, LONG)
         except BaseException:
             self._calls.close(lambda: self._lease.release(None))
             raise
@@ -166,44 +185,51 @@ class MongoDbQueuesStorage(QueuesStorageBase):
         self._calls.close(lambda: self._lease.release(self._outbox.heritage()))
 
     def get_queues(self) -> list[str]:
-        return self._outbox.names()
+        return self._queues.names()
 
     def get_items(self, queue_name: str) -> list[Message]:
-        return self._outbox.items(queue_name)
+        return self._queues.items(queue_name)
 
     def push(self, queue_name: str, item: Message) -> None:
+        self._refuse_to_look_only()
         self._outbox.change(((queue_name, item),), ())
 
     def push_many(self, entries: Iterable[tuple[str, Message]]) -> None:
+        self._refuse_to_look_only()
         self._outbox.change(entries, ())
 
     def remove_items(self, queue_name: str, items: Iterable[Message]) -> None:
+        self._refuse_to_look_only()
         self._outbox.remove_first(queue_name, items)
 
     def delete_items(self, items: Sequence[Message]) -> None:
+        self._refuse_to_look_only()
         self._outbox.delete_copies(items)
 
     def delete_all(self) -> None:
+        self._refuse_to_look_only()
         self._outbox.delete_all()
 
     def update_items_ttl(self, items: Sequence[Message]) -> None:
+        self._refuse_to_look_only()
         self._outbox.update_ttls(items)
 
     def advance_ttl(self, queue_name: str, seconds: float) -> None:
+        self._refuse_to_look_only()
         check_seconds(seconds)
         self._synced = False
         self._outbox.advance_ttl(queue_name, seconds)
 
     def summarize(self) -> list[QueueSummary]:
-        return self._outbox.summarize()
+        return self._queues.summarize()
 
     def last_position(self) -> int:
-        return self._outbox.last_position()
+        return self._queues.last_position()
 
     def get_page(
         self, queue_name: str, after: int, *, max_messages: int, max_bytes: int
     ) -> list[StoredItem]:
-        return self._outbox.page(queue_name, after, max_messages, max_bytes)
+        return self._queues.page(queue_name, after, max_messages, max_bytes)
 
     def change_items(
         self,
@@ -212,29 +238,32 @@ class MongoDbQueuesStorage(QueuesStorageBase):
         *,
         sync: bool = True,
     ) -> list[int]:
+        self._refuse_to_look_only()
         if not sync:
             self._synced = False
         return self._outbox.change(push, remove, late=not sync)
 
     def next_expiry(self, queue_name: str, after: int = 0) -> float | None:
-        return self._outbox.next_expiry(queue_name, after)
+        return self._queues.next_expiry(queue_name, after)
 
     def take_expired(
         self, queue_name: str, seconds: float, after: int, max_messages: int
     ) -> list[StoredItem]:
+        self._refuse_to_look_only()
         self._synced = False
         return self._outbox.take_expired(queue_name, seconds, after, max_messages)
 
     def oldest(self, queue_name: str) -> float | None:
-        return self._outbox.oldest(queue_name)
+        return self._queues.oldest(queue_name)
 
     def received_peers(self) -> list[str]:
-        return self._calls.run(self._received.peers)
+        return self._arrived.peers()
 
     def load_received(self, ident: str) -> list[bytes]:
-        return self._calls.run(lambda: self._received.load(ident))
+        return self._arrived.load(ident)
 
     def add_received(self, ident: str, uuids: Iterable[bytes], *, keep: int, sync: bool) -> None:
+        self._refuse_to_look_only()
         check_keep(keep)
         addition = Addition(ident, check_uuids(uuids), keep)
         if not sync:
@@ -256,40 +285,71 @@ class MongoDbQueuesStorage(QueuesStorageBase):
                 raise
 
     def push_inbox(self, ident: str, messages: Iterable[Message], *, keep: int) -> list[int]:
+        self._refuse_to_look_only()
         return self._inbox.push(ident, messages, keep)
 
     def get_inbox(self, after: int = 0, limit: int | None = None) -> list[InboxItem]:
-        return self._inbox.items(after, limit)
+        return self._arrived.items(after, limit)
 
     def advance_inbox(self, done: int | None, starting: int | None) -> None:
+        self._refuse_to_look_only()
         self._synced = False
         self._inbox.advance(done, starting)
 
     def uncount_attempt(self, item_id: int) -> None:
+        self._refuse_to_look_only()
         self._synced = False
         self._inbox.uncount(item_id)
 
     def bury(self, item_id: int, reason: str) -> None:
+        self._refuse_to_look_only()
         self._inbox.bury(item_id, reason)
 
     def get_dead(self, after: int = 0, limit: int | None = None) -> list[DeadLetter]:
-        return self._inbox.letters(after, limit)
+        return self._arrived.letters(after, limit)
 
     def count_dead(self) -> int:
-        return self._inbox.count_dead()
+        return self._arrived.count_dead()
 
     def add_dead(self, letters: Iterable[DeadLetter]) -> None:
+        self._refuse_to_look_only()
         self._inbox.add_dead(letters)
 
     def retry_dead(self, ids: Sequence[int] | None) -> list[InboxItem]:
+        self._refuse_to_look_only()
         return self._inbox.retry(ids)
 
     def drop_dead(self, ids: Sequence[int] | None) -> int:
+        self._refuse_to_look_only()
         return self._inbox.drop(ids)
 
     def __repr__(self) -> str:
         state = "open" if self._calls.is_open else "closed"
         return f"<{type(self).__name__} {self._server.place} {state}>"
+
+    def _check_there(self) -> None:
+        """Refuse where there is no storage."""
+        if self._lease.was_ever_taken():
+            return
+        if not holds_any(self._server):
+            raise StorageError(
+                f"there is no queue storage in {self._server.place}; check the names of the"
+                " database and of the collection"
+            )
+        if self._read_only:
+            raise StorageError(
+                f"in {self._server.place} there is only what snakeMQ 1.6 has stored, which can't be"
+                " looked at with read_only; open it once without, and it is taken over"
+            )
+
+    def _refuse_to_look_only(self) -> None:
+        """First in everything that changes something."""
+        if self._read_only:
+            self._calls.check_usable()
+            raise StorageError(
+                f"the storage {self._server.place} was opened with read_only, so nothing in it can"
+                " be changed; open it without"
+            )
 
     def _take(self, lock_timeout: float | None) -> None:
         """Wait for the lease."""
