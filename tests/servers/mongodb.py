@@ -58,6 +58,8 @@ class MongoDbServer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                # It is small, and a fifth faster if it collects its garbage less often.
+                env={"GOGC": "800", **os.environ},
             )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
