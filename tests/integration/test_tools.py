@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TOOLS = ROOT / "tools"
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, **environment: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
+        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -82,3 +84,32 @@ def test_the_pythons_are_those_that_run(others: bool) -> None:
     assert len(versions) == len(set(versions))
     this = "{} {}\n".format(*sys.version_info[:2])
     assert (this in versions) is (not others and sys.version_info[:2] <= (3, 13))
+
+
+def where_the_server_is(cache: Path) -> Path:
+    done = run(TOOLS / "mongodb_server.py", "--where", XDG_CACHE_HOME=cache, LOCALAPPDATA=cache)
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = done.stdout.splitlines()
+    return Path(line)
+
+
+def test_where_the_mongodb_server_is_can_be_told_without_building_it(tmp_path: Path) -> None:
+    there = where_the_server_is(tmp_path)
+    assert there == where_the_server_is(tmp_path)
+    assert there.parent == tmp_path / "snakemq-tests"
+    assert there.name.startswith("ferretdb-")
+    assert not there.exists()
+    assert not there.parent.exists()
+
+
+def test_a_mongodb_server_without_a_compiler_tells_what_to_install(tmp_path: Path) -> None:
+    done = pretend(
+        "import mongodb_server, sys\n"
+        f"mongodb_server._cache = lambda: mongodb_server.Path({str(tmp_path)!r})\n"
+        "mongodb_server._go = lambda: None\n"
+        "sys.argv = ['mongodb_server.py']\n"
+        "sys.exit(mongodb_server.main())"
+    )
+    assert done.returncode == 2
+    assert "apt install golang-go" in done.stderr
+    assert "SNAKEMQ_TEST_MONGODB" in done.stderr
