@@ -72,9 +72,9 @@ class MongoDbQueuesStorage(QueuesStorageBase):
     does not write until it has, and when another one has it, every call raises
     :exc:`~snakemq.exceptions.StorageInUse`. What this can't promise: a write
     that is on its way through the network for longer than about 12 seconds,
-    while the lease is lost, may arrive after all. Batches that come so late
-    don't count; a single item does, and is delivered after it was said that it
-    was not stored.
+    while the lease is lost, may arrive after all. What it has, a single item or
+    a part of a batch, is then delivered after it was said that it was not
+    stored.
 
     **While the server is away** a call waits up to ``patience`` seconds for it
     to come back and then raises
