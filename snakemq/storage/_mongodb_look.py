@@ -1,14 +1,15 @@
 """Reading a storage on a MongoDB server without the lease, beside who has it.
 
-Nothing is remembered here from one call to the next, because somebody else may
+Nothing of it is remembered here from one call to the next, because somebody else may
 change anything. And nothing can be cleaned up, so what is there and does not
 count is passed over: see the module _mongodb_groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from typing import TypeVar
 
 from snakemq.message import Message
 from snakemq.storage._mongodb_calls import LONG, Calls
@@ -24,10 +25,13 @@ from snakemq.storage._mongodb_outbox import (
     remains_of,
 )
 from snakemq.storage._mongodb_received import Addition, Received
+from snakemq.storage._mongodb_release16 import Untaken
 from snakemq.storage._mongodb_server import Document, MongoServer
 from snakemq.storage.base import DeadLetter, InboxItem, QueueSummary, StoredItem
 
 __all__ = ["InboxLook", "OutboxLook"]
+
+T = TypeVar("T")
 
 
 class _Look:
@@ -84,6 +88,7 @@ class OutboxLook(_Look):
 
     def __init__(self, server: MongoServer, calls: Calls) -> None:
         super().__init__(server, calls, "outbox")
+        self._untaken = Untaken(server)
 
     def names(self) -> list[str]:
         return [each.name for each in self.summarize()]
@@ -93,36 +98,41 @@ class OutboxLook(_Look):
             marked = self._confirmed()
             # Only in what comes behind the mark can there be something that
             # does not count, and that is little.
-            counts = counted(self._server, {**ALL, "_id": {"$lte": marked.number}}, by_index=True)
+            before = {**ALL, "_id": {"$lte": marked.number}}
+            counts = counted(self._server, before, by_index=True) if marked.number else {}
             behind = {"_id": {"$gt": marked.number}, **marked.filter}
-            for name, more in counted(self._server, behind, by_index=False).items():
+            more = counted(self._server, behind, by_index=False)
+            for name, *numbers in (
+                *((name, *found) for name, found in more.items()),
+                *self._untaken.summarize(),
+            ):
                 count, size = counts.get(name, (0, 0))
-                counts[name] = count + more[0], size + more[1]
+                counts[name] = count + numbers[0], size + numbers[1]
             for each in self._still_there(marked, ITEMS):
                 count, size = counts.get(each["queue"], (0, 0))
                 counts[each["queue"]] = count - 1, size - each["bytes"]
             return [QueueSummary(name, *found) for name, found in counts.items() if found[0] > 0]
 
-        return self._calls.run(attempt, LONG)
+        return self._run(attempt, LONG)
 
     def last_position(self) -> int:
         """The highest that is stored; which ones were given besides, the holder knows."""
 
         def attempt() -> int:
             last = self._server.collection(ITEMS).find_one({}, {"_id": 1}, sort=[("_id", -1)])
-            return int(last["_id"]) if last else 0
+            return self._untaken.last_position() or (int(last["_id"]) if last else 0)
 
-        return self._calls.run(attempt)
+        return self._run(attempt)
 
     def items(self, name: str) -> list[Message]:
         def attempt() -> list[Message]:
             clock = self._clock(name)
-            return [
-                item_of(self._server, each, clock).message
-                for each in self._visible(ITEMS, {"queue": name})
-            ]
+            found = self._visible(ITEMS, {"queue": name})
+            items = [item_of(self._server, each, clock).message for each in found]
+            items.extend(self._untaken.items(name))
+            return items
 
-        return self._calls.run(attempt, LONG)
+        return self._run(attempt, LONG)
 
     def page(self, name: str, after: int, max_messages: int, max_bytes: int) -> list[StoredItem]:
         which = {"queue": name, "_id": {"$gt": min(after, HIGHEST)}}
@@ -136,10 +146,11 @@ class OutboxLook(_Look):
                     page.append(item_of(self._server, document, clock))
                     size += len(page[-1].message.data)
                     if size >= max_bytes:
-                        break
-            return page
+                        return page
+            left = max_messages - len(page)
+            return page + self._untaken.page(name, after, left, max_bytes - size)
 
-        return self._calls.run(attempt)
+        return self._run(attempt)
 
     def next_expiry(self, name: str, after: int) -> float | None:
         which = {"queue": name, "_id": {"$gt": min(after, HIGHEST)}, "expires": {"$gte": 0}}
@@ -147,16 +158,23 @@ class OutboxLook(_Look):
         def attempt() -> float | None:
             clock = self._clock(name)
             first = list(self._visible(ITEMS, which, 1, "expires"))
-            return remains_of(first[0], clock) if first else None
+            left = [remains_of(each, clock) for each in first]
+            left.append(self._untaken.next_expiry(name, after))
+            return min((each for each in left if each is not None), default=None)
 
-        return self._calls.run(attempt)
+        return self._run(attempt)
 
     def oldest(self, name: str) -> float | None:
         def attempt() -> float | None:
             first = list(self._visible(ITEMS, {"queue": name}, 1))
             return first[0].get("stored_at") if first else None
 
-        return self._calls.run(attempt)
+        return self._run(attempt)
+
+    def _run(self, attempt: Callable[[], T], *seconds: float | None) -> T:
+        # Apart from it, because that may take longer.
+        self._calls.run(self._untaken.refresh, LONG)
+        return self._calls.run(attempt, *seconds)
 
     def _clock(self, name: str) -> float:
         found = self._server.collection(CLOCKS).find_one({"_id": name})

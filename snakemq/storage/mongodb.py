@@ -108,8 +108,8 @@ class MongoDbQueuesStorage(QueuesStorageBase):
     :param create: ``False``: refuse a database without a queue storage in it,
         instead of making one
     :param read_only: only look, even while a program uses it. This takes no
-        lease and changes nothing. What 1.6 has stored is not seen before it was
-        taken over. Every method that would change something raises
+        lease and changes nothing, and what 1.6 has stored is seen where it is:
+        behind everything else. Every method that would change something raises
         :exc:`~snakemq.exceptions.StorageError`
     :param wall_clock: gives the time for :meth:`oldest` and
         :attr:`DeadLetter.died_at`, in seconds since 1970; that of the system if it
@@ -329,17 +329,10 @@ class MongoDbQueuesStorage(QueuesStorageBase):
 
     def _check_there(self) -> None:
         """Refuse where there is no storage."""
-        if self._lease.was_ever_taken():
-            return
-        if not holds_any(self._server):
+        if not self._lease.was_ever_taken() and not holds_any(self._server):
             raise StorageError(
                 f"there is no queue storage in {self._server.place}; check the names of the"
                 " database and of the collection"
-            )
-        if self._read_only:
-            raise StorageError(
-                f"in {self._server.place} there is only what snakeMQ 1.6 has stored, which can't be"
-                " looked at with read_only; open it once without, and it is taken over"
             )
 
     def _refuse_to_look_only(self) -> None:

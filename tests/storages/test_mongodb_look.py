@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from snakemq.cli import main
-from snakemq.exceptions import StorageError, StorageInUse, StorageUnavailable
+from snakemq.exceptions import StorageDamaged, StorageError, StorageInUse, StorageUnavailable
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.storage import QueueSummary, Removal
 from snakemq.storage.base import DeadLetter
@@ -226,17 +226,65 @@ def test_one_that_is_not_there_is_not_made(
     assert open_storage(**options).summarize() == []
 
 
-def test_what_16_has_stored_is_left_to_who_may_take_it_over(
-    mongodb: Any, open_storage: Open
+def old_document(name: str, number: int) -> dict[str, Any]:
+    """As 1.6 stored it."""
+    return {
+        "queue_name": name,
+        "uuid": base64.encodebytes(b"%016d" % number),
+        "data": base64.encodebytes(b"message %d" % number),
+        "ttl": number + 0.5 if number % 2 else None,
+        "flags": number,
+    }
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside a storage of ours"])
+def test_what_16_has_stored_is_seen_where_it_is(
+    mongodb: Any, open_storage: Open, beside: bool
 ) -> None:
-    encoded = base64.encodebytes(b"0123")
-    old = {"queue_name": "a", "uuid": encoded, "data": encoded, "ttl": None, "flags": 1}
-    mongodb["snakemq.snakemq_items"].insert_one(old)
+    if beside:
+        with open_storage() as storage:
+            fill(storage)
+    old = mongodb["snakemq.snakemq_items"]
+    old.insert_many([old_document("ac"[number % 3 == 2], number) for number in range(1, 7)])
     before = content(mongodb)
-    with pytest.raises(StorageError, match=r"only what snakeMQ 1\.6 .* open it once without"):
-        open_storage(create=False, read_only=True)
-    assert content(mongodb) == before
-    assert data_of(open_storage(create=False), "a") == [b"0123"]
+    with open_storage(create=False, read_only=True) as look:
+        seen = everything(look)
+        ours = [b"1", b"333", b"4444"] if beside else []
+        assert data_of(look, "a") == [*ours, b"message 1", b"message 3", b"message 4", b"message 6"]
+        positions: list[int] = []
+        while page := look.get_page(
+            "c", positions[-1] if positions else 0, max_messages=9, max_bytes=1
+        ):
+            positions += [each.position for each in page]
+        assert len(positions) == 2
+        assert positions[-1] < look.last_position()
+        assert [each.ttl for each in look.get_items("c")] == [None, 5.5]
+        assert look.next_expiry("c") == 5.5
+        # It is there once, whoever has it.
+        assert content(mongodb) == before
+        with open_storage() as storage:
+            everything(look)
+            taken = everything(storage)
+            assert everything(look)[:2] == taken[:2] == seen[:2]
+    assert old.count_documents({}) == 0
+
+
+def test_what_is_taken_over_in_this_moment_is_seen_once(mongodb: Any, open_storage: Open) -> None:
+    old = mongodb["snakemq.snakemq_items"]
+    old.insert_many([old_document("a", number) for number in range(4)])
+    documents = list(old.find({}))
+    open_storage().close()
+    # Stored as ours, and the old ones not all deleted yet; one is still to come.
+    old.insert_many([*documents[2:], old_document("a", 4)])
+    look = open_storage(read_only=True)
+    assert data_of(look, "a") == [b"message %d" % number for number in range(5)]
+    assert look.summarize() == [QueueSummary("a", 5, 45)]
+    old.insert_one(old_document("b", 5))
+    old.insert_one({**old_document("b", 6), "data": "no base64!"})
+    with pytest.raises(StorageDamaged, match=r"is none of snakeMQ 1\.6"):
+        look.get_queues()
+    old.delete_one({"flags": 6})
+    assert data_of(look, "b") == [b"message 5"]
 
 
 @pytest.mark.slow
