@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from snakemq._core.outbox import Entry, Outbox, Taken
@@ -375,8 +375,12 @@ class Queue:
         if removals:
             self.manager.remove_stored(removals)
 
-    def connect(self) -> None:
-        """The peer is connected: TTL stands still from now on."""
+    def connect(self, announce: Callable[[], object] = lambda: None) -> None:
+        """The peer is connected: TTL stands still from now on.
+
+        :param announce: called when that is so, before what has expired is
+            reported: a callback for that may send something
+        """
         dropped = []
         while expired := self._expire_on_disk():
             dropped += expired
@@ -387,7 +391,7 @@ class Queue:
             self.connected = True
         self._remove(removals)
         self.store_clock()
-        # Last: a callback may send something, and finds the peer connected.
+        announce()
         self.manager.report_drops(self.name, dropped, DropReason.EXPIRED)
 
     def disconnect(self) -> None:

@@ -469,9 +469,9 @@ class Messaging(CallbackOwner):
         connection.ident = ident
         connection.interrupted = False
         connection.arrived_at = self.packeter.time()
-        self._by_ident[ident] = connection
         queue = connection.queue = self.queues_manager.get_queue(ident)
-        queue.connect()
+        # Who finds it connected can send what is for now only.
+        queue.connect(lambda: self._by_ident.__setitem__(ident, connection))
         self._attendant.arrived(ident)
         self.log.debug("conn=%s is %r", connection.conn_id, ident)
         try:
@@ -518,7 +518,7 @@ class Messaging(CallbackOwner):
 
     def _depart(self, connection: PeerConnection, ident: str) -> None:
         connection.ident = None
-        del self._by_ident[ident]
+        self._by_ident.pop(ident, None)
         self._incoming.depart(connection, ident)
         queue = connection.queue
         assert queue is not None

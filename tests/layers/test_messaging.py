@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from snakemq.exceptions import (
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.messaging import Messaging, ReceiveHook
 from snakemq.packeter import Packeter
+from snakemq.queues import Queue
 from snakemq.storage import MemoryQueuesStorage
 from snakemq.testing import SimNetwork, SimStack, pair
 
@@ -367,6 +369,28 @@ def test_a_callback_for_what_expired_can_send_to_the_peer_that_has_just_come(
     alice.messaging._attendant.close()
     alice.connect(bob)
     assert network.run_until(lambda: data(bob) == [b"instead"])
+
+
+def test_who_is_told_that_a_peer_is_connected_can_send_what_is_for_now(
+    network: SimNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may see it at any moment."""
+    alice, bob = SimStack(network, "alice"), SimStack(network, "bob")
+    seen: list[tuple[bool, bool]] = []
+    connect = Queue.connect
+
+    def watched_connect(queue: Queue, *args: Any) -> None:
+        if queue.manager is alice.messaging.queues_manager:
+            seen.append((alice.messaging.is_connected("bob"), queue.connected))
+            connect(queue, *args)
+            seen.append((alice.messaging.is_connected("bob"), queue.connected))
+        else:
+            connect(queue, *args)
+
+    monkeypatch.setattr(Queue, "connect", watched_connect)
+    alice.connect(bob)
+    assert network.run_until(lambda: seen)
+    assert seen == [(False, False), (True, True)]
 
 
 def test_a_paused_connection_is_not_dead(network: SimNetwork) -> None:
