@@ -2,8 +2,9 @@
 
     python mongodb_worker.py URI DATABASE STEP WHEN FIRST
 
-It kills itself, with SIGKILL, before it sends its STEP-th command to the server
-(WHEN is "before"), or when the answer to that is there ("after"). What it does is
+It kills itself, with SIGKILL, before its main thread sends its STEP-th command to
+the server (WHEN is "before"), or when the answer to that is there ("after"). So
+nothing that matters is on its way then. What it does is
 told on its standard output, a JSON list in a line for each: the number of the
 change, from FIRST on, what it pushes, what it removes, what it receives; and
 the number again when it is done.
@@ -30,14 +31,12 @@ class Killer(CommandListener):
     def __init__(self, step: int, when: str) -> None:
         self._left = step
         self._when = when
-        self._lock = threading.Lock()
 
     def _count(self, when: str) -> None:
-        if when == self._when:
-            with self._lock:
-                self._left -= 1
-                if self._left == 0:
-                    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+        if when == self._when and threading.current_thread() is threading.main_thread():
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
     def started(self, event: object) -> None:
         self._count("before")

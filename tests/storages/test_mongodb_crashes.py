@@ -76,6 +76,16 @@ class Model:
         return begun
 
 
+def seen(storage: MongoDbQueuesStorage) -> list[object]:
+    """What can be read of it."""
+    return [
+        data_of(storage),
+        [each.message.data.decode() for each in storage.get_inbox()],
+        storage.summarize(),
+        list(dict.fromkeys(storage.load_received("peer"))),
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(60 + 5 * ROUNDS)
 def test_killed_processes_lose_nothing_and_leave_no_part_of_a_change(
@@ -100,7 +110,13 @@ def test_killed_processes_lose_nothing_and_leave_no_part_of_a_change(
         )
         assert done.returncode != 1, f"seed {seed}: the process was not killed, it failed"
         begun = model.take([json.loads(line) for line in done.stdout.splitlines()])
+        # Nothing is cleaned up yet, and who looks does not see that.
+        with MongoDbQueuesStorage(
+            client=mongodb.client, database=mongodb.name, read_only=True
+        ) as look:
+            before = seen(look)
         with MongoDbQueuesStorage(mongodb_server.uri, database=mongodb.name) as storage:
+            assert seen(storage) == before, f"seed {seed}"
             stored = data_of(storage)
             received = [each.message.data.decode() for each in storage.get_inbox()]
             told = f"seed {seed}, step {step} {when}, begun {begun}"
