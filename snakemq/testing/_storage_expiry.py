@@ -369,7 +369,7 @@ class Expiry(PagedSuite):
 
         operations = [change, push, remove, advance, take, update, restart]
         weights = [12, 2, 1, 6, 5, 1, 1]
-        for _ in range(300):
+        for _ in range(self.long_history):
             chance.choices(operations, weights)[0]()
             check(chance.choice(list(model)))
             assert sorted(storage.summarize()) == [

@@ -445,7 +445,7 @@ class ReceivingSide(ReceivingSuite):
 
         operations = [push, add, advance, bury, retry, drop, storage.sync, restart]
         weights = [10, 6, 12, 4, 2, 1, 0, 1]
-        for _ in range(200):
+        for _ in range(self.long_history):
             chance.choices(operations, weights)[0]()
             found = [[i.id, i.ident, i.message.data, i.attempts] for i in storage.get_inbox()]
             assert found == [[number, *inbox[number]] for number in sorted(inbox)]

@@ -47,6 +47,9 @@ class StorageSuite:
     #: How many items the test of a long queue stores. Fewer make it quicker.
     long_queue: int = 20_000
 
+    #: How many changes each of the tests of a long history makes. Likewise.
+    long_history: int = 200
+
     _opened: list[QueuesStorageBase]
 
     def open_storage(self) -> QueuesStorageBase:

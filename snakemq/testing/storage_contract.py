@@ -38,7 +38,7 @@ class StorageContract(Paging, Expiry, ReceivingSide, DeadLetters):
     skipped. A new storage should leave them as they are. The tests of pages are
     skipped if the storage does not say ``has_pages``, those of the receiving
     side if it does not say ``keeps_received``. For a storage that is slow,
-    ``long_queue`` makes the one long test shorter.
+    ``long_queue`` and ``long_history`` make the long tests shorter.
     """
 
     # What is stored
@@ -581,7 +581,7 @@ class StorageContract(Paging, Expiry, ReceivingSide, DeadLetters):
 
         operations = [push, push_many, remove_first, remove_any, delete, update_ttl, restart]
         weights = [10, 4, 6, 3, 1, 2, 1]
-        for _ in range(150):
+        for _ in range(self.long_history):
             chance.choices(operations, weights)[0]()
             expect(storage, {name: items for name, items in model.items() if items})
 

@@ -24,7 +24,8 @@ def no_leaks() -> None:
 
 class TestMongoDb(StorageContract):
     # The server of these tests goes through all documents for each page.
-    long_queue = 2_000
+    long_queue = 1_000
+    long_history = 50
 
     @pytest.fixture(autouse=True)
     def _place(self, mongodb: Any) -> None:

@@ -28,7 +28,8 @@ class TestSqlite(StorageContract):
 class OnServer(StorageContract):
     """Empties the tables after each test, which is quicker than to make new ones."""
 
-    long_queue = 4_000
+    long_queue = 3_000
+    long_history = 100
     url: str
 
     def open_storage(self) -> SqlAlchemyQueuesStorage:
