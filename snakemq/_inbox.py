@@ -459,5 +459,7 @@ class Inbox:
         was_full = self.is_full(waiting.ident)
         line.count -= 1
         line.bytes -= len(waiting.message.data)
+        # They hold each other, and would wait for the garbage collector.
+        waiting.message.__dict__.pop("_waiting", None)
         if was_full and not self.is_full(waiting.ident):
             self._tell_room(waiting.ident)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -360,6 +362,22 @@ class TestDeadLetters:
         (letter,) = victim.messaging.inbox.dead_letters()
         assert letter.message.data == b"x"
         assert "this process ended" in letter.reason
+
+
+def test_what_was_handled_takes_no_memory_any_more(bob: SimStack, raw: HandMade) -> None:
+    """At once, and not when the garbage collector comes."""
+    handled: list[weakref.ref[Message]] = []
+    bob.messaging.on_message_recv.add(
+        lambda conn_id, ident, message: handled.append(weakref.ref(message))
+    )
+    gc.disable()
+    try:
+        raw.say(raw.announce(0), *(message(payload) for payload in numbered(10)))
+        bob.received.clear()
+        # The last one may be held by who has called the callbacks.
+        assert [reference() is None for reference in handled[:9]] == [True] * 9
+    finally:
+        gc.enable()
 
 
 class TestRestart:
