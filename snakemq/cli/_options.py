@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import math
 import os
 import ssl
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from snakemq.cli._exit import EXIT_CODES_HELP, CommandError, ExitCode, UsageError
@@ -23,10 +25,10 @@ __all__ = [
     "add_peer_parser",
     "add_timeout",
     "count",
-    "make_peer",
     "not_connected",
     "positive",
     "require_way",
+    "running_peer",
 ]
 
 
@@ -147,8 +149,9 @@ def require_way(args: argparse.Namespace) -> None:
         raise UsageError("say where: --connect HOST:PORT or --listen HOST:PORT")
 
 
-def make_peer(args: argparse.Namespace, **kwargs: Any) -> Peer:
-    """The peer that the options describe; not started.
+@contextlib.contextmanager
+def running_peer(args: argparse.Namespace, **kwargs: Any) -> Iterator[Peer]:
+    """For ``with``: the peer that the options describe.
 
     :param kwargs: more arguments for it
     :raises UsageError: the options make no sense
@@ -167,10 +170,13 @@ def make_peer(args: argparse.Namespace, **kwargs: Any) -> Peer:
         )
     except (TypeError, ValueError) as exc:
         raise UsageError(str(exc)) from exc
-    for address in peer.addresses:
-        # For whom asked for port 0, and to see that it works.
-        print(f"{peer.identifier} listens on {format_address(address)}", file=sys.stderr)
-    return peer
+    with peer:
+        # When whatever ends this closes the peer, too: somebody who reads this
+        # may press Ctrl-C.
+        for address in peer.addresses:
+            # For whom asked for port 0, and to see that it works.
+            print(f"{peer.identifier} listens on {format_address(address)}", file=sys.stderr)
+        yield peer
 
 
 def _tls(args: argparse.Namespace) -> SSLConfig | None:

@@ -11,9 +11,9 @@ from snakemq.cli._exit import CommandError, ExitCode, UsageError
 from snakemq.cli._options import (
     add_peer_parser,
     add_timeout,
-    make_peer,
     not_connected,
     require_way,
+    running_peer,
 )
 from snakemq.peer import Peer
 from snakemq.rpc import CallError, NotConnected, PartialCall
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     if not obj or not name.isidentifier():
         raise UsageError(f"{args.method!r} is not OBJECT.METHOD")
     positional, named = _arguments(args.args)
-    with make_peer(args) as peer:
+    with running_peer(args) as peer:
         method = getattr(peer.proxy(args.receiver, obj), name)
         if args.signal:
             _signal(peer, args, method, positional, named)

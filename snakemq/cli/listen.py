@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from snakemq.cli._exit import CommandError, ExitCode, UsageError
-from snakemq.cli._options import add_peer_parser, add_timeout, count, make_peer, require_way
+from snakemq.cli._options import add_peer_parser, add_timeout, count, require_way, running_peer
 from snakemq.peer import ReceivedMessage
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     handle = _handler(args)
     left = args.count
     all_well = True
-    with make_peer(args) as peer:
+    with running_peer(args) as peer:
         for received in peer.messages(args.timeout):
             if args.sender is not None and received.ident != args.sender:
                 continue

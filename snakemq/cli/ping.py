@@ -14,10 +14,10 @@ from snakemq.cli._options import (
     add_peer_parser,
     add_timeout,
     count,
-    make_peer,
     not_connected,
     positive,
     require_way,
+    running_peer,
 )
 from snakemq.exceptions import NoConnection
 from snakemq.peer import Peer
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     """Ping until told to end, then sum up."""
     require_way(args)
     times: list[float | None] = []
-    with make_peer(args) as peer:
+    with running_peer(args) as peer:
         print(f"PING {args.receiver} from {peer.identifier}", flush=True)
         try:
             if not peer.wait_connected(args.receiver, args.timeout):

@@ -12,10 +12,10 @@ from snakemq.cli._exit import CommandError, ExitCode, UsageError
 from snakemq.cli._options import (
     add_peer_parser,
     add_timeout,
-    make_peer,
     not_connected,
     positive,
     require_way,
+    running_peer,
 )
 from snakemq.peer import Delivery, DeliveryState, Peer
 from snakemq.storage._open import hide_password
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> ExitCode:
     payload = _payload(args)
     if payload is None and not args.storage:
         raise UsageError("nothing to send: give TEXT, '-' for standard input, or --file")
-    with make_peer(args, storage=args.storage) as peer:
+    with running_peer(args, storage=args.storage) as peer:
         try:
             if args.no_wait:
                 if payload is not None:
