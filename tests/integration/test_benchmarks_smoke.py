@@ -17,7 +17,6 @@ from benchmarks.backlog.report import BacklogReport
 from benchmarks.backlog.runner import BacklogFigures, Backlogs
 from benchmarks.environments import ROOT, Unavailable, installed, this_tree
 from benchmarks.machine import Machine, file_system
-from benchmarks.memory import forget_peak, peak_resident
 from benchmarks.payloads import Inbox, Payloads
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.processes import Process, RunFailed
@@ -255,19 +254,23 @@ def test_a_directory_in_memory_is_warned_of(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 def test_a_peak_of_memory_can_be_forgotten() -> None:
-    forget_peak()
-    before = peak_resident()
-    assert before is not None
-    size = 64 << 20
-    del_me = bytearray(b"x") * size
-    with_it = peak_resident()
-    del del_me
-    assert with_it is not None
-    assert with_it > before + size // 2
-    forget_peak()
-    after = peak_resident()
-    assert after is not None
-    assert after < with_it - size // 2
+    """In a process that has no memory left from what it did before."""
+    program = (
+        "from benchmarks.memory import forget_peak, peak_resident\n"
+        "forget_peak()\n"
+        "print(peak_resident())\n"
+        "del_me = bytearray(b'x') * (64 << 20)\n"
+        "print(peak_resident())\n"
+        "del del_me\n"
+        "forget_peak()\n"
+        "print(peak_resident())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    before, with_it, after = map(int, done.stdout.split())
+    assert with_it > before + (32 << 20)
+    assert after < with_it - (32 << 20)
 
 
 def test_a_backlog_is_compared_with_the_smallest() -> None:
