@@ -417,6 +417,7 @@ class TestPermissions:
 
     PROGRAM = """
         import os, sys
+        import urllib.parse  # which the user below may not be able to read later
         from snakemq.exceptions import StorageError
         from snakemq.message import Message
         from snakemq.storage.sqlite import SqliteQueuesStorage
