@@ -2,7 +2,8 @@
 
 All that is here takes minutes, on three servers and SQLite. By default a part
 of it runs: the suite that every storage passes on PostgreSQL, and everything
-else on one server of a kind. ``SNAKEMQ_ALL_SERVERS=1`` runs all of it.
+else on one server of a kind. ``SNAKEMQ_ALL_SERVERS=1`` runs all of it, as
+does a number of rounds of killed processes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _HERE = Path(__file__).parent
 _LONG = (
     "test_mongodb_contract.py",
     "test_mongodb_answers.py",
+    "test_mongodb_crashes.py",
+    "test_mongodb_look.py",
     "test_cli_queues_servers.py",
     "TestMariadb",
     "TestSqlite",
@@ -31,7 +34,7 @@ _LONG = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("SNAKEMQ_ALL_SERVERS"):
+    if os.environ.get("SNAKEMQ_ALL_SERVERS") or os.environ.get("SNAKEMQ_CRASH_ROUNDS"):
         return
     skip = pytest.mark.skip(reason="takes long: SNAKEMQ_ALL_SERVERS=1 runs it")
     for item in items:
