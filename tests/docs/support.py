@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -58,10 +59,21 @@ def wait_until_listening(port: int, context: ssl.SSLContext | None = None) -> No
 def interrupt(pid: int) -> None:
     """End a program in the background as by Ctrl-C, and wait for its end; its status is kept.
 
+    As a user does, it presses again if nothing happens: an interrupt that comes
+    while Python is in a destructor is lost.
+
     :param pid: a child of this process
     """
-    os.kill(pid, signal.SIGINT)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    for _ in range(4):
+        os.kill(pid, signal.SIGINT)
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: _has_ended(pid), timeout=8)
+            return
+    raise AssertionError(f"process {pid} does not end")
+
+
+def _has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 def run_openssl_commands(document: str) -> int:
