@@ -274,17 +274,21 @@ class QueuesManager(CallbackOwner):
         :return: false: something has changed, look again
         :raises QueueFull: there is no room
         """
+        rooms = [
+            (room, needed)
+            for room, needed in ((self.stored_room, in_storage), (self.room, in_memory))
+            if needed
+        ]
         with self.room.lock:
             if any(queue.is_forgotten for queue, _ in reserved):
                 return False
             # Nothing is dropped for what is refused: what may have to be loaded
             # for it comes first, and then there is nothing that can fail.
-            self.room.check_possible(in_memory)
-            if not (
-                self.stored_room.make(in_storage, deadline) and self.room.make(in_memory, deadline)
-            ):
+            if len(rooms) > 1:
+                self.room.check_possible(in_memory)
+            if not all(room.make(needed, deadline) for room, needed in rooms):
                 return False
-            for room, needed in ((self.room, in_memory), (self.stored_room, in_storage)):
+            for room, needed in rooms:
                 for part, (count, size) in needed.items():
                     room.count(part, count, size)
             return True

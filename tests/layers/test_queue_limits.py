@@ -185,6 +185,23 @@ class TestRefuse:
             bob.send("raw", b"y")
         assert (sums(bob), stored_sums(bob)) == ((1, 1), (5, 5))
 
+    def test_a_place_that_is_over_its_limit_does_not_refuse_what_is_for_the_other(
+        self, network: SimNetwork
+    ) -> None:
+        """As when limits are lowered, or a storage was opened that holds more."""
+        bob = SimStack(network, "bob", storage=MemoryQueuesStorage())
+        for payload in numbered(5):
+            bob.send("raw", payload, flags=FLAG_PERSISTENT)
+            bob.send("raw", payload)
+        limit(bob, total_stored_messages=2)
+        assert bob.messaging.send_messages([("raw", Message(b"x", 60))]) == [True]
+        with pytest.raises(QueueFull, match="stored"):
+            bob.send("raw", b"y", flags=FLAG_PERSISTENT)
+        limit(bob, total_messages=2)
+        bob.send("raw", b"y", flags=FLAG_PERSISTENT)
+        with pytest.raises(QueueFull, match="queued"):
+            bob.send("raw", b"x")
+
     @pytest.mark.parametrize(
         "limits",
         [
