@@ -98,7 +98,7 @@ class Queue:
             not queued
         """
         manager = self.manager
-        if item.flags & FLAG_PERSISTENT and item.ttl != 0 and manager.stores:
+        if item.flags & FLAG_PERSISTENT and manager.is_stored(item):
             manager.push_many([(self.name, item)])
             return True
         size = len(item.data)

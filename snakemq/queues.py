@@ -34,11 +34,6 @@ _ATTEMPTS: Final = 4
 _Needed: TypeAlias = dict[Countable, tuple[int, int]]
 
 
-def _is_stored(message: Message) -> bool:
-    """Whether a message goes to the storage, if there is one."""
-    return bool(message.flags & FLAG_PERSISTENT) and message.ttl != 0
-
-
 class QueuesManager(CallbackOwner):
     """The queues of all peers, over a storage.
 
@@ -159,6 +154,10 @@ class QueuesManager(CallbackOwner):
                     queue = self.queues[queue_name] = Queue(queue_name, self)
         return queue
 
+    def is_stored(self, message: Message) -> bool:
+        """Whether a message goes to the storage, and does not only stay in memory."""
+        return self.stores and bool(message.flags & FLAG_PERSISTENT) and message.ttl != 0
+
     def push_many(self, entries: Iterable[tuple[str, Message]]) -> Reserved:
         """Append messages to their queues, all of them or none. Any thread.
 
@@ -176,8 +175,8 @@ class QueuesManager(CallbackOwner):
                 "usual way would wait; send it with the transaction's own method"
             )
         reserved = self.reserve(entries)
-        stored = [(queue.name, message) for queue, message in reserved if _is_stored(message)]
-        if not self.stores or not stored:
+        stored = [(queue.name, message) for queue, message in reserved if self.is_stored(message)]
+        if not stored:
             self.append(reserved)
             return reserved
         is_done = False
@@ -225,7 +224,9 @@ class QueuesManager(CallbackOwner):
     def advance_stored_clocks(self, reserved: Reserved) -> None:
         """See :meth:`Queue.advance_stored_clock`; for messages that are going to be stored."""
         for queue in dict.fromkeys(
-            queue for queue, message in reserved if message.ttl is not None and _is_stored(message)
+            queue
+            for queue, message in reserved
+            if message.ttl is not None and self.is_stored(message)
         ):
             queue.advance_stored_clock()
 
@@ -253,7 +254,7 @@ class QueuesManager(CallbackOwner):
             in_memory: _Needed = {}
             in_storage: _Needed = {}
             for queue, message in reserved:
-                stored = self.stores and _is_stored(message)
+                stored = self.is_stored(message)
                 needed = in_storage if stored else in_memory
                 part: Countable = queue.stored if stored else queue
                 count, size = needed.get(part, (0, 0))
@@ -307,7 +308,7 @@ class QueuesManager(CallbackOwner):
             return False
         try:
             loaded = False
-            for queue in {queue for queue, message in reserved if _is_stored(message)}:
+            for queue in {queue for queue, message in reserved if self.is_stored(message)}:
                 before = queue.stored.unloaded
                 if before:
                     queue.load()
@@ -324,7 +325,7 @@ class QueuesManager(CallbackOwner):
         following = iter(positions)
         with self.room.lock:
             for queue, message in reserved:
-                if self.stores and _is_stored(message):
+                if self.is_stored(message):
                     self.last_position = position = next(following)
                     queue.append_stored(message, position)
                 else:
@@ -334,7 +335,7 @@ class QueuesManager(CallbackOwner):
         """Give up what there was made room for."""
         with self.room.lock:
             for queue, message in reserved:
-                if self.stores and _is_stored(message):
+                if self.is_stored(message):
                     self.stored_room.count(queue.stored, -1, -len(message.data))
                 else:
                     self.room.count(queue, -1, -len(message.data))
