@@ -8,9 +8,10 @@ from typing import Any, Final
 from snakemq.exceptions import StorageDamaged
 from snakemq.message import Message
 from snakemq.storage._common import make_message, wall_clock
+from snakemq.storage._identifiers import Addition
 from snakemq.storage._sqla_change import Change
 from snakemq.storage._sqla_outbox import parts
-from snakemq.storage._sqla_received import Addition, SqlReceived
+from snakemq.storage._sqla_received import SqlReceived
 from snakemq.storage._sqla_servers import Server
 from snakemq.storage._sqla_session import SqlSession
 from snakemq.storage._sqla_tables import Tables, checked, decoded
@@ -41,7 +42,7 @@ class SqlInbox:
     def push(self, ident: str, messages: Iterable[Message], *, keep: int) -> list[int]:
         found = list(messages)
         repeated = [message.uuid for message in found if message.ttl != 0]
-        addition = Addition(ident, repeated, keep)
+        addition = Addition(checked(ident), repeated, keep)
         rows = [self._row(addition.ident, message) for message in found]
 
         def work(change: Change) -> list[int]:

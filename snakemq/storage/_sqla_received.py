@@ -1,58 +1,20 @@
-"""The memory of what was received, in an SQL database.
-
-A row has the identifiers of one addition, so that a batch of messages costs
-hardly more than a single one.
-"""
+"""The memory of what was received, in an SQL database: a row for each addition."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from snakemq._core.received import last_of_each
-from snakemq.message import MAX_UUID_LENGTH
-from snakemq.storage._common import check_keep, check_uuids
+from snakemq.storage._identifiers import Addition, pack, unpack
 from snakemq.storage._sqla_change import Change
 from snakemq.storage._sqla_session import SqlSession
-from snakemq.storage._sqla_tables import Tables, checked, decoded, encoded
+from snakemq.storage._sqla_tables import Tables, decoded, encoded
 from snakemq.storage.base import MAX_RECEIVED_PEERS
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["Addition", "SqlReceived"]
-
-_SIZE: Final = MAX_UUID_LENGTH + 1
-
-
-class Addition:
-    """Some identifiers of one peer that are to be added.
-
-    :param ident: the peer
-    :param uuids: the identifiers
-    :param keep: how many of this peer to remember
-    :raises ValueError: one of them, or ``keep``, is not valid
-    """
-
-    def __init__(self, ident: str, uuids: Iterable[bytes], keep: int) -> None:
-        check_keep(keep)
-        self.ident = checked(ident)
-        self.uuids = check_uuids(uuids)[-keep:]
-        self.keep = keep
-
-
-def _packed(uuids: Iterable[bytes]) -> bytes:
-    return b"".join([uuid.ljust(MAX_UUID_LENGTH, b"\0") + bytes((len(uuid),)) for uuid in uuids])
-
-
-def _unpacked(rows: Iterable[Any]) -> list[bytes]:
-    found = []
-    for (stored,) in rows:
-        packed = bytes(stored)
-        for start in range(0, len(packed), _SIZE):
-            length = packed[start + MAX_UUID_LENGTH]
-            found.append(packed[start : start + length])
-    return found
+__all__ = ["SqlReceived"]
 
 
 class SqlReceived:
@@ -94,9 +56,9 @@ class SqlReceived:
     def load(self, ident: str) -> list[bytes]:
         """The identifiers of a peer, the oldest first."""
         place = {"of": encoded(ident)}
-        return self._session.read(lambda conn: _unpacked(conn.execute(self._get, place)))
+        return self._session.read(lambda conn: unpack(conn.execute(self._get, place).scalars()))
 
-    def add(self, addition: Addition, *, sync: bool) -> None:
+    def add(self, addition: Addition[bytes], *, sync: bool) -> None:
         """Add identifiers, as a change of its own.
 
         :param sync: whether they have to be on disk then
@@ -106,7 +68,7 @@ class SqlReceived:
         else:
             self._session.check_writable()
 
-    def put(self, change: Change, addition: Addition, *, take_back: bool = False) -> None:
+    def put(self, change: Change, addition: Addition[bytes], *, take_back: bool = False) -> None:
         """Add identifiers, as a part of a change.
 
         :param take_back: whether they go if it is taken back
@@ -124,7 +86,7 @@ class SqlReceived:
             change.run(self._forget, {"of": oldest})
         before: list[bytes] = []
         if count is None or count + len(uuids) > 2 * keep:
-            before = _unpacked(change.run(self._get, {"of": ident}))
+            before = unpack(change.run(self._get, {"of": ident}).scalars())
             count = len(before)
         total = count + len(uuids)
         row = {"of": ident, "row": number}
@@ -133,11 +95,11 @@ class SqlReceived:
             uuids = last_of_each([*before, *uuids])[-keep:]
             total = len(uuids)
             if take_back:
-                left = _packed(last_of_each(before)[-keep:])
+                left = pack(last_of_each(before)[-keep:])
                 change.take_back_by(self._replace, {**row, "uuids": left})
         elif take_back:
             change.take_back_by(self._take_out, row)
-        change.run(self._insert, {"ident": ident, "number": number, "uuids": _packed(uuids)})
+        change.run(self._insert, {"ident": ident, "number": number, "uuids": pack(uuids)})
 
         def afterwards() -> None:
             self._next_number = number + 1

@@ -24,9 +24,10 @@ from typing import Any, Final
 
 from snakemq.message import Message
 from snakemq.storage._common import make_message, wall_clock
+from snakemq.storage._identifiers import Addition
 from snakemq.storage._sqlite_batches import insert_rows
 from snakemq.storage._sqlite_file import SqliteFile, Statement
-from snakemq.storage._sqlite_received import Addition, SqliteReceived
+from snakemq.storage._sqlite_received import SqliteReceived
 from snakemq.storage.base import DeadLetter, InboxItem
 
 __all__ = ["SqliteInbox"]

@@ -1,29 +1,22 @@
 """The memory of what was received, in the SQLite file.
 
-A row holds the identifiers of one addition, so that a batch of messages costs
-hardly more than a single one::
+A row holds the identifiers of one addition::
 
     snakemq_received   ident   TEXT      who sent them
                        number  INTEGER   rises, within a peer and from peer to peer
-                       uuids   BLOB      17 bytes each: the identifier, padded
-                                         with NULs to 16, and its length
+                       uuids   BLOB      see snakemq.storage._identifiers
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from snakemq._core.received import last_of_each
-from snakemq.message import MAX_UUID_LENGTH
-from snakemq.storage._common import check_keep, check_uuids
+from snakemq.storage._identifiers import PACKED_SIZE, Addition, pack, unpack
 from snakemq.storage._sqlite_file import SqliteFile, Statement
 from snakemq.storage.base import MAX_RECEIVED_PEERS
 
-__all__ = ["Addition", "Plan", "SqliteReceived"]
-
-_SIZE: Final = MAX_UUID_LENGTH + 1
-_LENGTHS: Final = [bytes((length,)) for length in range(_SIZE)]
+__all__ = ["Plan", "SqliteReceived"]
 
 # The number is that of this process; if another one has been here, which is a
 # mistake, it still is a new one.
@@ -32,7 +25,7 @@ _ADD: Final = """INSERT INTO snakemq_received (ident, number, uuids) VALUES (?,
 
 _LOAD: Final = "SELECT uuids FROM snakemq_received WHERE ident = ? ORDER BY number"
 
-_COUNT: Final = f"""SELECT coalesce(sum(length(uuids)) / {_SIZE}, 0)
+_COUNT: Final = f"""SELECT coalesce(sum(length(uuids)) / {PACKED_SIZE}, 0)
     FROM snakemq_received WHERE ident = ?"""
 
 _FORGET: Final = "DELETE FROM snakemq_received WHERE ident = ?"
@@ -45,26 +38,6 @@ _PEERS: Final = """WITH RECURSIVE peers (ident) AS (
         FROM peers WHERE ident IS NOT NULL)
     SELECT ident, (SELECT max(number) FROM snakemq_received r WHERE r.ident = peers.ident) AS last
     FROM peers WHERE ident IS NOT NULL ORDER BY last"""
-
-
-class Addition:
-    """Some identifiers of one peer that are to be added.
-
-    :param ident: the peer
-    :param uuids: the identifiers
-    :param keep: how many of this peer to remember
-    :raises ValueError: one of them, or ``keep``, is not valid
-    """
-
-    def __init__(self, ident: str, uuids: Iterable[bytes], keep: int) -> None:
-        check_keep(keep)
-        self.ident = ident
-        self.uuids = check_uuids(uuids)[-keep:]
-        self.keep = keep
-
-
-def _packed(uuids: list[bytes]) -> bytes:
-    return b"".join([uuid.ljust(MAX_UUID_LENGTH, b"\0") + _LENGTHS[len(uuid)] for uuid in uuids])
 
 
 class Plan(NamedTuple):
@@ -104,14 +77,9 @@ class SqliteReceived:
 
     def load(self, ident: str) -> list[bytes]:
         """The identifiers of a peer, the oldest first."""
-        found = []
-        for (packed,) in self._file.read(_LOAD, ident):
-            for start in range(0, len(packed), _SIZE):
-                length = packed[start + MAX_UUID_LENGTH]
-                found.append(packed[start : start + length])
-        return found
+        return unpack(packed for (packed,) in self._file.read(_LOAD, ident))
 
-    def add(self, addition: Addition, *, sync: bool) -> None:
+    def add(self, addition: Addition[str], *, sync: bool) -> None:
         """Add identifiers, as a change of its own.
 
         :param sync: whether it is durable, or may be late
@@ -122,7 +90,7 @@ class SqliteReceived:
                 self._file.run(plan.statements, late=not sync)
                 self.carried_out(plan)
 
-    def plan(self, addition: Addition) -> Plan:
+    def plan(self, addition: Addition[str]) -> Plan:
         """What to run to add identifiers.
 
         Other threads have to be kept out from here to :meth:`carried_out`.
@@ -143,7 +111,7 @@ class SqliteReceived:
             uuids = last_of_each([*self.load(ident), *uuids])[-addition.keep :]
             count = len(uuids) - new
             statements.append((_FORGET, (ident,)))
-        statements.append((_ADD, (ident, self._next_number, ident, _packed(uuids))))
+        statements.append((_ADD, (ident, self._next_number, ident, pack(uuids))))
         return Plan(statements, ident, count + new, oldest)
 
     def carried_out(self, plan: Plan) -> None:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from snakemq.exceptions import StorageError
 from snakemq.message import Message
+from snakemq.storage._identifiers import Addition
 from snakemq.storage._sqla_change import Options
 from snakemq.storage._sqla_holder import Holder
 from snakemq.storage._sqla_inbox import SqlInbox
 from snakemq.storage._sqla_legacy import TableOf16
 from snakemq.storage._sqla_outbox import SqlOutbox
-from snakemq.storage._sqla_received import Addition, SqlReceived
+from snakemq.storage._sqla_received import SqlReceived
 from snakemq.storage._sqla_servers import server_for
 from snakemq.storage._sqla_session import SqlSession
-from snakemq.storage._sqla_tables import Tables
+from snakemq.storage._sqla_tables import Tables, checked
 from snakemq.storage.base import (
     DeadLetter,
     InboxItem,
@@ -233,7 +234,7 @@ class SqlAlchemyQueuesStorage(QueuesStorageBase):
         return self._received.load(ident)
 
     def add_received(self, ident: str, uuids: Iterable[bytes], *, keep: int, sync: bool) -> None:
-        self._received.add(Addition(ident, uuids, keep), sync=sync)
+        self._received.add(Addition(checked(ident), uuids, keep), sync=sync)
 
     def sync(self) -> None:
         self._session.sync()

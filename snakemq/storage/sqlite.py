@@ -33,11 +33,12 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from snakemq.message import Message
+from snakemq.storage._identifiers import Addition
 from snakemq.storage._sqlite_file import SqliteFile
 from snakemq.storage._sqlite_inbox import SqliteInbox
 from snakemq.storage._sqlite_opening import MEMORY, OpeningOptions
 from snakemq.storage._sqlite_queues import SqliteQueues
-from snakemq.storage._sqlite_received import Addition, SqliteReceived
+from snakemq.storage._sqlite_received import SqliteReceived
 from snakemq.storage._sqlite_staging import push_with
 from snakemq.storage._sqlite_upkeep import SqliteUpkeep
 from snakemq.storage.base import (
