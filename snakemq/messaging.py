@@ -131,10 +131,11 @@ class Messaging(CallbackOwner):
         self.packeter = packeter
         self.queues_manager = QueuesManager(queues_storage, clock=packeter.time)
         self.queues_manager.may_wait = lambda: not packeter.is_inside_loop()
-        self._failures = StorageFailures(
-            self.log, lambda exc: packeter.call_soon(self.on_error, None, exc)
+        # Of the receiving side, and of the queues, which have a logger of their own.
+        self._failures, self.queues_manager.failures = (
+            StorageFailures(log, lambda exc: packeter.call_soon(self.on_error, None, exc))
+            for log in (self.log, self.queues_manager.log)
         )
-        self.queues_manager.failures = self._failures
         self._upkeep = Upkeep(packeter, self.queues_manager)
         self._connections: dict[str, PeerConnection] = {}
         self._by_ident: dict[str, PeerConnection] = {}

@@ -190,6 +190,7 @@ def test_a_failure_is_logged_and_holds_nobody_up(
     network.run(10)
     assert [(conn_id, type(exc)) for conn_id, exc in errors] == [(None, StorageError)]
     assert "maintain: the disk is full" in caplog.text
+    assert {record.name for record in caplog.records} == {"snakemq.queuesmanager"}
     assert len(storage.when("maintain")) == 1
     push(alice)
     assert len(storage.get_items("bob")) == 2
