@@ -375,11 +375,15 @@ class SqlSession:
             try:
                 self._conn.rollback()
             except self._errors as another:
-                # What was not committed is gone with the connection.
-                self._give_up(another, None)
-            if isinstance(exc, self._errors):
-                self.refuse(exc)
-            return
+                # A driver may not know it at the first error, nor say it at the second.
+                lost = isinstance(exc, self._errors) and self._server.is_remote
+                if not lost:
+                    # What was not committed is gone with the connection.
+                    self._give_up(another, None)
+            if not lost:
+                if isinstance(exc, self._errors):
+                    self.refuse(exc)
+                return
         if doubt is not None:
             doubt.abandoned = interrupted
         self._give_up(exc, doubt)

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,26 @@ def test_a_session_that_the_server_has_not_missed_yet_is_ended(
             with pytest.raises(StorageInUse):
                 SqlAlchemyQueuesStorage(server, prefix=PREFIX)
         assert [item.data for item in storage.get_items("peer")] == [b"0", b"1", b"2"]
+
+
+def test_a_driver_that_does_not_know_at_once_that_the_connection_is_lost(
+    proxy: CuttingProxy, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_through(proxy, server) as storage:
+        storage.push("peer", Message(b"0", 60))
+        dialect = storage.engine.dialect
+        overlooked: list[Exception] = []
+
+        def overlook(exc: Exception, *args: Any) -> bool:
+            overlooked.append(exc)
+            exc.args = ("unknown",)
+            return False
+
+        monkeypatch.setattr(dialect, "is_disconnect", overlook)
+        proxy.cut_all(Ending.CLOSE)
+        storage.push("peer", Message(b"1", 60))
+        assert overlooked
+        assert [item.data for item in storage.get_items("peer")] == [b"0", b"1"]
 
 
 @pytest.mark.slow
