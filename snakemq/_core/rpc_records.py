@@ -1,7 +1,7 @@
-"""The records that remote calls put into messages, as in 1.6.
+"""The records that remote calls put into messages: those of 1.6, and more.
 
 A message begins with a prefix that says what it is; the rest is one record, a
-dictionary, as the serializer writes it:
+dictionary, as the serializer writes it. Those of 1.6:
 
 =============  ===========================================================
 request        ``rpcreq`` + ``{"command", "object", "method", "args",
@@ -13,23 +13,44 @@ reply, error   ``rpcrep`` + ``{"req_id", "ok": False, "exception",
 =============  ===========================================================
 
 The keys are in the order in which 1.6 writes them. A ``req_id`` is 16 bytes; a
-request that is repeated after a reconnect has the same one. Keys that are not
-known are ignored.
+request that is repeated after a reconnect has the same one. Keys and commands
+that are not known are ignored, by 1.6 too. That is how there can be more:
+
+=============  ===========================================================
+call           also ``"timeout"``, ``"window"`` and ``"headers"``
+cancel         ``{"command": "cancel", "req_id"}``: nobody waits any more
+more           ``{"command": "more", "req_id", "position", "window"}``: the
+               items of a stream before ``position`` have arrived, and
+               ``window`` more may be sent
+describe       ``{"command": "describe", "req_id"}``: what is served? The
+               reply is one to a call.
+reply, items   ``{"ok": True, "return": [items], "req_id", "position",
+               "end"}``: a part of a stream; only to calls with a window
+reply, error   also ``"code"``: what kind of failure of the call it is; in a
+               stream ``"position"``, that of the item that is missing
+=============  ===========================================================
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import enum
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 __all__ = [
     "REPLY_PREFIX",
     "REQUEST_PREFIX",
     "BadRecord",
+    "Code",
+    "Command",
     "Reply",
     "Request",
     "call_record",
+    "cancel_record",
+    "describe_record",
     "error_record",
+    "items_record",
+    "more_record",
     "parse_reply",
     "parse_request",
     "signal_record",
@@ -39,35 +60,95 @@ __all__ = [
 REQUEST_PREFIX: Final = b"rpcreq"
 REPLY_PREFIX: Final = b"rpcrep"
 
+#: The largest number in a record: what every language has exactly.
+MAX_COUNT: Final = 2**53
+
 
 class BadRecord(ValueError):
     """What the other side sent is not a record of this kind; says why."""
 
 
+class Command(enum.Enum):
+    """What a request asks for."""
+
+    CALL = "call"
+    SIGNAL = "signal"
+    CANCEL = "cancel"
+    MORE = "more"
+    DESCRIBE = "describe"
+
+
+class Code(enum.Enum):
+    """Why a call failed, where it was not the method that raised something."""
+
+    #: there is no such object
+    NO_INSTANCE = "no-instance"
+    #: the object has no such method
+    NO_METHOD = "no-method"
+    #: the method takes other arguments
+    ARGUMENTS = "arguments"
+    #: an argument can't be read there
+    UNREADABLE = "unreadable"
+    #: the result can't be written
+    UNSERIALIZABLE = "unserializable"
+    #: too many calls wait there
+    BUSY = "busy"
+    #: the server takes no more calls
+    CLOSING = "closing"
+    #: its time was over before it was begun
+    EXPIRED = "expired"
+    #: a hook there does not allow it
+    REFUSED = "refused"
+    #: it was running when the server was restarted, and is not run again
+    INTERRUPTED = "interrupted"
+    #: it has run, and its answer is not kept any more
+    ANSWER_GONE = "answer-gone"
+    #: the server does not know the stream (any more)
+    STREAM_GONE = "stream-gone"
+
+
+_COMMANDS: Final = {command.value: command for command in Command}
+
+
 @dataclass(slots=True)
 class Request:
-    """Somebody wants a method to be called."""
+    """Somebody wants a method to be called, or something about a call."""
 
-    object: Any
-    method: str
-    args: list[Any] | tuple[Any, ...]
-    kwargs: dict[str, Any]
+    object: Any = None
+    method: str = ""
+    args: list[Any] | tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
     #: ``None``: a signal, to which nobody waits for a reply
-    req_id: bytes | None
+    req_id: bytes | None = None
+    command: Command = Command.CALL
+    #: how long somebody waits for the reply, in seconds; ``None``: for ever
+    timeout: float | None = None
+    #: how many items of a stream may come (more); ``None``: no streams please
+    window: int | None = None
+    #: how many items of the stream have arrived
+    position: int = 0
+    #: what hooks of the caller have to say to hooks of the server
+    headers: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Reply:
-    """How a call ended."""
+    """How a call ended, or a part of its stream."""
 
     req_id: bytes
     ok: bool
-    #: what the method returned, if ``ok``
+    #: what the method returned, if ``ok``; in a stream, a list of items
     value: Any = None
     #: what it raised, if not ``ok``: an exception, unless the serializer can't
     exception: Any = None
     #: the remote traceback, or an empty string
     traceback: str = ""
+    #: of an error that is not the method's; as it came, known here or not
+    code: str = ""
+    #: in a stream: how many items were before; ``None``: it is no stream
+    position: int | None = None
+    #: in a stream: there are no more items
+    end: bool = False
 
 
 def signal_record(
@@ -84,10 +165,22 @@ def signal_record(
 
 
 def call_record(
-    object_name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], req_id: bytes
+    object_name: str,
+    method: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    req_id: bytes,
+    *,
+    timeout: float | None = None,
+    window: int | None = None,
+    headers: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The record of a request that gets a reply."""
-    return {
+    """The record of a request that gets a reply.
+
+    :param timeout: see :class:`Request`, as are the next ones; what there is
+        nothing to say about is left out
+    """
+    record: dict[str, Any] = {
         "command": "call",
         "object": object_name,
         "method": method,
@@ -95,6 +188,32 @@ def call_record(
         "kwargs": kwargs,
         "req_id": req_id,
     }
+    if timeout is not None:
+        record["timeout"] = timeout
+    if window is not None:
+        record["window"] = window
+    if headers:
+        record["headers"] = headers
+    return record
+
+
+def cancel_record(req_id: bytes) -> dict[str, Any]:
+    """The record that says: nobody waits for this call any more."""
+    return {"command": "cancel", "req_id": req_id}
+
+
+def more_record(req_id: bytes, position: int, window: int) -> dict[str, Any]:
+    """The record that asks for more of a stream.
+
+    :param position: so many items have arrived
+    :param window: so many more may come
+    """
+    return {"command": "more", "req_id": req_id, "position": position, "window": window}
+
+
+def describe_record(req_id: bytes) -> dict[str, Any]:
+    """The record that asks what is served."""
+    return {"command": "describe", "req_id": req_id}
 
 
 def value_record(req_id: bytes, value: Any) -> dict[str, Any]:
@@ -102,14 +221,41 @@ def value_record(req_id: bytes, value: Any) -> dict[str, Any]:
     return {"ok": True, "return": value, "req_id": req_id}
 
 
-def error_record(req_id: bytes, exception: Any, traceback: str) -> dict[str, Any]:
-    """The record of a reply: this was raised."""
-    return {
+def items_record(
+    req_id: bytes, position: int, items: list[Any], *, end: bool = False
+) -> dict[str, Any]:
+    """The record of a reply: a part of a stream.
+
+    :param position: so many items were before
+    :param end: there are no more behind these
+    """
+    return {"ok": True, "return": items, "req_id": req_id, "position": position, "end": end}
+
+
+def error_record(
+    req_id: bytes,
+    exception: Any,
+    traceback: str,
+    *,
+    code: Code | None = None,
+    position: int | None = None,
+) -> dict[str, Any]:
+    """The record of a reply: this was raised.
+
+    :param code: if it is not the method's
+    :param position: in a stream: so many items were before
+    """
+    record: dict[str, Any] = {
         "req_id": req_id,
         "ok": False,
         "exception": exception,
         "exception_format": traceback,
     }
+    if code is not None:
+        record["code"] = code.value
+    if position is not None:
+        record["position"] = position
+    return record
 
 
 def parse_request(record: object) -> Request:
@@ -120,16 +266,17 @@ def parse_request(record: object) -> Request:
     if not isinstance(record, dict):
         raise BadRecord(f"a request is a dictionary, not {type(record).__name__}")
     try:
-        command = record["command"]
+        word = record["command"]
+        command = _COMMANDS.get(word) if isinstance(word, str) else None
+        if command is None:
+            raise BadRecord(f"unknown command {word!r}")
+        if command is not Command.CALL and command is not Command.SIGNAL:
+            return _parse_about_call(command, record)
         name = record["object"]
         method = record["method"]
         args = record["args"]
         kwargs = record["kwargs"]
-        req_id = None
-        if command == "call":
-            req_id = _req_id(record)
-        elif command != "signal":
-            raise BadRecord(f"unknown command {command!r}")
+        req_id = _req_id(record) if command is Command.CALL else None
     except KeyError as exc:
         raise BadRecord(f"a request without {exc}") from None
     if not isinstance(method, str):
@@ -138,7 +285,24 @@ def parse_request(record: object) -> Request:
         raise BadRecord(f"args are a tuple or list, not {type(args).__name__}")
     if not isinstance(kwargs, dict):
         raise BadRecord(f"kwargs are a dictionary, not {type(kwargs).__name__}")
-    return Request(name, method, args, kwargs, req_id)
+    headers = record.get("headers") or {}
+    if not isinstance(headers, dict):
+        raise BadRecord(f"headers are a dictionary, not {type(headers).__name__}")
+    timeout = record.get("timeout")
+    if timeout is not None and not _is_number(timeout):
+        raise BadRecord(f"a timeout is a number of at least 0, not {timeout!r}")
+    window = record.get("window")
+    if window is not None:
+        window = _count(record, "window")
+    return Request(name, method, args, kwargs, req_id, command, timeout, window, headers=headers)
+
+
+def _parse_about_call(command: Command, record: dict[Any, Any]) -> Request:
+    request = Request(req_id=_req_id(record), command=command)
+    if command is Command.MORE:
+        request.position = _count(record, "position")
+        request.window = _count(record, "window")
+    return request
 
 
 def parse_reply(record: object) -> Reply:
@@ -150,11 +314,24 @@ def parse_reply(record: object) -> Reply:
         raise BadRecord(f"a reply is a dictionary, not {type(record).__name__}")
     try:
         req_id = _req_id(record)
+        position = _count(record, "position") if "position" in record else None
         if record["ok"]:
-            return Reply(req_id, True, record["return"])
+            value = record["return"]
+            if position is None:
+                return Reply(req_id, True, value)
+            if not isinstance(value, (list, tuple)):
+                raise BadRecord(f"items are a list, not {type(value).__name__}")
+            return Reply(req_id, True, value, position=position, end=bool(record.get("end")))
         text = record["exception_format"]
+        code = record.get("code", "")
         return Reply(
-            req_id, False, None, record["exception"], text if isinstance(text, str) else ""
+            req_id,
+            False,
+            None,
+            record["exception"],
+            text if isinstance(text, str) else "",
+            code if isinstance(code, str) else "",
+            position,
         )
     except KeyError as exc:
         raise BadRecord(f"a reply without {exc}") from None
@@ -165,3 +342,15 @@ def _req_id(record: dict[Any, Any]) -> bytes:
     if not isinstance(req_id, bytes):
         raise BadRecord(f"req_id is bytes, not {type(req_id).__name__}")
     return req_id
+
+
+def _count(record: dict[Any, Any], key: str) -> int:
+    value = record[key]
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
+        raise BadRecord(f"{key} is a number from 0 to 2**53, not {value!r}")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    # Not a number is not at least 0.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0

@@ -7,39 +7,62 @@
     ├── NoMethodError              the object there does not serve this method
     ├── RemoteError                stands for a remote exception whose class is
     │                              not known here
+    ├── WrongArguments             the method takes other ones (a TypeError, too)
+    ├── Unserializable             an argument or a result can't be written
     └── CallError                  the call itself failed, not the method
         ├── NotConnected           ... in time: the peer is not connected
         ├── PartialCall            ... in time: it was sent, and no reply came
+        ├── Expired                its time was over before it was begun there
+        ├── UnreadableRequest      an argument can't be read there
         ├── UnreadableReply        a reply came and can't be read
         ├── WouldDeadlock          made in the thread that has to fetch the reply
-        └── ClientClosed           the RpcClient was closed
+        ├── ClientClosed           the RpcClient was closed
+        ├── Refused                a hook on the other side does not allow it
+        ├── Busy                   so many calls wait there that this can't
+        │   └── ServerClosing      it takes no more, because it is going to end
+        ├── CallInterrupted        the server was restarted while it ran
+        ├── AnswerGone             it has run, and the answer was not kept
+        └── StreamGone             the rest of a stream is not to be had any more
 
     SignalCallWarning              a signal was called as a call, or the reverse
 
 Everything else that a remote call raises was raised by the remote method.
 
 The names of 1.6 are known to both sides of the wire: exceptions travel by
-class name, and 1.6 looks for these in ``snakemq.rpc``.
+class name, and 1.6 looks for these in ``snakemq.rpc``. The others travel as
+one that 1.6 knows, and with a code beside it that says what they are.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+from snakemq._core.rpc_records import Code
 from snakemq.exceptions import SnakeMQException
 
 __all__ = [
+    "AnswerGone",
+    "Busy",
     "CallError",
+    "CallInterrupted",
     "ClientClosed",
     "Error",
+    "Expired",
     "NoInstanceError",
     "NoMethodError",
     "NotConnected",
     "PartialCall",
+    "Refused",
     "RemoteError",
+    "ServerClosing",
     "SignalCallWarning",
+    "StreamGone",
     "UnreadableReply",
+    "UnreadableRequest",
+    "Unserializable",
     "WouldDeadlock",
+    "WrongArguments",
+    "error_of",
 ]
 
 #: Where 1.6 has these classes, and so by which name it pickles them.
@@ -93,6 +116,36 @@ class RemoteError(Error):
         return Error, ((name + repr(self.args),) if name else self.args)
 
 
+class WrongArguments(Error, TypeError):
+    """The method does not take these arguments; it has not run.
+
+    A ``TypeError`` that is none of these was raised inside the method.
+    """
+
+    __module__ = _PUBLIC
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An unknown class would break a 1.6 peer.
+        return TypeError, self.args
+
+
+class Unserializable(Error):
+    """An argument or a result can't be written as bytes.
+
+    Raised on the side that made it; the caller gets it if it is the result.
+
+    :ivar path: where in the value it is, such as ``args[0]['lock']``; empty if
+        that is not known
+    """
+
+    __module__ = _PUBLIC
+
+    path = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Error, self.args
+
+
 class CallError(Error):
     """The call itself failed, not the method. Passes by ``exception_handler``."""
 
@@ -127,6 +180,21 @@ class _SinceVersion2(CallError):
         return CallError, self.args
 
 
+class Expired(_SinceVersion2):
+    """The time of the call was over when the server came to it: it has not run."""
+
+    __module__ = _PUBLIC
+
+
+class UnreadableRequest(_SinceVersion2):
+    """The server can't read the request; the method has not run.
+
+    Most often because of an argument whose class the server has not registered.
+    """
+
+    __module__ = _PUBLIC
+
+
 class UnreadableReply(_SinceVersion2):
     """A reply to this call came and can't be read; the method has run."""
 
@@ -149,6 +217,46 @@ class ClientClosed(_SinceVersion2):
     __module__ = _PUBLIC
 
 
+class Refused(_SinceVersion2):
+    """The server does not allow this call; it has not run."""
+
+    __module__ = _PUBLIC
+
+
+class Busy(_SinceVersion2):
+    """So many calls wait there already that the server takes no more; it has not run."""
+
+    __module__ = _PUBLIC
+
+
+class ServerClosing(Busy):
+    """The server takes no more calls, because it is about to end; it has not run."""
+
+    __module__ = _PUBLIC
+
+
+class CallInterrupted(_SinceVersion2):
+    """The server was restarted while the method ran, and does not run it again.
+
+    It may have run in part. Raised only for methods that are marked as
+    :func:`at_most_once`; others run again.
+    """
+
+    __module__ = _PUBLIC
+
+
+class AnswerGone(_SinceVersion2):
+    """The method has run, but its answer was not kept until it was asked for again."""
+
+    __module__ = _PUBLIC
+
+
+class StreamGone(_SinceVersion2):
+    """The rest of a stream is not to be had any more: the server was restarted."""
+
+    __module__ = _PUBLIC
+
+
 class SignalCallWarning(Warning):
     """A method marked as a signal was called as a regular one, or the reverse.
 
@@ -156,3 +264,35 @@ class SignalCallWarning(Warning):
     """
 
     __module__ = _PUBLIC
+
+
+_CLASSES: Final[dict[str, type[Error]]] = {
+    code.value: cls
+    for code, cls in {
+        Code.NO_INSTANCE: NoInstanceError,
+        Code.NO_METHOD: NoMethodError,
+        Code.ARGUMENTS: WrongArguments,
+        Code.UNREADABLE: UnreadableRequest,
+        Code.UNSERIALIZABLE: Unserializable,
+        Code.BUSY: Busy,
+        Code.CLOSING: ServerClosing,
+        Code.EXPIRED: Expired,
+        Code.REFUSED: Refused,
+        Code.INTERRUPTED: CallInterrupted,
+        Code.ANSWER_GONE: AnswerGone,
+        Code.STREAM_GONE: StreamGone,
+    }.items()
+}
+
+
+def error_of(code: str, exception: object) -> Error | None:
+    """The exception that a code in a reply stands for; ``None`` if it is not known here.
+
+    :param exception: what came with it, for the message
+    """
+    cls = _CLASSES.get(code)
+    if cls is None:
+        return None
+    if isinstance(exception, BaseException):
+        return cls(*exception.args)
+    return cls(str(exception))

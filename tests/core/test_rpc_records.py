@@ -13,10 +13,16 @@ from snakemq._core.rpc_records import (
     REPLY_PREFIX,
     REQUEST_PREFIX,
     BadRecord,
+    Code,
+    Command,
     Reply,
     Request,
     call_record,
+    cancel_record,
+    describe_record,
     error_record,
+    items_record,
+    more_record,
     parse_reply,
     parse_request,
     signal_record,
@@ -85,7 +91,7 @@ def test_a_call_of_1_6_is_read() -> None:
 
 def test_a_signal_of_1_6_is_read() -> None:
     request = parse_request(pickle.loads(recorded("signal")[6:]))
-    assert request == Request("thermo", "read", ("kitchen", 2), {"unit": "C"}, None)
+    assert request == Request("thermo", "read", ("kitchen", 2), {"unit": "C"}, None, Command.SIGNAL)
 
 
 def test_a_value_of_1_6_is_read() -> None:
@@ -179,3 +185,63 @@ def test_anything_is_a_record_or_is_refused(record: object) -> None:
         except BadRecord:
             continue
         assert isinstance(parsed, kind)
+
+
+def test_a_call_says_more_only_if_there_is_more() -> None:
+    assert call_record("o", "m", (), {}, REQ_ID) == call_record(
+        "o", "m", (), {}, REQ_ID, timeout=None, window=None, headers={}
+    )
+    record = call_record("o", "m", (1,), {}, REQ_ID, timeout=2.5, window=64, headers={"a": 1})
+    assert parse_request(record) == Request(
+        "o", "m", (1,), {}, REQ_ID, Command.CALL, 2.5, 64, headers={"a": 1}
+    )
+
+
+def test_requests_about_calls() -> None:
+    assert parse_request(cancel_record(REQ_ID)) == Request(req_id=REQ_ID, command=Command.CANCEL)
+    assert parse_request(describe_record(REQ_ID)) == Request(
+        req_id=REQ_ID, command=Command.DESCRIBE
+    )
+    assert parse_request(more_record(REQ_ID, 7, 9)) == Request(
+        req_id=REQ_ID, command=Command.MORE, position=7, window=9
+    )
+
+
+def test_replies_of_a_stream() -> None:
+    assert parse_reply(items_record(REQ_ID, 3, ["a"])) == Reply(REQ_ID, True, ["a"], position=3)
+    assert parse_reply(items_record(REQ_ID, 4, [], end=True)).end
+    error = parse_reply(error_record(REQ_ID, "no", "", code=Code.BUSY, position=5))
+    assert (error.ok, error.code, error.position) == (False, "busy", 5)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {**call_record("o", "m", (), {}, REQ_ID), "timeout": -1},
+        {**call_record("o", "m", (), {}, REQ_ID), "timeout": float("nan")},
+        {**call_record("o", "m", (), {}, REQ_ID), "timeout": "1"},
+        {**call_record("o", "m", (), {}, REQ_ID), "window": -1},
+        {**call_record("o", "m", (), {}, REQ_ID), "window": True},
+        {**call_record("o", "m", (), {}, REQ_ID), "headers": [1]},
+        {**more_record(REQ_ID, 0, 1), "position": 2**60},
+        {**more_record(REQ_ID, 0, 1), "window": None},
+        {"command": "cancel"},
+        {"command": ["call"]},
+    ],
+)
+def test_what_else_is_no_request(record: Any) -> None:
+    with pytest.raises(BadRecord):
+        parse_request(record)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {**items_record(REQ_ID, 0, []), "return": "text"},
+        {**items_record(REQ_ID, 0, []), "position": -1},
+        {**error_record(REQ_ID, "no", ""), "position": "1"},
+    ],
+)
+def test_what_else_is_no_reply(record: Any) -> None:
+    with pytest.raises(BadRecord):
+        parse_reply(record)
