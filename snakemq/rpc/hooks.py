@@ -25,7 +25,7 @@ class CallInfo:
     def __init__(
         self,
         ident: str,
-        object: str,
+        object_name: str,
         method: str,
         args: tuple[Any, ...] | list[Any],
         kwargs: dict[str, Any],
@@ -33,7 +33,7 @@ class CallInfo:
         headers: dict[str, Any],
     ) -> None:
         self.ident = ident
-        self.object = object
+        self.object = object_name
         self.method = method
         self.args = args
         self.kwargs = kwargs
