@@ -1,4 +1,7 @@
-"""Telling of dropped messages, to callbacks of 1.6 and to those that ask why."""
+"""Telling of messages one by one, as in 1.6.
+
+Of dropped ones to callbacks of 1.6 and to those that ask why.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,18 @@ from snakemq.callbacks import Callback
 from snakemq.limits import DropReason
 from snakemq.message import Message
 
-__all__ = ["call_drop_callbacks"]
+__all__ = ["call_drop_callbacks", "tell_each"]
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def tell_each(
+    callback: Callback[[str, str, bytes]], conn_id: str, ident: str, messages: list[Message]
+) -> None:
+    """Call ``func(conn_id, ident, uuid)`` for each message."""
+    if callback:
+        for message in messages:
+            callback(conn_id, ident, message.uuid)
 
 
 def call_drop_callbacks(

@@ -9,7 +9,7 @@ network. Every implementation passes the contract suites in
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from snakemq.callbacks import Callback
 
@@ -115,6 +115,14 @@ class LinkInterface(Protocol):
 
         Then it and another one that does may dial each other at the same time.
         Loop thread only.
+        """
+
+    def get_certificate(self, conn_id: str) -> dict[str, Any] | None:
+        """The other side's certificate. From any thread.
+
+        :return: as :meth:`ssl.SSLSocket.getpeercert` has it; ``None``: the
+            connection has no TLS, or no certificate that was verified, or is
+            not there any more
         """
 
     def wakeup_poll(self) -> None:

@@ -189,6 +189,16 @@ class Link(Loop):
         """
         return self._sockets[conn_id].is_connector
 
+    def get_certificate(self, conn_id: str) -> dict[str, Any] | None:
+        """The other side's certificate. From any thread.
+
+        :return: as :meth:`ssl.SSLSocket.getpeercert` has it; ``None``: the
+            connection has no TLS, or no certificate that was verified, or is
+            not there any more
+        """
+        sock = self._sockets.get(conn_id)
+        return sock.certificate if sock is not None else None
+
     def send(self, conn_id: str, data: Buffer) -> None:
         """Send what can be sent of ``data`` now; ``on_ready_to_send`` tells how much.
 

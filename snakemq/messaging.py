@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -20,7 +21,7 @@ from snakemq._core.frames import (
 )
 from snakemq._core.framing import encode_packet
 from snakemq._core.session import Event, Session, SessionState
-from snakemq._drops import call_drop_callbacks
+from snakemq._drops import call_drop_callbacks, tell_each
 from snakemq._failures import StorageFailures
 from snakemq._holding import HANDLED, Holding
 from snakemq._inbox import Inbox
@@ -32,7 +33,7 @@ from snakemq._receive_hook import ReceiveHook
 from snakemq._takeover import Takeover
 from snakemq._transaction import Transaction, begin
 from snakemq._upkeep import Upkeep
-from snakemq.callbacks import Callback, CallbackOwner, CallbackSlot
+from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.contracts import TimerHandle
 from snakemq.exceptions import (
     NoConnection,
@@ -59,7 +60,7 @@ IDENTIFICATION_TIMEOUT: Final = 30.0
 _MESSAGE: Final = int(FrameType.MESSAGE)
 
 #: What this stack can do beyond 1.6.
-_FEATURES: Final = {Feature.DELIVERY: WINDOW.encode()}
+_FEATURES: Final = {Feature.DELIVERY: WINDOW.encode(), Feature.CALLS: b""}
 
 
 class Messaging(CallbackOwner):
@@ -111,6 +112,9 @@ class Messaging(CallbackOwner):
     on_messages_dropped = CallbackSlot[[str, list[Message], DropReason]]()
     #: ``func(conn_id, ident)``
     on_connect = CallbackSlot[[str, str]]()
+    #: ``func(conn_id, ident)``; after ``on_connect``: it is known what the other
+    #: side can do, see :meth:`peer_features`
+    on_ready = CallbackSlot[[str, str]]()
     #: ``func(conn_id, ident)``
     on_disconnect = CallbackSlot[[str, str]]()
 
@@ -158,8 +162,8 @@ class Messaging(CallbackOwner):
         self._queues = self.queues_manager.queues
         self._recv_callback = self.on_message_recv
 
-        self.on_messages_sent.wire(self._tell_sent)
-        self.on_messages_acked.wire(self._tell_acked)
+        self.on_messages_sent.wire(functools.partial(tell_each, self.on_message_sent))
+        self.on_messages_acked.wire(functools.partial(tell_each, self.on_message_acked))
         packeter.on_connect.wire(self._handle_connect)
         packeter.on_disconnect.wire(self._handle_disconnect)
         packeter.on_packets_recv.wire(self._handle_packets)
@@ -314,6 +318,19 @@ class Messaging(CallbackOwner):
         """Identifiers of the connected peers. Thread-safe."""
         return list(self._by_ident)
 
+    def peer_features(self, ident: str) -> frozenset[Feature] | None:
+        """What a peer can do beyond snakeMQ 1.6. Thread-safe.
+
+        :return: of what is known here; ``None``: the peer is not connected, or
+            has not said it yet, see :attr:`on_ready`
+        """
+        connection = self._by_ident.get(ident)
+        return connection.session.features if connection and connection.is_ready else None
+
+    def get_certificate(self, conn_id: str) -> dict[str, Any] | None:
+        """See :meth:`snakemq.contracts.LinkInterface.get_certificate`. Thread-safe."""
+        return self.packeter.get_certificate(conn_id)
+
     def queued_messages(self, ident: str | None = None) -> int:
         """How many messages are not yet known to have left for good. Thread-safe.
 
@@ -333,10 +350,17 @@ class Messaging(CallbackOwner):
         queues = list(self.queues_manager.queues.values())
         return sum(queue.messages for queue in queues)
 
-    def acknowledge(self) -> None:
-        """Send the acknowledgements that wait for more. For before the end. Loop thread only."""
-        for connection in list(self._by_ident.values()):
-            self._incoming.acknowledge_now(connection)
+    def acknowledge(self, conn_id: str | None = None) -> None:
+        """Send the acknowledgements that wait for more, now. Loop thread only.
+
+        :param conn_id: on this connection, if it is still there; ``None``: on
+            all, for before the end
+        """
+        if conn_id is None:
+            for connection in list(self._by_ident.values()):
+                self._incoming.acknowledge_now(connection)
+        elif conn_id in self._connections:
+            self._incoming.acknowledge_now(self._connections[conn_id])
 
     def is_inside_loop(self) -> bool:
         """See :meth:`snakemq.contracts.LinkInterface.is_inside_loop`."""
@@ -511,7 +535,10 @@ class Messaging(CallbackOwner):
             connection.settle_timer = self.packeter.call_later(
                 settle_time, self._settled, connection
             )
-        self._outgoing.pump(connection)
+        try:
+            self.on_ready(connection.conn_id, queue.name)
+        finally:  # also when a callback raised KeyboardInterrupt
+            self._outgoing.pump(connection)
 
     def _settled(self, connection: PeerConnection) -> None:
         connection.settle_timer = None
@@ -676,12 +703,6 @@ class Messaging(CallbackOwner):
         if connection is not None:
             self._outgoing.handle_sent(connection, packet_id)
 
-    def _tell_sent(self, conn_id: str, ident: str, messages: list[Message]) -> None:
-        _tell_each(self.on_message_sent, conn_id, ident, messages)
-
-    def _tell_acked(self, conn_id: str, ident: str, messages: list[Message]) -> None:
-        _tell_each(self.on_message_acked, conn_id, ident, messages)
-
     def _ping(self, connection: PeerConnection, callback: Callable[[float], object] | None) -> None:
         if connection.conn_id in self._connections:
             connection.pings.append((self.packeter.time(), callback))
@@ -703,11 +724,3 @@ class Messaging(CallbackOwner):
 
     def __repr__(self) -> str:
         return f"<Messaging {self.identifier!r} peers={len(self._by_ident)}>"
-
-
-def _tell_each(
-    callback: Callback[[str, str, bytes]], conn_id: str, ident: str, messages: list[Message]
-) -> None:
-    if callback:
-        for message in messages:
-            callback(conn_id, ident, message.uuid)

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from itertools import accumulate, chain
-from typing import Final
+from typing import Any, Final
 
 from snakemq._core.framing import HEADER_SIZE, MAX_LENGTH, PacketDecoder, encode_header
 from snakemq.callbacks import CallbackOwner, CallbackSlot
@@ -149,6 +149,10 @@ class Packeter(CallbackOwner):
     def is_mesh(self) -> bool:
         """See :meth:`snakemq.contracts.LinkInterface.is_mesh`."""
         return self.link.is_mesh()
+
+    def get_certificate(self, conn_id: str) -> dict[str, Any] | None:
+        """See :meth:`snakemq.contracts.LinkInterface.get_certificate`."""
+        return self.link.get_certificate(conn_id)
 
     def pause_recv(self, conn_id: str) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.pause_recv`."""

@@ -118,6 +118,10 @@ class Throttle(CallbackOwner):
         """See :meth:`snakemq.contracts.LinkInterface.is_connector`."""
         return self.link.is_connector(conn_id)
 
+    def get_certificate(self, conn_id: str) -> dict[str, Any] | None:
+        """See :meth:`snakemq.contracts.LinkInterface.get_certificate`."""
+        return self.link.get_certificate(conn_id)
+
     def wakeup_poll(self) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.wakeup_poll`."""
         self.link.wakeup_poll()

@@ -44,6 +44,8 @@ class Feature(enum.IntEnum):
 
     #: acknowledged delivery; the value is a :class:`DeliveryFeature`
     DELIVERY = 1
+    #: remote calls beyond those of 1.6, large ones in parts; without a value
+    CALLS = 2
 
 
 class DeliveryFeature(NamedTuple):

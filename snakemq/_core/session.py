@@ -65,7 +65,7 @@ class Event(enum.Enum):
     #: to be answered by a pong
     PING = "ping"
     PONG = "pong"
-    #: it is known what the other side can do: see :attr:`Session.delivery`
+    #: it is known what the other side can do: see :attr:`Session.features`
     FEATURES = "features"
     #: the other side has handled messages
     ACKNOWLEDGEMENT = "acknowledgement"
@@ -105,7 +105,7 @@ _DELIVERY_EVENTS: Final = (Event.ACKNOWLEDGEMENT, Event.SEQUENCE)
 class Session:
     """The handshake as seen from one side; both run the same."""
 
-    __slots__ = ("delivery", "ident", "state")
+    __slots__ = ("delivery", "features", "ident", "state")
 
     def __init__(self) -> None:
         self.state = SessionState.GREETING
@@ -114,6 +114,8 @@ class Session:
         #: what the other side says of acknowledged delivery; ``None`` if it
         #: does not know that. Final in ``READY``.
         self.delivery: DeliveryFeature | None = None
+        #: what the other side can do, of what is known here. Final in ``READY``.
+        self.features: frozenset[Feature] = frozenset()
 
     @staticmethod
     def greeting(identifier: str, features: Mapping[Feature, bytes]) -> list[bytes]:
@@ -155,6 +157,8 @@ class Session:
         return event
 
     def _note_features(self, payload: bytes) -> None:
-        value = decode_features(payload).get(Feature.DELIVERY)
+        features = decode_features(payload)
+        value = features.get(Feature.DELIVERY)
         if value is not None:
             self.delivery = DeliveryFeature.decode(value)
+        self.features = frozenset(feature for feature in Feature if feature in features)

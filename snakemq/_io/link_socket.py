@@ -92,6 +92,7 @@ class LinkSocket:
     __slots__ = (
         "__weakref__",
         "_tls_rest",
+        "certificate",
         "conn_id",
         "eof",
         "failure",
@@ -126,6 +127,9 @@ class LinkSocket:
         self.is_connector = False
         #: the link's name of the connection, ``None`` before and after it is open
         self.conn_id: str | None = None
+        #: the other side's, if TLS has verified it; read once, because a socket
+        #: can't be asked by one thread while another one closes it
+        self.certificate: dict[str, Any] | None = None
 
         # All below is the link's.
         self.state = SocketState.CONNECTING
@@ -171,6 +175,7 @@ class LinkSocket:
         """
         assert isinstance(self.sock, ssl.SSLSocket)
         self.sock.do_handshake()
+        self.certificate = self.getpeercert() or None
 
     def recv(self, size: int) -> bytes:
         """Read what is there, at most about ``size`` bytes.

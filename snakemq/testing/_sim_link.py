@@ -261,6 +261,10 @@ class SimLink(CallbackOwner):
         """See :meth:`snakemq.contracts.LinkInterface.is_mesh`."""
         return bool(self._connectors and self._listeners)
 
+    def get_certificate(self, conn_id: str) -> dict[str, Any] | None:
+        """See :meth:`snakemq.contracts.LinkInterface.get_certificate`. There is no TLS here."""
+        return None
+
     def unreported(self, conn_id: str) -> int:
         """See :meth:`snakemq.contracts.LinkInterface.unreported`."""
         return self._end(conn_id).taken or 0

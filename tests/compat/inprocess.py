@@ -34,8 +34,9 @@ VERSION_PACKET = bytes.fromhex("00000005 00 00000001")
 PING_PACKET = bytes.fromhex("00000001 04")
 PONG_PACKET = bytes.fromhex("00000001 05")
 #: What this package sends right behind its identification: it acknowledges
-#: messages, and takes 8,192 of them, or 16 MiB, before it has to.
-FEATURES_PACKET = bytes.fromhex("0000000d 06 0001 0008 00002000 01000000")
+#: messages, and takes 8,192 of them, or 16 MiB, before it has to; and it knows
+#: what is new in remote calls.
+FEATURES_PACKET = bytes.fromhex("00000011 06 0001 0008 00002000 01000000 0002 0000")
 
 
 def packet(payload: bytes) -> bytes:

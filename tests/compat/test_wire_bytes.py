@@ -56,7 +56,8 @@ def port(stack: Stack) -> int:
 
 class TestGreeting:
     GREETING = bytes.fromhex(
-        "00000005 00 00000001 00000006 02 73 74 61 63 6b 0000000d 06 0001 0008 00002000 01000000"
+        "00000005 00 00000001 00000006 02 73 74 61 63 6b"
+        "00000011 06 0001 0008 00002000 01000000 0002 0000"
     )
 
     def test_a_listener_greets_at_once(self, port: int) -> None:

@@ -107,7 +107,7 @@ RESTARTED = frames.Sequence(bytes.fromhex("40e61b97d57c20ae"), 0, stored=8192, r
 BOBS_STREAM = bytes.fromhex("622d84f1390ac65b")
 
 #: What each peer sends first.
-GREETING_FRAMES = Session.greeting("bob", {Feature.DELIVERY: WINDOW.encode()})
+GREETING_FRAMES = Session.greeting("bob", {Feature.DELIVERY: WINDOW.encode(), Feature.CALLS: b""})
 
 #: What the code makes of the same.
 PACKETS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from snakemq._io.timers import Timer, Timers
 from snakemq.callbacks import CallbackOwner, CallbackSlot
@@ -51,6 +52,9 @@ class FakeLink(CallbackOwner):
         self.on_disconnect(conn_id)
         self.sending.pop(conn_id, None)
         del self.taken[conn_id]
+
+    def get_certificate(self, conn_id: str) -> dict[str, Any] | None:
+        return {"of": conn_id}
 
     def unreported(self, conn_id: str) -> int:
         return self.unreported_bytes
