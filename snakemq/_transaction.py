@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from snakemq.exceptions import StorageError
 from snakemq.message import FLAG_PERSISTENT, Message
-from snakemq.queues import QueuesManager, Reserved
+from snakemq.queues import Ledger, QueuesManager, Reserved
 from snakemq.storage import QueuesStorageBase
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Transaction:
         self._store = store
         self._reserved: Reserved = []
         self._positions: list[int] = []
+        self._kept: list[tuple[Ledger, Message, int]] = []
 
     def send_message(self, ident: str, message: Message) -> None:
         """Queue a message for a peer with this transaction.
@@ -68,8 +69,21 @@ class Transaction:
             raise
         self._reserved += reserved
 
+    def keep(self, ledger: Ledger, key: bytes, record: bytes) -> None:
+        """Put a record into a ledger with this transaction; not by a connection of one's own.
+
+        :raises snakemq.exceptions.StorageError: it could not be stored
+        """
+        item = ledger.item(key, record)
+        positions = self._store([(ledger.name, item)])
+        if not positions:
+            raise StorageError("a ledger can't be written by the application's own connection")
+        self._kept.append((ledger, item, positions[0]))
+
     def committed(self) -> None:
         """What was sent is in the storage for good, with its positions: queue it."""
+        for ledger, item, position in self._kept:
+            ledger.stored(item, position)
         self._manager.append(self._reserved, self._positions)
 
     def attend(self) -> None:

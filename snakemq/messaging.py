@@ -46,7 +46,7 @@ from snakemq.exceptions import (
 from snakemq.limits import DropReason, QueueLimits
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.packeter import Packeter
-from snakemq.queues import QueuesManager
+from snakemq.queues import Ledger, QueuesManager
 from snakemq.storage import QueuesStorageBase
 
 if TYPE_CHECKING:
@@ -279,6 +279,13 @@ class Messaging(CallbackOwner):
         :raises StorageError: there is no storage that can do this
         """
         return begin(self.queues_manager, connection, self._check)
+
+    def open_ledger(self, name: str) -> Ledger:
+        """Keep small records in the storage, beside the messages; for layers.
+
+        :raises StorageError: there is no storage
+        """
+        return self.queues_manager.open_ledger(name)
 
     def pause(self, conn_id: str) -> None:
         """No messages from this connection until :meth:`resume`. Loop thread only.

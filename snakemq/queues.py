@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 from snakemq._failures import StorageFailures
 from snakemq._io.clock import monotonic
+from snakemq._ledger import Ledger, is_ledger
 from snakemq._queue import Queue
 from snakemq._room import Countable, Room
 from snakemq._writer import Writer
@@ -20,7 +21,7 @@ from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.storage import QueuesStorageBase, Removal, StoredItem
 from snakemq.storage._mirror import MirroredStorage
 
-__all__ = ["Queue", "QueuesManager", "Reserved"]
+__all__ = ["Ledger", "Queue", "QueuesManager", "Reserved"]
 
 #: Messages with the queues for which there is room.
 Reserved: TypeAlias = list[tuple[Queue, Message]]
@@ -115,6 +116,8 @@ class QueuesManager(CallbackOwner):
             storage.sync()
         last = storage.last_position()
         for summary in storage.summarize():
+            if is_ledger(summary.name):
+                continue
             queue = self.queues[summary.name] = Queue(summary.name, self)
             with self.room.lock:
                 queue.take_over(
@@ -229,6 +232,13 @@ class QueuesManager(CallbackOwner):
             if message.ttl is not None and self.is_stored(message)
         ):
             queue.advance_stored_clock()
+
+    def open_ledger(self, name: str) -> Ledger:
+        """Keep small records in the storage, beside the queues.
+
+        :raises snakemq.exceptions.StorageError: there is no storage
+        """
+        return Ledger(self, name)
 
     def store_ttls(self, queue_name: str) -> None:
         """A storage without a clock has to store each TTL anew, now and then."""

@@ -66,6 +66,7 @@ PARTS = {
     "_incoming": "messaging",
     "_keepalive_timers": "messaging",
     "_outgoing": "messaging",
+    "_ledger": "queues",
     "_queue": "queues",
     "_room": "queues",
     "_stored": "queues",
