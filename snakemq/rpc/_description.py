@@ -106,14 +106,15 @@ def _describe_method(name: str, method: Callable[..., Any]) -> dict[str, Any]:
     except Exception as exc:  # many functions in C have none
         _log.debug("no signature of %s: %r", name, exc)
         signature = "(...)"
-    signal, quick, at_most_once = marks_of(method)
+    marks = marks_of(method)
     return {
         "name": name,
         "signature": signature,
         "doc": _doc(method),
-        "signal": signal,
-        "quick": quick,
-        "at_most_once": at_most_once,
+        "signal": marks.is_signal,
+        "quick": marks.is_quick,
+        "at_most_once": marks.at_most_once,
+        "transactional": marks.is_transactional,
         "stream": inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method),
         "async": inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from snakemq.rpc._description import describe_function, describe_object, public_methods
@@ -33,6 +34,7 @@ class Served(NamedTuple):
     is_quick: bool
     is_signal: bool
     at_most_once: bool
+    is_transactional: bool = False
 
 
 class _Function(NamedTuple):
@@ -186,8 +188,16 @@ class Registry:
             function = self._functions.get(name)
             if function is not None:
                 func, quick, once = function
-                is_signal, is_quick, is_once = marks_of(func)
-                return Served(func, name, name, quick or is_quick, is_signal, once or is_once)
+                marks = marks_of(func)
+                return Served(
+                    func,
+                    name,
+                    name,
+                    quick or marks.is_quick,
+                    marks.is_signal,
+                    once or marks.at_most_once,
+                    marks.is_transactional,
+                )
         try:
             instance = self.instances[object_name]
         except KeyError:
@@ -206,8 +216,31 @@ class Registry:
             raise NoMethodError(
                 f"{_cut(method_name)}: this attribute of {object_name!r} is no method"
             )
-        is_signal, is_quick, is_once = marks_of(method)
-        return Served(method, name, object_name, is_quick, is_signal, is_once)
+        is_signal, is_quick, is_once, is_transactional = marks_of(method)
+        return Served(method, name, object_name, is_quick, is_signal, is_once, is_transactional)
+
+    def preview(self, object_name: Any, method_name: str) -> tuple[str, bool]:
+        """What can be known of a request before it is resolved, without running any code.
+
+        :return: whose limits count, and whether it may run in the loop's thread
+        """
+        if not isinstance(object_name, str):
+            return "", False
+        if self._functions:
+            name = f"{object_name}.{method_name}" if object_name else method_name
+            function = self._functions.get(name)
+            if function is not None:
+                return name, function.quick or marks_of(function.func).is_quick
+        # What nobody serves is not counted apart: anybody can make up names.
+        instance = self.instances.get(object_name)
+        if instance is None:
+            return "", False
+        for cls in type(instance).__mro__:
+            method = cls.__dict__.get(method_name)
+            if method is not None:
+                marked = getattr(method, "__func__", method)
+                return object_name, type(marked) is FunctionType and marks_of(marked).is_quick
+        return object_name, False
 
     def describe(self) -> list[dict[str, Any]]:
         """What is served, sorted by name, as data that every serializer can write.

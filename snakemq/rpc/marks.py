@@ -8,14 +8,16 @@ decorators: the mark has to be visible on what callers reach in the end.
 from __future__ import annotations
 
 from types import FunctionType, MethodType
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 __all__ = [
     "METHOD_RPC_AS_SIGNAL_ATTR",
+    "Marks",
     "as_signal",
     "at_most_once",
     "marks_of",
     "quick",
+    "transactional",
 ]
 
 #: Attribute of a method that is marked as a signal; the value is 1.6's.
@@ -24,7 +26,19 @@ METHOD_RPC_AS_SIGNAL_ATTR: Final = "__snakemw_rpc_as_signal"
 _QUICK_ATTR: Final = "__snakemq_rpc_quick"
 _AT_MOST_ONCE_ATTR: Final = "__snakemq_rpc_at_most_once"
 
-_NONE: Final = (False, False, False)
+_TRANSACTIONAL_ATTR: Final = "__snakemq_rpc_transactional"
+
+
+class Marks(NamedTuple):
+    """How a function is marked."""
+
+    is_signal: bool
+    is_quick: bool
+    at_most_once: bool
+    is_transactional: bool
+
+
+_NONE: Final = Marks(False, False, False, False)
 
 _F = TypeVar("_F")
 
@@ -74,25 +88,46 @@ def at_most_once(method: _F) -> _F:
     return method
 
 
-def marks_of(method: object) -> tuple[bool, bool, bool]:
-    """Whether it is marked with :func:`as_signal`, :func:`quick`, :func:`at_most_once`."""
+def transactional(method: _F) -> _F:
+    """Mark a method that runs in a transaction of the storage. A decorator.
+
+    What it writes by way of ``current_call().transaction.db``, the messages
+    that it sends with ``current_call().transaction.send_message()``, and the
+    answer to the call are stored together or not at all. So whatever is killed
+    when, the effect of each call is there exactly once. If it raises, nothing of it is.
+
+    The server has to keep its answers (``durable=True``), in an SQLite file.
+    Everybody else who wants to store something waits until the method returns.
+
+    :param method: a function or method
+    :return: the same object
+    :raises TypeError: it is of a kind that can't be marked
+    """
+    _mark(method, _TRANSACTIONAL_ATTR)
+    return method
+
+
+def marks_of(method: object) -> Marks:
+    """How a function or method is marked."""
     if type(method) is MethodType or type(method) is FunctionType:
         # Most have no attributes at all, and this is asked at every call.
         found = method.__dict__
         if not found:
             return _NONE
         get = found.get
-        return (
+        return Marks(
             get(METHOD_RPC_AS_SIGNAL_ATTR) is True,
             get(_QUICK_ATTR) is True,
             get(_AT_MOST_ONCE_ATTR) is True,
+            get(_TRANSACTIONAL_ATTR) is True,
         )
     # Only what was put there: an object that makes up attributes when it is
     # asked for them has them all.
-    return (
+    return Marks(
         getattr(method, METHOD_RPC_AS_SIGNAL_ATTR, None) is True,
         getattr(method, _QUICK_ATTR, None) is True,
         getattr(method, _AT_MOST_ONCE_ATTR, None) is True,
+        getattr(method, _TRANSACTIONAL_ATTR, None) is True,
     )
 
 

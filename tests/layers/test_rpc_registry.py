@@ -20,6 +20,7 @@ from snakemq.rpc.marks import (
     at_most_once,
     marks_of,
     quick,
+    transactional,
 )
 
 
@@ -96,13 +97,13 @@ def no_instance(registry: Registry, object_name: Any, method: str = "add") -> st
 
 # Marks.
 
-MARKS: list[Callable[[Any], Any]] = [as_signal, quick, at_most_once]
+MARKS: list[Callable[[Any], Any]] = [as_signal, quick, at_most_once, transactional]
 
 
-@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("index", range(4))
 def test_a_mark_on_all_kinds_of_methods(index: int) -> None:
     mark = MARKS[index]
-    only = tuple(number == index for number in range(3))
+    only = tuple(number == index for number in range(4))
 
     class Marked:
         @mark
@@ -134,7 +135,7 @@ def test_a_mark_on_all_kinds_of_methods(index: int) -> None:
     for name in ("plain", "static", "static_inside", "of_class", "of_class_inside", "later"):
         assert marks_of(getattr(marked, name)) == only, name
         assert marks_of(getattr(Marked, name)) == only, name
-    assert marks_of(marked.unmarked) == (False, False, False)
+    assert marks_of(marked.unmarked) == (False, False, False, False)
     partial = mark(functools.partial(add, 1))
     assert marks_of(partial) == only
 
@@ -145,12 +146,12 @@ def test_marks_go_together() -> None:
     @at_most_once
     def all_of_them() -> None: ...
 
-    assert marks_of(all_of_them) == (True, True, True)
+    assert marks_of(all_of_them) == (True, True, True, False)
 
     @functools.wraps(all_of_them)
     def wrapper() -> None: ...
 
-    assert marks_of(wrapper) == (True, True, True)
+    assert marks_of(wrapper) == (True, True, True, False)
 
 
 def test_the_mark_of_a_signal_is_the_one_of_1_6() -> None:
@@ -158,7 +159,7 @@ def test_the_mark_of_a_signal_is_the_one_of_1_6() -> None:
 
     setattr(method, "__snakemw_rpc_as_signal", True)  # an assignment would be mangled
     assert METHOD_RPC_AS_SIGNAL_ATTR == "__snakemw_rpc_as_signal"
-    assert marks_of(method) == (True, False, False)
+    assert marks_of(method) == (True, False, False, False)
 
 
 def test_what_has_all_attributes_has_no_marks() -> None:
@@ -168,11 +169,11 @@ def test_what_has_all_attributes_has_no_marks() -> None:
 
         def __call__(self) -> None: ...
 
-    assert marks_of(Anything()) == (False, False, False)
+    assert marks_of(Anything()) == (False, False, False, False)
 
 
 def test_a_function_in_c_can_not_be_marked() -> None:
-    assert marks_of(len) == (False, False, False)
+    assert marks_of(len) == (False, False, False, False)
     for mark in MARKS:
         with pytest.raises(TypeError, match=r"len>.* can't be marked: put a function"):
             mark(len)
@@ -184,7 +185,7 @@ def test_a_function_in_c_can_not_be_marked() -> None:
 def test_a_method(registry: Registry) -> None:
     served = registry.resolve("calc", "add")
     assert served.func(1, 2) == 3
-    assert served[1:] == ("calc.add", "calc", False, False, False)
+    assert served[1:] == ("calc.add", "calc", False, False, False, False)
 
 
 def test_methods_of_all_kinds(registry: Registry) -> None:
@@ -343,12 +344,12 @@ def test_functions_by_all_ways_to_register_them(registry: Registry) -> None:
         return 4
 
     assert (one(), two(), three(), four()) == (1, 2, 3, 4)
-    assert registry.resolve("", "add") == (add, "add", "add", False, False, False)
-    assert registry.resolve("a.b", "add") == (add, "a.b.add", "a.b.add", True, False, True)
+    assert registry.resolve("", "add") == (add, "add", "add", False, False, False, False)
+    assert registry.resolve("a.b", "add") == (add, "a.b.add", "a.b.add", True, False, True, False)
     assert registry.resolve("", "one").func is one
     assert registry.resolve("math", "two").func is two
-    assert registry.resolve("math", "three")[3:] == (True, False, False)
-    assert registry.resolve("", "four")[3:] == (False, False, True)
+    assert registry.resolve("math", "three")[3:] == (True, False, False, False)
+    assert registry.resolve("", "four")[3:] == (False, False, True, False)
 
 
 def test_a_mark_above_the_decorator_counts(registry: Registry) -> None:
@@ -357,7 +358,7 @@ def test_a_mark_above_the_decorator_counts(registry: Registry) -> None:
     @registry.function
     def note() -> None: ...
 
-    assert registry.resolve("", "note")[3:] == (True, True, False)
+    assert registry.resolve("", "note")[3:] == (True, True, False, False)
 
 
 def test_functions_come_before_objects(registry: Registry) -> None:
@@ -454,6 +455,7 @@ def test_everything_that_is_served_is_described(registry: Registry) -> None:
                 "signal": False,
                 "quick": True,
                 "at_most_once": False,
+                "transactional": False,
                 "stream": False,
                 "async": False,
             }
@@ -707,3 +709,44 @@ def test_where_an_exception_was_raised() -> None:
     assert raised_by_call(TypeError("not raised at all"))
     assert raised_by_call(caught())
     assert not raised_by_call(caught(1))
+
+
+# Before it is resolved.
+
+
+def test_what_is_known_before_it_is_resolved_runs_no_code() -> None:
+    registry = Registry()
+
+    class Careful:
+        @property
+        def trap(self) -> None:
+            raise AssertionError("it was looked at")
+
+        def __getattr__(self, name: str) -> None:
+            raise AssertionError("it was asked")
+
+        @quick
+        def fast(self) -> None: ...
+
+        @staticmethod
+        @quick
+        def static() -> None: ...
+
+        def slow(self) -> None: ...
+
+    registry.register_object(Careful(), "careful")
+    registry.register_function(lambda: 1, "math.one", quick=True)
+    found = {
+        name: registry.preview("careful", name)
+        for name in ("trap", "other", "fast", "static", "slow")
+    }
+    assert found == {
+        "trap": ("careful", False),
+        "other": ("careful", False),
+        "fast": ("careful", True),
+        "static": ("careful", True),
+        "slow": ("careful", False),
+    }
+    assert registry.preview("math", "one") == ("math.one", True)
+    assert registry.preview("unknown", "one") == ("", False)
+    assert registry.preview(7, "one") == ("", False)
