@@ -1,0 +1,453 @@
+"""Large records, sent and received in parts.
+
+So that others need not wait until all of a record of 100 MB is through, no
+more than a window of it is queued at a time; see :mod:`snakemq._core.rpc_parts`.
+Peers that do not know parts get it in one message, as in 1.6.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from snakemq._core.features import Feature
+from snakemq._core.frames import MESSAGE_OVERHEAD
+from snakemq._core.rpc_parts import (
+    MAX_RECORD_SIZE,
+    PART_OVERHEAD,
+    PART_SIZE,
+    Assembler,
+    Kind,
+    Lane,
+    PartRefused,
+    Transfer,
+    decode_refusal,
+    encode_refusal,
+)
+from snakemq.exceptions import PacketTooLarge, QueueFull
+from snakemq.limits import DropReason
+from snakemq.message import Message
+from snakemq.rpc.errors import CallError
+from snakemq.rpc.request_ids import new_request_id
+
+if TYPE_CHECKING:
+    from snakemq.contracts import TimerHandle
+    from snakemq.messaging import ReceiveHook
+
+__all__ = ["PartReceiver", "PartSender"]
+
+#: When a part is sent again for which there was no room, in seconds.
+_RETRY: Final = 0.05
+
+
+class _Flying(NamedTuple):
+    """A part that is on its way."""
+
+    lane: Lane
+    transfer: Transfer
+    size: int
+    since: float
+
+
+class _Remote:
+    """A connected peer to which large records are sent."""
+
+    __slots__ = ("bytes", "flying", "lanes", "retry_timer", "scheduled", "stuck")
+
+    def __init__(self, kind: Kind, part_size: int) -> None:
+        #: those that are not urgent, and those that are
+        self.lanes = (Lane(kind, part_size), Lane(kind, part_size))
+        #: how much of them was not sent yet, in bytes
+        self.bytes = 0
+        #: by identifier of the message
+        self.flying: dict[bytes, _Flying] = {}
+        #: there is a call of the loop on its way
+        self.scheduled = False
+        #: for each lane, the part for which there was no room
+        self.stuck: list[tuple[Transfer, bytes, int] | None] = [None, None]
+        self.retry_timer: TimerHandle | None = None
+
+
+class PartSender:
+    """Sends records, the large ones in parts. The owner repeats them after a reconnect.
+
+    A record goes with TTL 0, to the peer that is connected now. When the
+    connection ends, nothing more is heard of it: it has arrived or not.
+
+    :param receive_hook: brings refusals; its messaging carries the parts
+    :param kind: what records these are
+    :param failed: ``func(ident, key, exception)``, from the loop's thread: a
+        large record was accepted and then could not be sent, or was refused by
+        the other side. Not when the connection ends, nor after :meth:`cancel`.
+    :param max_size: the largest record that is sent in parts, in bytes
+    :ivar part_size: what is larger than that travels in parts, in bytes
+    """
+
+    def __init__(
+        self,
+        receive_hook: ReceiveHook,
+        kind: Kind,
+        failed: Callable[[str, bytes, Exception], object],
+        *,
+        max_size: int = MAX_RECORD_SIZE,
+    ) -> None:
+        self.log = logging.getLogger("snakemq.rpc.parts")
+        self._hook = receive_hook
+        self._kind = kind
+        self._failed = failed
+        self._max_size = max_size
+        messaging = self._messaging = receive_hook.messaging
+        room = messaging.packeter.max_packet_size - MESSAGE_OVERHEAD - PART_OVERHEAD
+        self.part_size = max(1, min(PART_SIZE, room))
+        # Reentrant: a finalizer may give up a call, and it may run anywhere.
+        self._lock = threading.RLock()
+        self._remotes: dict[str, _Remote] = {}
+        #: how much of all records was not sent yet, in bytes
+        self._bytes = 0
+        self._closed = False
+        receive_hook.register(kind.refusal, self._handle_refusal)
+        messaging.on_ready.wire(self._handle_ready)
+        messaging.on_disconnect.wire(self._handle_disconnect)
+        messaging.on_messages_acked.wire(self._handle_arrived)
+        # Of a peer that does not acknowledge this is all that is heard.
+        messaging.on_messages_left.wire(self._handle_arrived)
+        messaging.on_messages_dropped.wire(self._handle_dropped)
+
+    def close(self) -> None:
+        """Give up all records, and send no more. Any thread; a second time is harmless."""
+        messaging = self._messaging
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._remotes.clear()
+            self._bytes = 0
+            with contextlib.suppress(KeyError):  # the program may have cleared the hook
+                self._hook.unregister(self._kind.refusal)
+            messaging.on_ready.remove(self._handle_ready)
+            messaging.on_disconnect.remove(self._handle_disconnect)
+            messaging.on_messages_acked.remove(self._handle_arrived)
+            messaging.on_messages_left.remove(self._handle_arrived)
+            messaging.on_messages_dropped.remove(self._handle_dropped)
+
+    # Any thread.
+
+    def send(self, ident: str, data: bytes, *, key: bytes = b"", urgent: bool = False) -> bool:
+        """Send a record.
+
+        :param data: with its prefix; it is kept, not copied, until it is sent
+        :param key: a name for :meth:`cancel` and for ``failed``
+        :param urgent: see :meth:`snakemq.messaging.Messaging.send_message`
+        :return: whether it is on its way: the peer is connected
+        :raises PacketTooLarge: it can't be sent at all
+        :raises QueueFull: there is no room for it
+        """
+        if len(data) <= self.part_size:
+            return self._messaging.send_message(ident, Message(data), urgent=urgent)
+        features = self._messaging.peer_features(ident)
+        if features is None and not self._messaging.is_connected(ident):
+            return False
+        if features is not None and Feature.CALLS not in features:
+            return self._messaging.send_message(ident, Message(data), urgent=urgent)
+        if len(data) > self._max_size:
+            raise PacketTooLarge(len(data), self._max_size)
+        transfer = Transfer(new_request_id(), key, data)
+        with self._lock:
+            if self._closed:
+                return False
+            remote = self._remotes.get(ident)
+            if remote is None:
+                remote = self._remotes[ident] = _Remote(self._kind, self.part_size)
+            self._check_room(ident, remote, len(data))
+            self._count(remote, len(data))
+            remote.lanes[urgent].add(transfer)
+            self._pump_soon(ident, remote)
+        return True
+
+    def cancel(self, ident: str, key: bytes) -> bool:
+        """Do not send what is left of the records with this key.
+
+        :return: whether something was left
+        """
+        with self._lock:
+            remote = self._remotes.get(ident)
+            if remote is None:
+                return False
+            found = [(lane, t) for lane in remote.lanes for t in lane.find_key(key)]
+            for lane, transfer in found:
+                self._give_up(remote, lane, transfer)
+            if found:
+                self._pump_soon(ident, remote)
+            return bool(found)
+
+    def waiting_bytes(self, ident: str | None = None) -> int:
+        """How much of large records was not sent yet.
+
+        :param ident: the receiver; ``None`` for all together
+        """
+        if ident is None:
+            return self._bytes
+        remote = self._remotes.get(ident)
+        return remote.bytes if remote is not None else 0
+
+    def _check_room(self, ident: str, remote: _Remote, size: int) -> None:
+        limits = self._messaging.queue_limits
+        if remote.bytes + size > limits.max_bytes:
+            raise QueueFull(
+                f"a record of {size} bytes for {ident!r}: {remote.bytes} bytes of others wait, "
+                f"and the limit is {limits.max_bytes} bytes"
+            )
+        if self._bytes + size > limits.total_bytes:
+            raise QueueFull(
+                f"a record of {size} bytes for {ident!r}: {self._bytes} bytes wait for all peers, "
+                f"and the limit is {limits.total_bytes} bytes"
+            )
+
+    # For those who hold the lock.
+
+    def _count(self, remote: _Remote, size: int) -> None:
+        remote.bytes += size
+        self._bytes += size
+
+    def _give_up(
+        self, remote: _Remote, lane: Lane, transfer: Transfer, *, tell: bool = True
+    ) -> None:
+        if transfer.data is not None:
+            self._count(remote, transfer.offset - transfer.size)
+        lane.give_up(transfer, tell=tell)
+
+    def _pump_soon(self, ident: str, remote: _Remote) -> None:
+        if not remote.scheduled:
+            remote.scheduled = True
+            self._messaging.call_soon(self._pump, ident, remote)
+
+    def _forget(self, ident: str) -> None:
+        remote = self._remotes.pop(ident, None)
+        if remote is not None:
+            self._count(remote, -remote.bytes)
+            if remote.retry_timer is not None:
+                remote.retry_timer.cancel()
+                remote.retry_timer = None
+
+    # In the thread of the loop.
+
+    def _pump(self, ident: str, remote: _Remote) -> None:
+        """Send what the windows let pass."""
+        remote.scheduled = False
+        if self._remotes.get(ident) is not remote:
+            return  # it is gone, and so is all of it
+        features = self._messaging.peer_features(ident)
+        if features is None:
+            if not self._messaging.is_connected(ident):
+                with self._lock:
+                    self._forget(ident)
+        elif Feature.CALLS not in features:
+            self._send_whole(ident, remote)
+        elif remote.retry_timer is None:
+            for index in (1, 0):
+                self._pump_lane(ident, remote, index)
+
+    def _pump_lane(self, ident: str, remote: _Remote, index: int) -> None:
+        lane = remote.lanes[index]
+        urgent = bool(index)
+        while self._remotes.get(ident) is remote:
+            with self._lock:
+                following = remote.stuck[index]
+                remote.stuck[index] = None
+                if following is None:
+                    following = lane.next_part()
+                    if following is None:
+                        return
+                    self._count(remote, -following[2])
+            transfer, data, size = following
+            message = Message(data)
+            if size:
+                remote.flying[message.uuid] = _Flying(lane, transfer, size, self._messaging.time())
+            try:
+                self._messaging.send_message(ident, message, urgent=urgent)
+            except QueueFull:
+                remote.flying.pop(message.uuid, None)
+                remote.stuck[index] = following
+                if remote.retry_timer is None:
+                    remote.retry_timer = self._messaging.call_later(
+                        _RETRY, self._retry, ident, remote
+                    )
+                return
+
+    def _retry(self, ident: str, remote: _Remote) -> None:
+        remote.retry_timer = None
+        self._pump(ident, remote)
+
+    def _send_whole(self, ident: str, remote: _Remote) -> None:
+        """To a peer that does not know parts."""
+        with self._lock:
+            whole = [
+                (transfer.key, transfer.data, bool(index))
+                for index, lane in enumerate(remote.lanes)
+                for transfer in lane
+            ]
+            self._forget(ident)
+        for key, data, urgent in whole:
+            assert data is not None
+            try:
+                self._messaging.send_message(ident, Message(data), urgent=urgent)
+            except (PacketTooLarge, QueueFull) as exc:
+                self._tell_failed(ident, key, exc)
+
+    def _tell_failed(self, ident: str, key: bytes, exc: Exception) -> None:
+        try:
+            self._failed(ident, key, exc)
+        except Exception:
+            self.log.exception("ident=%s exception in %r", ident, self._failed)
+
+    def _handle_ready(self, conn_id: str, ident: str) -> None:
+        remote = self._remotes.get(ident)
+        if remote is not None:
+            self._pump(ident, remote)
+
+    def _handle_disconnect(self, conn_id: str, ident: str) -> None:
+        with self._lock:
+            self._forget(ident)
+
+    def _handle_arrived(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+        remote = self._remotes.get(ident)
+        if remote is None or not remote.flying:
+            return
+        now = self._messaging.time()
+        some = False
+        for message in messages:
+            part = remote.flying.pop(message.uuid, None)
+            if part is not None:
+                some = True
+                with self._lock:
+                    part.lane.window.arrived(part.size, now - part.since)
+        if some:
+            self._pump(ident, remote)
+
+    def _handle_dropped(self, ident: str, messages: list[Message], reason: DropReason) -> None:
+        remote = self._remotes.get(ident)
+        if remote is None or not remote.flying or reason is not DropReason.QUEUE_FULL:
+            return  # with the connection all of it ends
+        for message in messages:
+            part = remote.flying.pop(message.uuid, None)
+            if part is None:
+                continue
+            transfer = part.transfer
+            with self._lock:
+                part.lane.window.flying -= part.size
+                known = part.lane.find(transfer.transfer_id) is not None
+                if known:
+                    self._give_up(remote, part.lane, transfer)
+                    self._pump_soon(ident, remote)
+            if known:
+                exc = QueueFull(f"a part for {ident!r} was dropped to make room for newer messages")
+                self._tell_failed(ident, transfer.key, exc)
+
+    def _handle_refusal(self, conn_id: str, ident: str, message: Message) -> None:
+        transfer_id, reason = decode_refusal(self._kind, message.data)
+        with self._lock:
+            remote = self._remotes.get(ident)
+            if remote is None:
+                return
+            found = [(lane, lane.find(transfer_id)) for lane in remote.lanes]
+            for lane, transfer in found:
+                if transfer is not None:
+                    self._give_up(remote, lane, transfer, tell=False)
+        for _, transfer in found:
+            if transfer is None:
+                continue
+            self.log.warning("ident=%s does not take %d bytes: %s", ident, transfer.size, reason)
+            exc = CallError(f"{ident!r} does not take a record of {transfer.size} bytes: {reason}")
+            self._tell_failed(ident, transfer.key, exc)
+
+
+class PartReceiver:
+    """Receives large records in parts.
+
+    :param receive_hook: brings the parts
+    :param kind: what records these are
+    :param deliver: ``func(conn_id, ident, message)``, from the loop's thread:
+        a record came, with its prefix
+    :param max_size: the largest record that is taken, and how much of
+        unfinished ones may come over one connection, in bytes
+    """
+
+    def __init__(
+        self,
+        receive_hook: ReceiveHook,
+        kind: Kind,
+        deliver: Callable[[str, str, Message], object],
+        *,
+        max_size: int = MAX_RECORD_SIZE,
+    ) -> None:
+        self.log = logging.getLogger("snakemq.rpc.parts")
+        self._hook = receive_hook
+        self._messaging = receive_hook.messaging
+        self._kind = kind
+        self._deliver = deliver
+        self._max_size = max_size
+        self._lock = threading.Lock()
+        self._closed = False
+        #: by connection
+        self._assemblers: dict[str, Assembler] = {}
+        # The connections whose parts are to be acknowledged, and those about
+        # which there was a complaint.
+        self._acknowledging: set[str] = set()
+        self._complained: set[str] = set()
+        receive_hook.register(kind.part, self._handle_part)
+        self._messaging.on_disconnect.wire(self._handle_disconnect)
+
+    def close(self) -> None:
+        """Take no more, and forget what is not complete. A second time is harmless."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        with contextlib.suppress(KeyError):  # the program may have cleared the hook
+            self._hook.unregister(self._kind.part)
+        self._messaging.on_disconnect.remove(self._handle_disconnect)
+        self._assemblers = {}
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of unfinished records is here."""
+        return sum(assembler.held for assembler in list(self._assemblers.values()))
+
+    def _handle_part(self, conn_id: str, ident: str, message: Message) -> None:
+        if self._closed:
+            return
+        assembler = self._assemblers.get(conn_id)
+        if assembler is None:
+            assembler = self._assemblers[conn_id] = Assembler(self._kind, self._max_size)
+        if conn_id not in self._acknowledging:
+            # The sender waits for it. When all that came together is handled.
+            self._acknowledging.add(conn_id)
+            self._messaging.call_soon(self._acknowledge, conn_id)
+        try:
+            record = assembler.feed(message.data)
+        except PartRefused as exc:
+            self._refuse(conn_id, ident, exc)
+            return
+        if record is not None:
+            self._deliver(conn_id, ident, Message(record))
+
+    def _acknowledge(self, conn_id: str) -> None:
+        self._acknowledging.discard(conn_id)
+        self._messaging.acknowledge(conn_id)
+
+    def _refuse(self, conn_id: str, ident: str, exc: PartRefused) -> None:
+        # Once for each connection: it may be a peer that wants to fill the log.
+        level = logging.DEBUG if conn_id in self._complained else logging.WARNING
+        self._complained.add(conn_id)
+        self.log.log(level, "conn=%s ident=%s a record is not taken: %s", conn_id, ident, exc)
+        if exc.transfer_id:
+            refusal = encode_refusal(self._kind, exc.transfer_id, str(exc))
+            with contextlib.suppress(QueueFull):  # then its sender finds out by the deadline
+                self._messaging.send_message(ident, Message(refusal), urgent=True)
+
+    def _handle_disconnect(self, conn_id: str, ident: str) -> None:
+        self._assemblers.pop(conn_id, None)
+        self._complained.discard(conn_id)
