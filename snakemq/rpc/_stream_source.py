@@ -1,0 +1,268 @@
+"""The server's end of a stream: items of an iterator, as the caller asks for them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple, Protocol
+
+from snakemq.rpc.errors import Unserializable
+
+__all__ = ["MAX_WINDOW", "StreamSource", "StreamWriter"]
+
+#: A caller gets no more items in advance than this, whatever it asks for.
+MAX_WINDOW: Final = 4096
+
+#: So many items at most are sent together, and about so many bytes.
+_BATCH_ITEMS: Final = 256
+_BATCH_BYTES: Final = 256 * 1024
+
+#: With so many bytes sent and not asked to go on, the next item waits.
+_MAX_KEPT_BYTES: Final = 4 * 1024 * 1024
+
+
+class StreamWriter(Protocol):
+    """What a source does with its items. Called from any thread."""
+
+    def write_items(self, position: int, items: list[Any], end: bool) -> bytes:
+        """The record of items.
+
+        :raises snakemq.rpc.Unserializable: one of them can't be written
+        """
+
+    def write_error(self, position: int, error: BaseException) -> bytes | None:
+        """The record of an error in place of an item."""
+
+    def send(self, record: bytes) -> None:
+        """Send a record; :meth:`StreamSource.batch_left` has to be called when it has left
+        or is lost."""
+
+    def run_source(self) -> None:
+        """Have :meth:`StreamSource.run` called in a worker."""
+
+    def ended(self, error: BaseException | None) -> None:
+        """The iterator is at its end, or was closed."""
+
+    def delivered(self) -> None:
+        """The caller has all of it."""
+
+
+class _Batch(NamedTuple):
+    position: int
+    end: int
+    record: bytes
+
+
+class StreamSource:
+    """Takes items from an iterator, in one worker at a time, and sends them.
+
+    Whoever has sent something gets it acknowledged by the next request for
+    more; until then it is kept, to be sent again after a reconnect.
+
+    A first item is sent at once, and those that are made while it is under way
+    go together: so a slow iterator has no delay, and a fast one few messages.
+
+    :param iterator: is closed at the end, if it can be
+    :param window: how many items may be sent before more are asked for
+    :param conn_id: connection on which it was asked for
+    """
+
+    def __init__(
+        self, iterator: Iterator[Any], window: int, conn_id: str, writer: StreamWriter
+    ) -> None:
+        self._iterator = iterator
+        self._writer = writer
+        self._lock = threading.Lock()
+        self._conn_id = conn_id
+        self._limit = min(window, MAX_WINDOW)
+        #: index of the next item that is taken
+        self._position = 0
+        self._pending: list[Any] = []
+        self._kept: deque[_Batch] = deque()
+        self._kept_bytes = 0
+        #: how large an item of the last batch was
+        self._item_bytes = 0
+        self._under_way = 0
+        self._was_lost = False
+        self._is_running = True  # whoever makes it runs it first
+        self._is_cancelled = False
+        self._is_over = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is taken from the iterator."""
+        return self._is_over
+
+    # In a worker.
+
+    def run(self) -> None:
+        """Take and send items for as long as that is wanted."""
+        while self._may_go_on():
+            try:
+                item = next(self._iterator)
+            except StopIteration:
+                self._finish(None)
+                return
+            except BaseException as exc:
+                # SystemExit too: it ends no thread here, and the caller waits.
+                self._finish(exc)
+                return
+            with self._lock:
+                self._pending.append(item)
+                self._position += 1
+                # How large they are is not known before they are written.
+                is_due = (
+                    not self._under_way
+                    or len(self._pending) >= _BATCH_ITEMS
+                    or len(self._pending) * self._item_bytes >= _BATCH_BYTES
+                )
+            if is_due and not self._flush():
+                return
+        if self._is_cancelled:
+            self._close(None)
+
+    def _may_go_on(self) -> bool:
+        """Whether to take another item; if not, this worker leaves."""
+        while True:
+            with self._lock:
+                if not self._is_cancelled and not self._is_over:
+                    if self._position < self._limit and self._kept_bytes < _MAX_KEPT_BYTES:
+                        return True
+                    if not self._pending:
+                        self._is_running = False
+                        return False
+                else:
+                    self._is_running = False
+                    return False
+            if not self._flush():
+                return False
+
+    def _flush(self, *, end: bool = False) -> bool:
+        """Send what was taken. False: it can't be written, and the stream is over."""
+        with self._lock:
+            items, self._pending = self._pending, []
+            position = self._position - len(items)
+        if not items and not end:
+            return True
+        try:
+            record = self._writer.write_items(position, items, end)
+        except Unserializable as exc:
+            self._send_one_by_one(position, items, exc)
+            return False
+        self._send(_Batch(position, self._position, record))
+        return True
+
+    def _send_one_by_one(self, position: int, items: list[Any], error: Unserializable) -> None:
+        """One of them can't be written: send those before it, and what is wrong with it."""
+        for item in items:
+            try:
+                record = self._writer.write_items(position, [item], False)
+            except Unserializable as exc:
+                error = exc
+                break
+            self._send(_Batch(position, position + 1, record))
+            position += 1
+        self._send_error(position, error)
+        self._close(error)
+
+    def _finish(self, error: BaseException | None) -> None:
+        """The iterator has no more items."""
+        if error is None:
+            if self._flush(end=True):
+                self._close(None)
+        elif self._flush():
+            self._send_error(self._position, error)
+            self._close(error)
+
+    def _send_error(self, position: int, error: BaseException) -> None:
+        record = self._writer.write_error(position, error)
+        if record is not None:
+            self._send(_Batch(position, position, record))
+
+    def _close(self, error: BaseException | None) -> None:
+        with self._lock:
+            if self._is_over:
+                return
+            self._is_over = True
+            self._is_running = False
+            self._pending = []
+        close = getattr(self._iterator, "close", None)
+        try:
+            if close is not None:
+                close()
+        except Exception as exc:
+            error = error or exc
+        finally:
+            self._writer.ended(error)
+
+    def _send(self, batch: _Batch) -> None:
+        with self._lock:
+            if self._is_cancelled:
+                return
+            self._kept.append(batch)
+            self._kept_bytes += len(batch.record)
+            self._item_bytes = len(batch.record) // max(1, batch.end - batch.position)
+            self._under_way += 1
+        self._writer.send(batch.record)
+
+    # Any thread.
+
+    def batch_left(self, *, lost: bool) -> None:
+        """Something that was sent has arrived, or is lost with its connection."""
+        with self._lock:
+            self._under_way = max(0, self._under_way - 1)
+            wanted = bool(self._pending) and self._start()
+            self._was_lost |= lost
+            delivered = self._is_over and not self._under_way and not self._was_lost
+        if delivered:
+            self._writer.delivered()
+        elif wanted:
+            self._writer.run_source()
+
+    def more(self, position: int, window: int, conn_id: str) -> None:
+        """The caller has items, and wants more.
+
+        :param position: it has all items before this one
+        :param window: so many behind that may come
+        :param conn_id: another one than before: what it does not have is sent again
+        """
+        with self._lock:
+            while (
+                self._kept and self._kept[0].end <= position and (self._kept[0].position < position)
+            ):
+                self._kept_bytes -= len(self._kept.popleft().record)
+            self._limit = max(self._limit, position + min(window, MAX_WINDOW))
+            again: list[_Batch] = []
+            if conn_id != self._conn_id:
+                self._conn_id = conn_id
+                again = list(self._kept)
+                self._under_way = len(again)
+                self._was_lost = False
+            wanted = self._start()
+        for batch in again:
+            self._writer.send(batch.record)
+        if wanted:
+            self._writer.run_source()
+
+    def repeat(self, conn_id: str) -> None:
+        """The caller has nothing yet, and asks again."""
+        self.more(0, 0, conn_id)
+
+    def cancel(self) -> None:
+        """The caller wants no more."""
+        with self._lock:
+            self._is_cancelled = True
+            self._kept.clear()
+            self._kept_bytes = 0
+            wanted = self._start()
+        if wanted:
+            # Closing a generator runs code of the program.
+            self._writer.run_source()
+
+    def _start(self) -> bool:
+        """With the lock: whether a worker has to be asked to run it."""
+        if self._is_running or self._is_over:
+            return False
+        self._is_running = True
+        return True
