@@ -4,103 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import pickle
-import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from snakemq._core.rpc_records import (
     REPLY_PREFIX,
     REQUEST_PREFIX,
     Reply,
     call_record,
+    cancel_record,
+    describe_record,
     parse_reply,
     signal_record,
 )
 from snakemq.message import Message
-from snakemq.rpc.errors import (
-    CallError,
-    ClientClosed,
-    NotConnected,
-    PartialCall,
-    RemoteError,
-    UnreadableReply,
-    WouldDeadlock,
-)
+from snakemq.rpc._call_future import CallFuture
+from snakemq.rpc._deadlines import Deadlines
+from snakemq.rpc._hook_chain import HookChain
+from snakemq.rpc._outgoing_call import BlockingCall, FutureCall, OutgoingCall, Pending, too_late
+from snakemq.rpc._outstanding import Outstanding
+from snakemq.rpc._remote_stream import IncomingStream, RemoteStream
+from snakemq.rpc.errors import ClientClosed, UnreadableReply, WouldDeadlock
+from snakemq.rpc.hooks import CallHook, CallInfo
+from snakemq.rpc.options import UNSET, CallOptions, Unset, checked_timeout
 from snakemq.rpc.proxy import RpcInstProxy
-from snakemq.rpc.remote_traceback import attach, describe
 from snakemq.rpc.request_ids import new_request_id
 from snakemq.rpc.serializer import Serializer, loads_with_stand_ins
 
 if TYPE_CHECKING:
     from snakemq.messaging import ReceiveHook
 
-__all__ = ["RpcClient"]
+__all__ = ["DEFAULT_STREAM_WINDOW", "RpcClient"]
 
-# On Windows a waiting thread does not notice Ctrl-C before its wait is over.
-# Elsewhere it does; there the limit keeps a huge timeout below the largest
-# that a lock takes.
-_LONGEST_WAIT: Final = 0.5 if os.name == "nt" else 86400.0
-_FOR_EVER: Final = float("inf")
+T = TypeVar("T")
 
-
-class _Call:
-    """A call that waits for its end; it ends once."""
-
-    __slots__ = ("_ended", "error", "payload", "reply", "req_id", "sent")
-
-    def __init__(self, req_id: bytes, payload: bytes) -> None:
-        self.req_id = req_id
-        #: the request as it is sent, and sent again
-        self.payload = payload
-        self.sent = False
-        self.reply: Reply | None = None
-        self.error: Exception | None = None
-        # A lock that the caller can't get before the end: the cheapest thing
-        # there is to wait for.
-        self._ended = threading.Lock()
-        self._ended.acquire()
-
-    def end(self, reply: Reply | None, error: Exception | None = None) -> None:
-        """For the one who took the call out of those that wait, and nobody else."""
-        self.reply = reply
-        self.error = error
-        self._ended.release()
-
-    def wait(self, timeout: float | None) -> bool:
-        """Whether it ended within ``timeout`` seconds."""
-        remaining = _FOR_EVER if timeout is None else timeout
-        while not self._ended.acquire(timeout=min(remaining, _LONGEST_WAIT)):
-            remaining -= _LONGEST_WAIT
-            if remaining <= 0:
-                return False
-        return True
-
-
-class _Remote:
-    """A peer that is connected or has been called."""
-
-    __slots__ = ("calls", "conn_id", "connected")
-
-    def __init__(self) -> None:
-        self.connected = False
-        #: ``None`` while it is not known
-        self.conn_id: str | None = None
-        #: calls without a reply yet, by ``req_id``
-        self.calls: dict[bytes, _Call] = {}
-
-
-def _too_late(remote_ident: str, connected: bool, sent: bool) -> CallError:
-    if connected:
-        return PartialCall(f"{remote_ident!r} is connected and did not answer in time")
-    if not sent:
-        return NotConnected(f"{remote_ident!r} is not connected")
-    error = NotConnected(
-        f"{remote_ident!r} is not connected any more; it was sent the request and did not answer"
-    )
-    error.request_sent = True
-    return error
+#: How many items of a stream may be on their way or wait here for their reader.
+DEFAULT_STREAM_WINDOW: Final = 64
 
 
 class RpcClient:
@@ -115,57 +56,153 @@ class RpcClient:
         ``loads(data)``; both sides need the same. What ``loads`` accepts is
         what other peers may send here, and pickle may run any code: use it
         with peers that you trust.
+    :param timeout: of the calls for which nothing nearer says anything: proxy,
+        method, or the call itself; see :class:`~snakemq.rpc.options.CallOptions`
+    :param wait_for_peer: likewise
+    :ivar options: these two; may be changed
+    :ivar stream_window: how many items of a stream may be on their way or wait
+        for their reader; to be set before calls are made
+    :ivar late_replies: how many replies came for which nobody waited any more,
+        or again; they were dropped
     """
 
-    def __init__(self, receive_hook: ReceiveHook, pickler: Serializer = pickle) -> None:
+    def __init__(
+        self,
+        receive_hook: ReceiveHook,
+        pickler: Serializer = pickle,
+        *,
+        timeout: float | None = None,
+        wait_for_peer: bool = True,
+    ) -> None:
         self.log = logging.getLogger("snakemq.rpc.client")
         self.receive_hook = receive_hook
         self.pickler = pickler
+        self.options = CallOptions(checked_timeout(timeout), wait_for_peer)
+        self.stream_window = DEFAULT_STREAM_WINDOW
+        self.late_replies = 0
         #: ``func(exception)``: gets what calls raise, except
         #: :class:`CallError`; the call then returns ``None``. It runs in the
-        #: thread of the caller. ``None``: calls raise.
+        #: thread of the caller. ``None``: calls raise. Not for futures and
+        #: callbacks, which have places of their own for it.
         self.exception_handler: Callable[[Exception], object] | None = None
-        # Reentrant: a finalizer may make a call, and it may run anywhere.
-        self._lock = threading.RLock()
-        self._remotes: dict[str, _Remote] = {}
-        self._closed = False
+        #: What is told of every call, in this order. Never changed, but
+        #: replaced: by :meth:`add_hook` and :meth:`remove_hook`.
+        self.hooks: list[CallHook] = []
 
         messaging = receive_hook.messaging
+        self._outstanding = Outstanding(messaging, self.log)
+        self._deadlines: Deadlines[FutureCall] = Deadlines(messaging, self._expire)
         receive_hook.register(REPLY_PREFIX, self.on_recv)
         messaging.on_connect.wire(self.on_connect)
         messaging.on_disconnect.wire(self.on_disconnect)
         # Who is connected already does not connect again; asked in the loop,
         # where it can't change between the question and the answer.
-        messaging.call_soon(self._look_around)
+        messaging.call_soon(self._outstanding.look_around)
 
-    def get_proxy(self, remote_ident: str, name: str) -> RpcInstProxy:
+    @overload
+    def get_proxy(
+        self,
+        remote_ident: str,
+        name: str = ...,
+        interface: None = ...,
+        *,
+        timeout: float | Unset | None = ...,
+        wait_for_peer: bool | Unset = ...,
+    ) -> RpcInstProxy: ...
+
+    @overload
+    def get_proxy(
+        self,
+        remote_ident: str,
+        name: str,
+        interface: Callable[..., T],
+        *,
+        timeout: float | Unset | None = ...,
+        wait_for_peer: bool | Unset = ...,
+    ) -> T: ...
+
+    def get_proxy(
+        self,
+        remote_ident: str,
+        name: str = "",
+        interface: Callable[..., Any] | None = None,
+        *,
+        timeout: float | Unset | None = UNSET,
+        wait_for_peer: bool | Unset = UNSET,
+    ) -> Any:
         """A stand-in for a remote object. Asks nobody: the peer need not be there.
 
         :param remote_ident: identifier of the peer
-        :param name: name under which the peer has registered the object
+        :param name: name under which the peer has registered the object; empty:
+            for functions, and for objects by ``proxy.name.method()``
+        :param interface: a class that has what the remote object has: a
+            protocol, an abstract class, the class of the object itself. For a type
+            checker the proxy is an instance of it. A name that it has not is an
+            ``AttributeError`` here, before anything is sent.
+        :param timeout: of the calls by this proxy, see :class:`RpcClient`
+        :param wait_for_peer: likewise
+        :raises TypeError: the interface is no class
         """
-        return RpcInstProxy(self, remote_ident, name)
+        if timeout is not UNSET:
+            timeout = checked_timeout(timeout)
+        options = CallOptions(timeout, wait_for_peer, self.options)
+        return RpcInstProxy(self, remote_ident, name, interface, options)
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._outstanding.closed
 
     def close(self) -> None:
-        """Give up all calls: they raise :class:`ClientClosed`, as will new ones.
+        """Give up all calls and streams: they raise :class:`ClientClosed`, as will new ones.
 
-        From any thread; a second time is harmless.
+        From any thread; a second time is harmless. Callbacks of calls run in
+        this thread, because the loop may have ended.
         """
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            messaging = self.receive_hook.messaging
-            messaging.on_connect.remove(self.on_connect)
-            messaging.on_disconnect.remove(self.on_disconnect)
-            with contextlib.suppress(KeyError):
-                self.receive_hook.unregister(REPLY_PREFIX)
-            remotes = list(self._remotes.values())
-            self._remotes.clear()
-        for remote in remotes:
-            while remote.calls:
-                _, call = remote.calls.popitem()
-                call.end(None, ClientClosed("the client was closed during the call"))
+        messaging = self.receive_hook.messaging
+        given_up = self._outstanding.close()
+        if given_up is None:
+            return
+        messaging.on_connect.remove(self.on_connect)
+        messaging.on_disconnect.remove(self.on_disconnect)
+        with contextlib.suppress(KeyError):
+            self.receive_hook.unregister(REPLY_PREFIX)
+        for ident, pending in given_up:
+            if pending.sent and messaging.is_connected(ident):
+                try:
+                    messaging.send_message(ident, Message(self._cancel_message(pending.req_id)))
+                except Exception as exc:
+                    # It only spares the other side some work.
+                    self.log.debug("ident=%s can't be told of the end: %r", ident, exc)
+            pending.end(None, ClientClosed("the client was closed during the call"))
+
+    def add_hook(self, hook: CallHook) -> None:
+        """Have a hook told of every call that is made from now on. From any thread.
+
+        ``before`` is called in the thread of the caller, before the arguments
+        are serialized; ``after`` in the thread that learns of the end: of
+        calls that block that of the caller, of others mostly that of the loop.
+        A stream ends with its last item, or when it is closed.
+        """
+        with self._outstanding.lock:
+            self.hooks = [*self.hooks, hook]
+
+    def remove_hook(self, hook: CallHook) -> None:
+        """Undo :meth:`add_hook`. Calls that are being made are not concerned.
+
+        :raises ValueError: it is not there
+        """
+        with self._outstanding.lock:
+            hooks = list(self.hooks)
+            hooks.remove(hook)
+            self.hooks = hooks
+
+    def pending_calls(self, ident: str | None = None) -> int:
+        """How many calls and streams have not ended. From any thread.
+
+        :param ident: those to this peer; ``None``: all
+        """
+        return self._outstanding.count(ident)
 
     def call(
         self,
@@ -175,49 +212,78 @@ class RpcClient:
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
         timeout: float | None = None,
+        wait_for_peer: bool = True,
     ) -> Any:
         """What a proxy does for a call, without the ``exception_handler``.
 
         :param timeout: for the whole call, in seconds; ``None``: for ever
-        :return: what the method returns
+        :param wait_for_peer: whether to wait while the peer is not connected
+        :return: what the method returns; a :class:`RemoteStream` of what it yields
         :raises CallError: the call failed
         :raises QueueFull: so many messages wait for the peer that the request can't
-        :raises Exception: what the method raised, or the ``pickler`` with
-            arguments that can't be sent
+        :raises Unserializable: the arguments can't be written
+        :raises Exception: what the method or a hook raised
         :raises ValueError: the timeout is negative or not a number
         """
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"a timeout is None or at least 0 seconds, not {timeout!r}")
+        timeout = checked_timeout(timeout)
         if self.receive_hook.messaging.is_inside_loop():
-            raise WouldDeadlock(
-                f"{object_name}.{method_name} of {remote_ident!r} was called in a callback: "
-                "the loop can't receive the reply before the callback returns; call it in "
-                "another thread, or send a signal"
-            )
+            raise self._would_deadlock(remote_ident, f"{object_name}.{method_name}")
         req_id = new_request_id()
-        record = call_record(object_name, method_name, args, kwargs or {}, req_id)
-        call = _Call(req_id, REQUEST_PREFIX + self.pickler.dumps(record))
-        if self.log.isEnabledFor(logging.DEBUG):
-            self.log.debug(
-                "call ident=%s %s.%s req_id=%s",
-                remote_ident,
-                object_name,
-                method_name,
-                req_id.hex(),
-            )
+        hooks, data = self._write_call(
+            remote_ident, object_name, method_name, args, kwargs or {}, req_id, timeout
+        )
+        call = BlockingCall(remote_ident, req_id, data, wait_for_peer, timeout, hooks)
+        if hooks is None:
+            return self._wait(call)
         try:
-            self._begin(remote_ident, call)
-            ended = call.wait(timeout)
-        except BaseException:
-            self._give_up(remote_ident, call)
+            value = self._wait(call)
+        except BaseException as exc:
+            hooks.end(exc)
             raise
-        if not ended:
-            remote = self._give_up(remote_ident, call)
-            if remote is not None:
-                raise _too_late(remote_ident, remote.connected, call.sent)
-            # It is ending right now.
-            call.wait(None)
-        return self._outcome(remote_ident, call)
+        if call.hooks is not None:  # else it is a stream, and has only begun
+            hooks.end(None)
+        return value
+
+    def future(
+        self,
+        remote_ident: str,
+        object_name: str,
+        method_name: str,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        wait_for_peer: bool = True,
+    ) -> CallFuture:
+        """Make a call and do not wait for it. From any thread.
+
+        :param timeout: see :meth:`call`, as are the others. When it is over,
+            the future has the exception.
+        :return: has what the call returns or raises, also if it can't be sent
+        :raises Unserializable: the arguments can't be written
+        :raises ValueError: the timeout is negative or not a number
+        :raises Exception: what a hook raised
+        """
+        timeout = checked_timeout(timeout)
+        req_id = new_request_id()
+        hooks, data = self._write_call(
+            remote_ident, object_name, method_name, args, kwargs or {}, req_id, timeout
+        )
+        messaging = self.receive_hook.messaging
+        call = FutureCall(
+            remote_ident, req_id, data, wait_for_peer, timeout, hooks, self._deadlines
+        )
+        future = call.future = CallFuture(call, self._cancel, messaging)
+        try:
+            self._outstanding.begin(remote_ident, call)
+        except Exception as exc:
+            self._outstanding.give_up(remote_ident, call)
+            call.end(None, exc)
+            return future
+        if timeout is not None:
+            call.deadline = self._deadlines.add(messaging.time() + timeout, call)
+            if call.future is None:  # it has ended, perhaps without a look at the deadline
+                self._deadlines.discard(call.deadline)
+        return future
 
     def signal(
         self,
@@ -230,112 +296,190 @@ class RpcClient:
     ) -> None:
         """What a proxy does for a signal, without the ``exception_handler``.
 
-        :param ttl: how long it may wait for the peer to be connected, in seconds
+        :param ttl: how long it may wait for the peer to be connected, in
+            seconds; ``None``: for ever
         :raises ClientClosed: the client was closed
         :raises QueueFull: so many messages wait for the peer that the signal can't
-        :raises Exception: the ``pickler`` can't do it with these arguments
+        :raises Unserializable: the arguments can't be written
+        :raises Exception: what a hook raised
         """
-        if self._closed:
+        if self.closed:
             raise ClientClosed("the client was closed")
-        record = signal_record(object_name, method_name, args, kwargs or {})
-        message = Message(REQUEST_PREFIX + self.pickler.dumps(record), ttl)
         if self.log.isEnabledFor(logging.DEBUG):
             self.log.debug("signal ident=%s %s.%s", remote_ident, object_name, method_name)
-        self.receive_hook.messaging.send_message(remote_ident, message)
+        record = signal_record(object_name, method_name, args, kwargs or {})
+        if not self.hooks:
+            self._send_signal(remote_ident, record, ttl)
+            return
+        call = CallInfo(remote_ident, object_name, method_name, args, kwargs or {}, None, {})
+        hooks = HookChain(self.hooks, call, self.log)
+        hooks.begin()
+        if call.headers:
+            record["headers"] = call.headers
+        try:
+            self._send_signal(remote_ident, record, ttl)
+        except BaseException as exc:
+            hooks.end(exc)
+            raise
+        hooks.end(None)
+
+    def describe(
+        self,
+        remote_ident: str,
+        timeout: float | Unset | None = UNSET,
+        *,
+        wait_for_peer: bool | Unset = UNSET,
+    ) -> Any:
+        """Ask a peer what it serves. Waits for the answer, as a call does.
+
+        1.6 does not answer this: without a timeout that would be waited for
+        for ever.
+
+        :param timeout: in seconds, see :class:`RpcClient`
+        :param wait_for_peer: likewise
+        :return: a list of dictionaries, see :meth:`RpcServer.describe`
+        :raises CallError: it failed
+        """
+        options = CallOptions(timeout, wait_for_peer, self.options)
+        limit = checked_timeout(options.timeout)
+        if self.receive_hook.messaging.is_inside_loop():
+            raise self._would_deadlock(remote_ident, "describe")
+        req_id = new_request_id()
+        data = self._write(describe_record(req_id))
+        call = BlockingCall(remote_ident, req_id, data, options.wait_for_peer, limit, None)
+        return self._wait(call)
 
     # In the thread of the caller.
 
-    def _begin(self, remote_ident: str, call: _Call) -> None:
-        with self._lock:
-            if self._closed:
-                raise ClientClosed("the client was closed")
-            remote = self._remotes.get(remote_ident)
-            if remote is None:
-                remote = self._remotes[remote_ident] = _Remote()
-            remote.calls[call.req_id] = call
-            if remote.connected:
-                # Under the lock: on_connect, if it comes now, must find it
-                # either not sent or sent on the old connection.
-                self._send(remote_ident, call)
+    def _write(self, record: dict[str, Any]) -> bytes:
+        return self.pickler.dumps(record)
 
-    def _send(self, remote_ident: str, call: _Call) -> None:
-        call.sent = True
-        # The TTL is 0, as in 1.6: what is not delivered now is repeated by
-        # on_connect, and would else arrive twice.
-        self.receive_hook.messaging.send_message(remote_ident, Message(call.payload))
+    def _request_about(self, record: dict[str, Any]) -> bytes:
+        return REQUEST_PREFIX + self._write(record)
 
-    def _give_up(self, remote_ident: str, call: _Call) -> _Remote | None:
-        """Forget the call. ``None``: too late, it has ended."""
-        with self._lock:
-            remote = self._remotes.get(remote_ident)
-            if remote is None or remote.calls.pop(call.req_id, None) is None:
-                return None
-            self._tidy(remote_ident, remote)
-            return remote
-
-    def _tidy(self, remote_ident: str, remote: _Remote) -> None:
-        if not remote.connected and not remote.calls:
-            self._remotes.pop(remote_ident, None)
-
-    def _outcome(self, remote_ident: str, call: _Call) -> Any:
-        reply, error = call.reply, call.error
-        # What is raised gets a traceback, which has this call in its frames:
-        # they must not keep each other alive.
-        call.reply = call.error = None
+    def _write_call(
+        self,
+        remote_ident: str,
+        object_name: str,
+        method_name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        req_id: bytes,
+        timeout: float | None,
+    ) -> tuple[HookChain | None, bytes]:
+        if self.log.isEnabledFor(logging.DEBUG):
+            self.log.debug(
+                "call ident=%s %s.%s req_id=%s",
+                remote_ident,
+                object_name,
+                method_name,
+                req_id.hex(),
+            )
+        hooks: HookChain | None = None
+        headers: dict[str, Any] | None = None
+        if self.hooks:
+            headers = {}
+            info = CallInfo(remote_ident, object_name, method_name, args, kwargs, req_id, headers)
+            hooks = HookChain(self.hooks, info, self.log)
+            hooks.begin()
+        record = call_record(
+            object_name,
+            method_name,
+            args,
+            kwargs,
+            req_id,
+            timeout=timeout,
+            window=self.stream_window,
+            headers=headers,
+        )
         try:
-            if reply is None:
-                assert error is not None
-                raise error
-            if reply.ok:
-                return reply.value
-            error = reply.exception
-            if not isinstance(error, Exception):
-                # A serializer that knows no exceptions, or one like SystemExit,
-                # which another program does not get to raise here.
-                error = RemoteError(error if isinstance(error, str) else describe(error))
-            attach(error, reply.traceback, remote_ident)
-            raise error
-        finally:
-            del reply, error
+            return hooks, self._write(record)
+        except BaseException as exc:
+            if hooks is not None:
+                hooks.end(exc)
+            raise
+
+    def _send_signal(self, ident: str, record: dict[str, Any], ttl: float | None) -> None:
+        message = Message(self._request_about(record), ttl)
+        self.receive_hook.messaging.send_message(ident, message)
+
+    def _wait(self, call: BlockingCall) -> Any:
+        ident = call.ident
+        try:
+            self._outstanding.begin(ident, call)
+            ended = call.wait(call.timeout)
+        except BaseException:
+            self._outstanding.give_up(ident, call, self._cancel_message(call.req_id))
+            raise
+        if not ended:
+            remote = self._outstanding.give_up(ident, call, self._cancel_message(call.req_id))
+            if remote is not None:
+                raise too_late(ident, remote.connected, call.sent)
+            # It is ending right now.
+            call.wait(None)
+        return call.outcome()
+
+    def _would_deadlock(self, ident: str, name: str) -> WouldDeadlock:
+        return WouldDeadlock(
+            f"{name} of {ident!r} was called in a callback: "
+            "the loop can't receive the reply before the callback returns; call it in "
+            "another thread, use .future or .callback, or send a signal"
+        )
+
+    # In any thread.
+
+    def may_wait(self) -> bool:
+        """Whether this thread may wait for what the loop brings. For streams."""
+        return not self.receive_hook.messaging.is_inside_loop()
+
+    def _cancel_message(self, req_id: bytes) -> bytes:
+        return self._request_about(cancel_record(req_id))
+
+    def _cancel(self, call: FutureCall) -> bool:
+        cancel = self._cancel_message(call.req_id)
+        if self._outstanding.give_up(call.ident, call, cancel) is None:
+            return call.cancelled
+        call.cancelled = True
+        future = call.let_go(CancelledError())
+        if future is not None:
+            future.cancel_now()
+        return True
+
+    def go_on(self, stream: IncomingStream) -> None:
+        """The reader of a stream has used up what came: ask for more. For streams."""
+        try:
+            # In the order in which it was granted.
+            with self._outstanding.lock:
+                more = stream.grant()
+                if more is not None:
+                    self._outstanding.tell(stream.ident, more)
+        except Exception as exc:
+            # The other side would wait for ever, and so would the reader.
+            if self._outstanding.give_up(stream.ident, stream) is not None:
+                stream.end(None, exc)
+
+    def give_up_stream(self, stream: IncomingStream) -> None:
+        """The next item did not come in time. For streams."""
+        cancel = self._cancel_message(stream.req_id)
+        remote = self._outstanding.give_up(stream.ident, stream, cancel)
+        if remote is not None:
+            stream.end(None, too_late(stream.ident, remote.connected, stream.sent))
+
+    def close_stream(self, stream: IncomingStream) -> None:
+        """Nobody reads it any further. For streams."""
+        cancel = self._cancel_message(stream.req_id)
+        if self._outstanding.give_up(stream.ident, stream, cancel) is not None:
+            stream.end(None)
 
     # In the thread of the loop.
 
     def on_connect(self, conn_id: str, ident: str) -> None:
         """A peer is connected: send it what waits for it. Called by messaging."""
-        self._connected(ident, conn_id)
-
-    def _look_around(self) -> None:
-        for ident in self.receive_hook.messaging.connected_peers():
-            self._connected(ident, None)
-
-    def _connected(self, ident: str, conn_id: str | None) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            remote = self._remotes.get(ident)
-            if remote is None:
-                remote = self._remotes[ident] = _Remote()
-            if conn_id is None and remote.connected:
-                return
-            remote.connected = True
-            remote.conn_id = conn_id
-            for call in list(remote.calls.values()):
-                try:
-                    self._send(ident, call)
-                except Exception as exc:
-                    self.log.exception("ident=%s can't repeat a request", ident)
-                    del remote.calls[call.req_id]
-                    call.end(None, exc)
+        self._outstanding.connected(ident, conn_id)
 
     def on_disconnect(self, conn_id: str, ident: str) -> None:
         """A peer is gone. Called by messaging."""
-        with self._lock:
-            remote = self._remotes.get(ident)
-            # A newer connection may have taken the place of this one.
-            if remote is not None and remote.conn_id in (None, conn_id):
-                remote.connected = False
-                remote.conn_id = None
-                self._tidy(ident, remote)
+        self._outstanding.disconnected(conn_id, ident)
 
     def on_recv(self, conn_id: str, ident: str, message: Message) -> None:
         """A reply. Called by the receive hook."""
@@ -345,21 +489,55 @@ class RpcClient:
         except Exception as exc:
             self._salvage(ident, data, exc)
             return
-        if not self._end(ident, reply.req_id, reply):
-            # Given up, or answered twice after a reconnect, or made up.
-            self.log.debug("ident=%s reply to nothing, req_id=%s", ident, reply.req_id.hex())
+        if reply.position is not None:
+            self._take_part(ident, reply)
+        elif not self._end(ident, reply.req_id, reply):
+            self._late(ident, reply)
+
+    def _expire(self, call: FutureCall) -> None:
+        cancel = self._cancel_message(call.req_id)
+        remote = self._outstanding.give_up(call.ident, call, cancel)
+        if remote is not None:
+            call.end(None, too_late(call.ident, remote.connected, call.sent))
+
+    def _late(self, ident: str, reply: Reply) -> None:
+        # Given up, or answered twice after a reconnect, or made up.
+        self.late_replies += 1
+        self.log.debug("ident=%s reply to nothing, req_id=%s", ident, reply.req_id.hex())
 
     def _end(
         self, ident: str, req_id: bytes, reply: Reply | None, error: Exception | None = None
     ) -> bool:
         """False: nobody waits for a reply of this peer with this identifier."""
-        remote = self._remotes.get(ident)
-        # One step, so that of two threads one gets it.
-        call = remote.calls.pop(req_id, None) if remote is not None else None
-        if call is None:
+        pending = self._outstanding.end(ident, req_id)
+        if pending is None:
             return False
-        call.end(reply, error)
+        pending.end(reply, error)
         return True
+
+    def _take_part(self, ident: str, reply: Reply) -> None:
+        pending: Pending | None = self._outstanding.find(ident, reply.req_id)
+        call: OutgoingCall | None = None
+        if isinstance(pending, IncomingStream):
+            stream = pending
+        elif isinstance(pending, OutgoingCall):
+            call = pending
+            stream = IncomingStream(call, self.stream_window, call.timeout, self._write)
+            if not self._outstanding.replace(ident, call, stream):
+                call = pending = None
+        if pending is None:
+            self._late(ident, reply)
+            return
+        answer = stream.take(reply)
+        if stream.over:
+            self._outstanding.end(ident, reply.req_id)
+        if call is not None:
+            call.end_with_stream(RemoteStream(self, stream))
+        if answer is not None:
+            try:
+                self._outstanding.tell(ident, answer)
+            except Exception as exc:
+                self.log.warning("ident=%s can't be told about a stream: %r", ident, exc)
 
     def _salvage(self, ident: str, data: bytes, error: Exception) -> None:
         """A reply that can't be read. Somebody waits for it: who?"""
@@ -367,8 +545,7 @@ class RpcClient:
             reply = parse_reply(loads_with_stand_ins(self.pickler, data))
         except Exception as exc:
             # Serializers that keep bytes as they are leave a trace.
-            remote = self._remotes.get(ident)
-            found = [req_id for req_id in list(remote.calls) if req_id in data] if remote else []
+            found = self._outstanding.mentioned(ident, data)
             self.log.warning("ident=%s unreadable reply: %r; %r", ident, error, exc)
         else:
             if not reply.ok and self._end(ident, reply.req_id, reply):
@@ -380,8 +557,7 @@ class RpcClient:
             self._end(ident, found[0], None, failure)
 
     def __repr__(self) -> str:
-        remotes = list(self._remotes.values())
+        outstanding = self._outstanding
         return (
-            f"<RpcClient connected={sum(remote.connected for remote in remotes)} "
-            f"waiting={sum(len(remote.calls) for remote in remotes)}>"
+            f"<RpcClient connected={outstanding.count_connected()} waiting={outstanding.count()}>"
         )

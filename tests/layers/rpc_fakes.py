@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from snakemq.callbacks import Callback
 from snakemq.message import Message
+from snakemq.rpc import REPLY_PREFIX, REQUEST_PREFIX, RpcClient
 from tests.helpers import DEADLINE, wait_until
 
-__all__ = ["FakeHook", "FakeMessaging", "InThread", "Sent"]
+__all__ = ["FakeHook", "FakeMessaging", "FakeTimer", "InThread", "Sent", "Side", "request"]
 
 
 class Sent(NamedTuple):
     ident: str
     message: Message
+
+
+class FakeTimer:
+    """What :meth:`FakeMessaging.call_later` gives."""
+
+    def __init__(self, when: float, func: Callable[..., object], args: tuple[object, ...]) -> None:
+        self.when = when
+        self.func: Callable[..., object] | None = func
+        self.args = args
+
+    def cancel(self) -> None:
+        self.func = None
 
 
 class FakeMessaging:
@@ -31,9 +45,18 @@ class FakeMessaging:
         self.urgent: list[bool] = []
         #: raised by :meth:`send_message`
         self.failure: Exception | None = None
+        #: says that any thread is in the loop; :meth:`in_loop` that this one is
         self.inside_loop = False
+        self._loop_thread: int | None = None
+        #: exceptions out of callbacks
+        self.failures: list[Exception] = []
+        #: the time; :meth:`advance` changes it
+        self.now = 1000.0
+        #: how often the loop was given something to do
+        self.soon_calls = 0
         self._connected = list(connected)
-        self._soon: list[Callable[[], object]] = []
+        self._soon: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+        self._timers: list[FakeTimer] = []
 
     def send_message(self, ident: str, message: Message, *, urgent: bool = False) -> bool:
         if self.failure is not None:
@@ -43,17 +66,69 @@ class FakeMessaging:
         return True
 
     def is_inside_loop(self) -> bool:
-        return self.inside_loop
+        return self.inside_loop or self._loop_thread == threading.get_ident()
 
     def connected_peers(self) -> list[str]:
         return self._connected
 
-    def call_soon(self, func: Callable[[], object]) -> None:
-        self._soon.append(func)
+    def is_connected(self, ident: str) -> bool:
+        return ident in self._connected
+
+    def call_soon(self, func: Callable[..., object], *args: object) -> None:
+        self.soon_calls += 1
+        self._soon.append((func, args))
 
     def run_soon(self) -> None:
         while self._soon:
-            self._soon.pop(0)()
+            func, args = self._soon.pop(0)
+            self.in_loop(func, *args)
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, func: Callable[..., object], *args: object) -> FakeTimer:
+        assert delay >= 0
+        timer = FakeTimer(self.now + delay, func, args)
+        self._timers.append(timer)
+        return timer
+
+    @property
+    def timers(self) -> list[FakeTimer]:
+        """Those that are set."""
+        return [timer for timer in self._timers if timer.func is not None]
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, in the loop."""
+        self.run_soon()
+        self.now += seconds
+        while due := [timer for timer in self.timers if timer.when <= self.now]:
+            timer = min(due, key=lambda timer: timer.when)
+            func, timer.func = timer.func, None
+            assert func is not None
+            self.in_loop(func, *timer.args)
+        self.run_soon()
+
+    def in_loop(self, func: Callable[..., object], *args: object) -> None:
+        """Call it as the loop would, in this thread."""
+        before, self._loop_thread = self._loop_thread, threading.get_ident()
+        try:
+            func(*args)
+        finally:
+            self._loop_thread = before
+
+    def connect(self, ident: str, conn_id: str) -> None:
+        self._connected.append(ident)
+        self.in_loop(self.on_connect, conn_id, ident)
+
+    def disconnect(self, ident: str, conn_id: str) -> None:
+        if ident in self._connected:
+            self._connected.remove(ident)
+        self.in_loop(self.on_disconnect, conn_id, ident)
+
+    def callback_failed(
+        self, name: str, func: Callable[..., object], args: tuple[Any, ...], exc: Exception
+    ) -> None:
+        self.failures.append(exc)
 
     def wait_sent(self, count: int) -> list[Sent]:
         wait_until(lambda: len(self.sent) >= count, what=lambda: f"{count} sent: {self.sent}")
@@ -77,7 +152,7 @@ class FakeHook:
     def deliver(self, ident: str, data: bytes) -> None:
         for prefix, callback in self.hooks.items():
             if data.startswith(prefix):
-                callback(f"conn of {ident}", ident, Message(data))
+                self.messaging.in_loop(callback, f"conn of {ident}", ident, Message(data))
 
 
 class InThread:
@@ -117,3 +192,56 @@ class InThread:
     @property
     def running(self) -> bool:
         return self._thread.is_alive()
+
+
+def request(sent: Sent) -> dict[str, Any]:
+    """The record in a message to a server."""
+    assert sent.message.data.startswith(REQUEST_PREFIX)
+    record: dict[str, Any] = pickle.loads(sent.message.data[len(REQUEST_PREFIX) :])
+    return record
+
+
+class Side:
+    """A client and what is below it."""
+
+    def __init__(self, messaging: FakeMessaging | None = None, **options: Any) -> None:
+        self.messaging = messaging or FakeMessaging()
+        self.hook = FakeHook(self.messaging)
+        self.client = RpcClient(self.hook, **options)  # type: ignore[arg-type]
+        self.proxy: Any = self.client.get_proxy("bob", "obj")
+
+    def connect(self, ident: str = "bob", conn_id: str = "1") -> None:
+        self.messaging.connect(ident, conn_id)
+
+    def disconnect(self, ident: str = "bob", conn_id: str = "1") -> None:
+        self.messaging.disconnect(ident, conn_id)
+
+    def records(self, command: str) -> list[dict[str, Any]]:
+        """What was sent so far with this command."""
+        records = [request(sent) for sent in list(self.messaging.sent)]
+        return [record for record in records if record["command"] == command]
+
+    def requests(self, count: int) -> list[dict[str, Any]]:
+        """All calls so far, repeated ones too, which are ``count``."""
+        wait_until(
+            lambda: len(self.records("call")) >= count,
+            what=lambda: f"{count} sent: {self.messaging.sent}",
+        )
+        records = self.records("call")
+        assert len(records) == count
+        return records
+
+    def reply(self, record: object, ident: str = "bob") -> None:
+        self.hook.deliver(ident, REPLY_PREFIX + pickle.dumps(record))
+
+    def waits(self, count: int) -> bool:
+        return self.client.pending_calls() == count
+
+    def is_clean(self) -> bool:
+        """Nothing is kept of any call or of any peer that is not connected."""
+        return (
+            repr(self.client) == "<RpcClient connected=0 waiting=0>"
+            and not self.client._outstanding.remotes
+            and not len(self.client._deadlines)
+            and not self.messaging.timers
+        )

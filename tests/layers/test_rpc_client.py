@@ -31,52 +31,13 @@ from snakemq.rpc import (
     PartialCall,
     RemoteError,
     RemoteMethod,
-    RpcClient,
     RpcInstProxy,
     UnreadableReply,
     WouldDeadlock,
 )
-from snakemq.rpc.client import _Call
+from snakemq.rpc._outgoing_call import BlockingCall
 from tests.helpers import DEADLINE, wait_until
-from tests.layers.rpc_fakes import FakeHook, FakeMessaging, InThread, Sent
-
-
-class Side:
-    """A client and what is below it."""
-
-    def __init__(self, messaging: FakeMessaging | None = None, **options: Any) -> None:
-        self.messaging = messaging or FakeMessaging()
-        self.hook = FakeHook(self.messaging)
-        self.client = RpcClient(self.hook, **options)  # type: ignore[arg-type]
-        self.proxy = self.client.get_proxy("bob", "obj")
-
-    def connect(self, ident: str = "bob", conn_id: str = "1") -> None:
-        self.messaging.on_connect(conn_id, ident)
-
-    def disconnect(self, ident: str = "bob", conn_id: str = "1") -> None:
-        self.messaging.on_disconnect(conn_id, ident)
-
-    def requests(self, count: int) -> list[dict[str, Any]]:
-        """All requests so far, which are ``count``."""
-        return [request(sent) for sent in self.messaging.wait_sent(count)]
-
-    def reply(self, record: object, ident: str = "bob") -> None:
-        self.hook.deliver(ident, REPLY_PREFIX + pickle.dumps(record))
-
-    def waits(self, count: int) -> bool:
-        return f"waiting={count}>" in repr(self.client)
-
-    def is_clean(self) -> bool:
-        """Nothing is kept of any call or of any peer that is not connected."""
-        return repr(self.client) == "<RpcClient connected=0 waiting=0>" and not any(
-            self.client._remotes
-        )
-
-
-def request(sent: Sent) -> dict[str, Any]:
-    assert sent.message.data.startswith(REQUEST_PREFIX)
-    record: dict[str, Any] = pickle.loads(sent.message.data[len(REQUEST_PREFIX) :])
-    return record
+from tests.layers.rpc_fakes import FakeMessaging, InThread, Side, request
 
 
 @pytest.fixture
@@ -101,6 +62,7 @@ def test_a_call_sends_a_request_and_returns_what_the_reply_says(side: Side) -> N
         ("args", ("kitchen", 2)),
         ("kwargs", {"unit": "C"}),
         ("req_id", req_id),
+        ("window", 64),
     ]
     assert type(req_id) is bytes
     assert len(req_id) == 16
@@ -389,7 +351,8 @@ def test_timeout_after_the_connection_is_lost(side: Side, monkeypatch: pytest.Mo
     # When the time is over is up to the test.
     over = threading.Event()
     monkeypatch.setattr(
-        "snakemq.rpc.client._Call.wait", lambda call, timeout: not over.wait(DEADLINE)
+        "snakemq.rpc._outgoing_call.BlockingCall.wait",
+        lambda call, timeout: not over.wait(DEADLINE),
     )
     side.connect()
     side.proxy.read.set_timeout(1)
@@ -407,16 +370,16 @@ def test_timeout_after_the_connection_is_lost(side: Side, monkeypatch: pytest.Mo
 def test_a_reply_at_the_moment_of_the_timeout_counts(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = _Call.wait
+    original = BlockingCall.wait
     replied = threading.Event()
 
-    def wait(call: _Call, timeout: float | None) -> bool:
+    def wait(call: BlockingCall, timeout: float | None) -> bool:
         if timeout is None:
             return original(call, None)
         assert replied.wait(DEADLINE)
         return False
 
-    monkeypatch.setattr(_Call, "wait", wait)
+    monkeypatch.setattr(BlockingCall, "wait", wait)
     side.connect()
     side.proxy.read.set_timeout(1)
     call = InThread(side.proxy.read)
@@ -467,7 +430,7 @@ def test_a_timeout_longer_than_any_clock(side: Side, timeout: float) -> None:
 def test_a_wait_in_slices_is_as_long_as_it_should_be(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snakemq.rpc.client._LONGEST_WAIT", 0.001)
+    monkeypatch.setattr("snakemq.rpc._outgoing_call.LONGEST_WAIT", 0.001)
     side.proxy.read.set_timeout(0.02)
     with pytest.raises(NotConnected):
         side.proxy.read()
@@ -639,7 +602,7 @@ def test_a_raised_exception_keeps_nothing_alive(side: Side) -> None:
         with pytest.raises(PartialCall):
             side.proxy.read()
         call = InThread(side.client.call, "bob", "obj", "read")
-        side.reply(error_record(request(side.messaging.wait_sent(2)[1])["req_id"], KeyError(), ""))
+        side.reply(error_record(side.requests(2)[1]["req_id"], KeyError(), ""))
         assert type(call.error()) is KeyError
 
     witness = Witness()
@@ -882,9 +845,9 @@ def test_a_finalizer_may_call_from_anywhere(side: Side) -> None:
     side.proxy.release.as_signal(10)
     method = side.proxy.read
     method.set_timeout(0)
-    with side.client._lock, pytest.raises(NotConnected):
+    with side.client._outstanding.lock, pytest.raises(NotConnected):
         method()
-    with side.client._lock:
+    with side.client._outstanding.lock:
         side.proxy.release()
     assert len(side.messaging.sent) == 1
 

@@ -1,0 +1,52 @@
+"""The hooks around one call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from snakemq.rpc.hooks import CallHook, CallInfo
+
+__all__ = ["HookChain"]
+
+
+class HookChain:
+    """Tells hooks of one call, once each way.
+
+    :param hooks: those that there were when the call was begun
+    :param log: for what ``after`` raises
+    """
+
+    __slots__ = ("_begun", "_hooks", "_log", "call")
+
+    def __init__(self, hooks: Sequence[CallHook], call: CallInfo, log: logging.Logger) -> None:
+        self.call = call
+        self._hooks = hooks
+        self._log = log
+        self._begun: list[CallHook] = []
+
+    def begin(self) -> None:
+        """Call ``before`` of all of them.
+
+        :raises Exception: what one raised; those before it have been told by
+            ``after``
+        """
+        try:
+            for hook in self._hooks:
+                hook.before(self.call)
+                self._begun.append(hook)
+        except BaseException as exc:
+            self.end(exc)
+            raise
+
+    def end(self, error: BaseException | None) -> None:
+        """Call ``after`` of all whose ``before`` returned, the last one first.
+
+        For the one who ended the call; a second time nothing happens.
+        """
+        begun, self._begun = self._begun, []
+        for hook in reversed(begun):
+            try:
+                hook.after(self.call, error)
+            except Exception:
+                self._log.exception("exception in %r after %s", hook, self.call.name)

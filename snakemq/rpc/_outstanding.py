@@ -1,0 +1,212 @@
+"""The calls and streams of a client that have not ended, and the peers that owe them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from snakemq.message import Message
+from snakemq.rpc._outgoing_call import Pending, not_connected
+from snakemq.rpc.errors import ClientClosed
+
+if TYPE_CHECKING:
+    from snakemq.messaging import Messaging
+
+__all__ = ["Outstanding", "Remote"]
+
+
+class Remote:
+    """A peer that is connected or owes something."""
+
+    __slots__ = ("conn_id", "connected", "pending")
+
+    def __init__(self) -> None:
+        self.connected = False
+        #: ``None`` while it is not known
+        self.conn_id: str | None = None
+        #: calls without a reply yet, and streams, by ``req_id``
+        self.pending: dict[bytes, Pending] = {}
+
+
+class Outstanding:
+    """Sends what was begun, and again after a reconnect, until it has ended.
+
+    Whoever takes something out ends it. Thread-safe.
+    """
+
+    def __init__(self, messaging: Messaging, log: logging.Logger) -> None:
+        self._messaging = messaging
+        self._log = log
+        # Reentrant: a finalizer may make a call, and it may run anywhere.
+        self.lock = threading.RLock()
+        self.remotes: dict[str, Remote] = {}
+        self.closed = False
+
+    def begin(self, ident: str, pending: Pending) -> None:
+        """Send it, now or when the peer is connected.
+
+        :raises NotConnected: it does not wait for that
+        :raises ClientClosed: the client was closed
+        :raises Exception: it can't be sent
+        """
+        with self.lock:
+            if self.closed:
+                raise ClientClosed("the client was closed")
+            remote = self.remotes.get(ident)
+            if remote is None or not remote.connected:
+                # Messaging may know of it already, and tell this client soon.
+                if not pending.wait_for_peer and not self._messaging.is_connected(ident):
+                    raise not_connected(ident, False)
+                if remote is None:
+                    remote = self.remotes[ident] = Remote()
+            remote.pending[pending.req_id] = pending
+            if remote.connected:
+                # Under the lock: on_connect, if it comes now, must find it
+                # either not sent or sent on the old connection.
+                self._send(ident, pending.message())
+                pending.sent = True
+
+    def end(self, ident: str, req_id: bytes) -> Pending | None:
+        """Take out what has this identifier; ``None``: nobody waits for that."""
+        remote = self.remotes.get(ident)
+        # One step, so that of two threads one gets it.
+        return remote.pending.pop(req_id, None) if remote is not None else None
+
+    def find(self, ident: str, req_id: bytes) -> Pending | None:
+        """What has this identifier. It stays."""
+        remote = self.remotes.get(ident)
+        return remote.pending.get(req_id) if remote is not None else None
+
+    def replace(self, ident: str, old: Pending, new: Pending) -> bool:
+        """Put one in the place of another, if that is still there."""
+        with self.lock:
+            remote = self.remotes.get(ident)
+            if remote is None or remote.pending.get(old.req_id) is not old:
+                return False
+            remote.pending[old.req_id] = new
+            return True
+
+    def give_up(self, ident: str, pending: Pending, cancel: bytes | None = None) -> Remote | None:
+        """Take out what nobody waits for any more.
+
+        :param cancel: what to tell the peer, if it is connected and was sent anything
+        :return: ``None``: too late, it has ended
+        """
+        with self.lock:
+            remote = self.remotes.get(ident)
+            if remote is None or remote.pending.get(pending.req_id) is not pending:
+                return None
+            del remote.pending[pending.req_id]
+            if cancel is not None and pending.sent and remote.connected:
+                self._try_to_send(ident, cancel)
+            self._tidy(ident, remote)
+            return remote
+
+    def tell(self, ident: str, data: bytes) -> None:
+        """Send something about a call, if the peer is connected.
+
+        :raises Exception: it can't be sent
+        """
+        with self.lock:
+            remote = self.remotes.get(ident)
+            if remote is not None and remote.connected:
+                self._send(ident, data)
+
+    def mentioned(self, ident: str, data: bytes) -> list[bytes]:
+        """The identifiers that are in ``data``, of those that this peer owes something."""
+        remote = self.remotes.get(ident)
+        return [req_id for req_id in list(remote.pending) if req_id in data] if remote else []
+
+    def count(self, ident: str | None = None) -> int:
+        """How many there are, of one peer or all."""
+        if ident is not None:
+            remote = self.remotes.get(ident)
+            return len(remote.pending) if remote is not None else 0
+        return sum(len(remote.pending) for remote in list(self.remotes.values()))
+
+    def count_connected(self) -> int:
+        """How many peers are connected, as far as that is known here."""
+        return sum(remote.connected for remote in list(self.remotes.values()))
+
+    def close(self) -> list[tuple[str, Pending]] | None:
+        """Take out all. ``None``: it was closed before."""
+        with self.lock:
+            if self.closed:
+                return None
+            self.closed = True
+            remotes = dict(self.remotes)
+            self.remotes.clear()
+        taken = []
+        for ident, remote in remotes.items():
+            while remote.pending:
+                taken.append((ident, remote.pending.popitem()[1]))
+        return taken
+
+    # In the thread of the loop.
+
+    def look_around(self) -> None:
+        """Who is connected already does not connect again."""
+        for ident in self._messaging.connected_peers():
+            self.connected(ident, None)
+
+    def connected(self, ident: str, conn_id: str | None) -> None:
+        """A peer is connected: send it what waits for it.
+
+        :param conn_id: ``None``: it is not known
+        """
+        failed = []
+        with self.lock:
+            if self.closed:
+                return
+            remote = self.remotes.get(ident)
+            if remote is None:
+                remote = self.remotes[ident] = Remote()
+            if conn_id is None and remote.connected:
+                return
+            remote.connected = True
+            remote.conn_id = conn_id
+            for pending in list(remote.pending.values()):
+                try:
+                    self._send(ident, pending.message())
+                    pending.sent = True
+                except Exception as exc:
+                    self._log.exception("ident=%s can't repeat a request", ident)
+                    if remote.pending.pop(pending.req_id, None) is not None:
+                        failed.append((pending, exc))
+        for pending, error in failed:
+            pending.end(None, error)
+
+    def disconnected(self, conn_id: str, ident: str) -> None:
+        """A peer is gone."""
+        with self.lock:
+            remote = self.remotes.get(ident)
+            # A newer connection may have taken the place of this one.
+            if remote is None or remote.conn_id not in (None, conn_id):
+                return
+            remote.connected = False
+            remote.conn_id = None
+            impatient = [
+                pending for pending in remote.pending.values() if not pending.wait_for_peer
+            ]
+            for pending in impatient:
+                del remote.pending[pending.req_id]
+            self._tidy(ident, remote)
+        for pending in impatient:
+            pending.end(None, not_connected(ident, pending.sent))
+
+    def _tidy(self, ident: str, remote: Remote) -> None:
+        if not remote.connected and not remote.pending:
+            self.remotes.pop(ident, None)
+
+    def _send(self, ident: str, data: bytes) -> None:
+        # The TTL is 0, as in 1.6: what is not delivered now is repeated by
+        # connected(), and would else arrive twice.
+        self._messaging.send_message(ident, Message(data))
+
+    def _try_to_send(self, ident: str, data: bytes) -> None:
+        try:
+            self._send(ident, data)
+        except Exception as exc:
+            # It only spares the other side some work.
+            self._log.debug("ident=%s can't be told about a call: %r", ident, exc)
