@@ -522,6 +522,19 @@ def test_a_worker_goes_on_with_the_next_task(make: Callable[..., Dispatcher]) ->
     assert len(set(threads)) == 1
 
 
+def test_one_that_ends_may_let_two_begin(make: Callable[..., Dispatcher]) -> None:
+    dispatcher = make(max_workers=4, max_per_peer=1, max_per_object=1)
+    first, both = Gate(), Gate()
+    assert dispatcher.submit(Job("a", "x", run=first))
+    first.wait_entered()
+    assert dispatcher.submit(Job("a", "y", run=both))
+    assert dispatcher.submit(Job("b", "x", run=both))
+    assert dispatcher.waiting == 2
+    first.open.set()
+    both.wait_entered(2)
+    both.open.set()
+
+
 @pytest.mark.parametrize("exception", [ValueError("no"), SystemExit(3), KeyboardInterrupt()])
 def test_what_a_task_raises_is_logged_and_frees_its_place(
     make: Callable[..., Dispatcher], caplog: pytest.LogCaptureFixture, exception: BaseException
