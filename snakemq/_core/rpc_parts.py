@@ -191,7 +191,7 @@ class Transfer:
     :param key: its owner's name for it
     """
 
-    __slots__ = ("data", "key", "offset", "size", "transfer_id")
+    __slots__ = ("arrived", "data", "key", "offset", "size", "transfer_id")
 
     def __init__(self, transfer_id: bytes, key: bytes, data: bytes) -> None:
         self.transfer_id = transfer_id
@@ -201,6 +201,8 @@ class Transfer:
         self.size = len(data)
         #: so much of it is on its way
         self.offset = 0
+        #: so much of it has arrived
+        self.arrived = 0
 
 
 class Lane:

@@ -233,15 +233,17 @@ class Dispatcher:
                 counter[ident] += len(line.tasks)
         return dict(counter)
 
-    def submit(self, task: Task) -> bool:
+    def submit(self, task: Task, *, force: bool = False) -> bool:
         """Have it run when it is its turn.
 
+        :param force: take it however many wait, because it is the rest of what
+            was taken before
         :return: ``False``: too many wait already, or :meth:`close` was called
         :raises RuntimeError: the system gives no thread at all
         """
         key = (task.ident, task.object_name)
         with self._lock:
-            if self._closed:
+            if self._closed and not (force and not self._stopped):
                 return False
             at_once = not (
                 (self._lines and (self._ready or key in self._lines))
@@ -252,7 +254,9 @@ class Dispatcher:
             if at_once:
                 self._count(key, task)
             else:
-                taken = self._wait(key, task)
+                taken = force or self._has_room(task.size)
+                if taken:
+                    self._wait(key, task)
         if not at_once:
             # If it can't be started, its line has to be parked at least.
             self._start_more()
@@ -426,12 +430,12 @@ class Dispatcher:
             self._unpark(key)
         self._tell()
 
-    def _wait(self, key: _Key, task: Task) -> bool:
-        size = task.size
-        if self._waiting >= self.max_waiting or (
-            self._waiting and self._waiting_bytes + size > self.max_waiting_bytes
-        ):
-            return False
+    def _has_room(self, size: int) -> bool:
+        return self._waiting < self.max_waiting and (
+            not self._waiting or self._waiting_bytes + size <= self.max_waiting_bytes
+        )
+
+    def _wait(self, key: _Key, task: Task) -> None:
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = _Line(key, self._ready)
@@ -440,8 +444,7 @@ class Dispatcher:
             self._ready[line] = None
         line.tasks[task] = None
         self._waiting += 1
-        self._waiting_bytes += size
-        return True
+        self._waiting_bytes += task.size
 
     def _put_back(self, task: Task) -> None:
         """Let it wait again, as the first; until something else happens here."""

@@ -82,6 +82,8 @@ class PartSender:
     :param failed: ``func(ident, key, exception)``, from the loop's thread: a
         large record was accepted and then could not be sent, or was refused by
         the other side. Not when the connection ends, nor after :meth:`cancel`.
+    :param arrived: ``func(conn_id, ident, key)``, from the loop's thread: all
+        parts of a large record were acknowledged
     :param max_size: the largest record that is sent in parts, in bytes
     :ivar part_size: what is larger than that travels in parts, in bytes
     """
@@ -92,12 +94,14 @@ class PartSender:
         kind: Kind,
         failed: Callable[[str, bytes, Exception], object],
         *,
+        arrived: Callable[[str, str, bytes], object] | None = None,
         max_size: int = MAX_RECORD_SIZE,
     ) -> None:
         self.log = logging.getLogger("snakemq.rpc.parts")
         self._hook = receive_hook
         self._kind = kind
         self._failed = failed
+        self._arrived = arrived
         self._max_size = max_size
         messaging = self._messaging = receive_hook.messaging
         room = messaging.packeter.max_packet_size - MESSAGE_OVERHEAD - PART_OVERHEAD
@@ -324,6 +328,10 @@ class PartSender:
                 some = True
                 with self._lock:
                     part.lane.window.arrived(part.size, now - part.since)
+                transfer = part.transfer
+                transfer.arrived += part.size
+                if transfer.arrived == transfer.size and self._arrived is not None:
+                    self._arrived(conn_id, ident, transfer.key)
         if some:
             self._pump(ident, remote)
 
