@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from snakemq import Message, Peer, _queue
-from snakemq._core import frames, rpc_records
+from snakemq._core import frames, rpc_parts, rpc_records
 from snakemq._core.features import (
     MAX_FEATURES_SIZE,
     DeliveryFeature,
@@ -146,6 +146,17 @@ RECORDS = {
         rpc_records.REQUEST_PREFIX,
         rpc_records.signal_record("calc", "note", ("tea",), {"loud": True}),
     ),
+    "A part of a request": rpc_parts.encode_part(
+        rpc_parts.REQUEST_PARTS,
+        REQ_ID,
+        0,
+        100_000,
+        pickled(rpc_records.REQUEST_PREFIX, _CALL)[:10],
+    ),
+    "The end of a transfer": rpc_parts.encode_part(
+        rpc_parts.REQUEST_PARTS, REQ_ID, 10, 100_000, b""
+    ),
+    "A refusal": rpc_parts.encode_refusal(rpc_parts.REQUEST_PARTS, REQ_ID, "too large"),
 }
 
 BY_HAND = "A call, pickled by hand"
