@@ -111,7 +111,8 @@ def marks_of(method: object) -> Marks:
     """How a function or method is marked."""
     if type(method) is MethodType or type(method) is FunctionType:
         # Most have no attributes at all, and this is asked at every call.
-        found = method.__dict__
+        # A function in C that is bound has not even a place for them.
+        found = getattr(method, "__dict__", None)
         if not found:
             return _NONE
         get = found.get

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import pickle
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -177,6 +178,13 @@ def test_a_function_in_c_can_not_be_marked() -> None:
     for mark in MARKS:
         with pytest.raises(TypeError, match=r"len>.* can't be marked: put a function"):
             mark(len)
+
+
+def test_a_bound_function_in_c_has_no_marks(registry: Registry) -> None:
+    calculator = registry.instances["calc"]
+    calculator.size = types.MethodType(len, [1, 2])
+    assert not any(marks_of(calculator.size))
+    assert registry.resolve("calc", "size").func() == 2
 
 
 # Objects.
