@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -119,6 +120,20 @@ def test_a_large_record_arrives_as_one(world: World) -> None:
     world.until(lambda: not world.alice.messaging.queued_messages())
     world.assert_nothing_is_left()
     assert not world.of_alice.failures
+
+
+def test_there_is_no_copy_of_the_whole(world: World) -> None:
+    world.bob.messaging.on_message_recv.remove(world.bob._receive)  # which keeps all messages
+    data = record(20 * MB)
+    tracemalloc.start()
+    try:
+        world.sender.send("bob", data)
+        world.until(lambda: world.of_bob.received)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # What was received, as it grows, and what is on its way.
+    assert peak < 1.25 * len(data) + 4 * MIN_WINDOW
 
 
 def test_a_long_and_wide_way_is_used() -> None:
