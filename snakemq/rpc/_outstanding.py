@@ -6,12 +6,12 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from snakemq.message import Message
 from snakemq.rpc._outgoing_call import Pending, not_connected
 from snakemq.rpc.errors import ClientClosed
 
 if TYPE_CHECKING:
     from snakemq.messaging import Messaging
+    from snakemq.rpc._parts import PartSender
 
 __all__ = ["Outstanding", "Remote"]
 
@@ -33,10 +33,14 @@ class Outstanding:
     """Sends what was begun, and again after a reconnect, until it has ended.
 
     Whoever takes something out ends it. Thread-safe.
+
+    :param messaging: knows who is connected
+    :param sender: sends requests
     """
 
-    def __init__(self, messaging: Messaging, log: logging.Logger) -> None:
+    def __init__(self, messaging: Messaging, sender: PartSender, log: logging.Logger) -> None:
         self._messaging = messaging
+        self._sender = sender
         self._log = log
         # Reentrant: a finalizer may make a call, and it may run anywhere.
         self.lock = threading.RLock()
@@ -63,8 +67,10 @@ class Outstanding:
             remote.pending[pending.req_id] = pending
             if remote.connected:
                 # Under the lock: on_connect, if it comes now, must find it
-                # either not sent or sent on the old connection.
-                self._send(ident, pending.message())
+                # either not sent or sent on the old connection. It travels
+                # with TTL 0, as in 1.6: what is not delivered now is repeated
+                # by connected(), and would else arrive twice.
+                self._sender.send(ident, pending.message(), key=pending.req_id)
                 pending.sent = True
 
     def end(self, ident: str, req_id: bytes) -> Pending | None:
@@ -98,8 +104,8 @@ class Outstanding:
             if remote is None or remote.pending.get(pending.req_id) is not pending:
                 return None
             del remote.pending[pending.req_id]
-            if cancel is not None and pending.sent and remote.connected:
-                self._try_to_send(ident, cancel)
+            if pending.sent and remote.connected:
+                self._withdraw(ident, pending.req_id, cancel)
             self._tidy(ident, remote)
             return remote
 
@@ -111,7 +117,7 @@ class Outstanding:
         with self.lock:
             remote = self.remotes.get(ident)
             if remote is not None and remote.connected:
-                self._send(ident, data)
+                self._sender.send(ident, data)
 
     def mentioned(self, ident: str, data: bytes) -> list[bytes]:
         """The identifiers that are in ``data``, of those that this peer owes something."""
@@ -168,7 +174,7 @@ class Outstanding:
             remote.conn_id = conn_id
             for pending in list(remote.pending.values()):
                 try:
-                    self._send(ident, pending.message())
+                    self._sender.send(ident, pending.message(), key=pending.req_id)
                     pending.sent = True
                 except Exception as exc:
                     self._log.exception("ident=%s can't repeat a request", ident)
@@ -199,14 +205,12 @@ class Outstanding:
         if not remote.connected and not remote.pending:
             self.remotes.pop(ident, None)
 
-    def _send(self, ident: str, data: bytes) -> None:
-        # The TTL is 0, as in 1.6: what is not delivered now is repeated by
-        # connected(), and would else arrive twice.
-        self._messaging.send_message(ident, Message(data))
-
-    def _try_to_send(self, ident: str, data: bytes) -> None:
+    def _withdraw(self, ident: str, req_id: bytes, cancel: bytes | None) -> None:
+        self._sender.cancel(ident, req_id)
+        if cancel is None:
+            return
         try:
-            self._send(ident, data)
+            self._sender.send(ident, cancel)
         except Exception as exc:
             # It only spares the other side some work.
             self._log.debug("ident=%s can't be told about a call: %r", ident, exc)

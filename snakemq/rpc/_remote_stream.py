@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from snakemq._core.rpc_records import REQUEST_PREFIX, Reply, more_record
 from snakemq.rpc._outgoing_call import LONGEST_WAIT, OutgoingCall, failure_in
@@ -22,7 +22,11 @@ __all__ = ["IncomingStream", "RemoteStream"]
 
 T = TypeVar("T")
 
-_FOR_EVER = float("inf")
+_FOR_EVER: Final = float("inf")
+
+#: What was read is acknowledged when it is so much, in bytes, however few the
+#: items are: the other side keeps them until then.
+_MANY_BYTES: Final = 1024 * 1024
 
 
 class IncomingStream:
@@ -39,13 +43,15 @@ class IncomingStream:
     """
 
     __slots__ = (
-        "_asked",
+        "_bytes",
         "_changed",
         "_consumed",
+        "_early",
         "_error",
         "_granted",
         "_hooks",
         "_items",
+        "_parts",
         "_received",
         "_window",
         "_write",
@@ -80,8 +86,12 @@ class IncomingStream:
         self._consumed = 0
         # The position up to which the other side may send.
         self._granted = window
-        # From where it was asked to send again; once is enough.
-        self._asked = -1
+        # Parts before which others are missing, by position.
+        self._early: dict[int, tuple[Reply, int]] = {}
+        # For each part, the position behind it and its size; of those that
+        # were read since the other side was told to go on, the size together.
+        self._parts: deque[tuple[int, int]] = deque()
+        self._bytes = 0
         self._error: Exception | None = None
 
     # For those who keep the calls and streams that have not ended.
@@ -103,35 +113,51 @@ class IncomingStream:
 
     # In the thread of the loop.
 
-    def take(self, reply: Reply) -> bytes | None:
+    def take(self, reply: Reply, size: int) -> bytes | None:
         """A part has come. It may be the last one: then this is :attr:`over`.
 
+        :param size: of the record, in bytes
         :return: what to answer
         """
         position = reply.position
         assert position is not None
-        if not reply.ok:
-            if position > self._received:
-                return self._ask_again()
-            self._finish(failure_in(reply, self.ident))
-            return self._more(0)
+        count = len(reply.value) if reply.ok else 0
         with self._changed:
+            if position + count > self._granted:
+                is_over = True
+                error: Exception | None = StreamGone(
+                    f"{self.ident!r} has sent more than it was asked for"
+                )
+            else:
+                # Large parts are overtaken by small ones.
+                self._early[position] = (reply, size)
+                is_over, error = self._take_in_order()
+            self._changed.notify_all()
+        if not is_over:
+            return None
+        self._finish(error)
+        # All of it has arrived.
+        return self._more(0)
+
+    def _take_in_order(self) -> tuple[bool, Exception | None]:
+        """Whether that was the end, and why, if it failed."""
+        early = self._early
+        while early:
+            position = min(early)
+            if position > self._received:
+                break
+            reply, size = early.pop(position)
+            if not reply.ok:
+                return True, failure_in(reply, self.ident)
             # What was sent before a reconnect may come again.
-            known = self._received - position
-            if known < 0:
-                return self._ask_again()
-            items = reply.value[known:]
-            is_too_much = self._received + len(items) > self._granted
-            if not is_too_much:
+            items = reply.value[self._received - position :]
+            if items:
                 self._items.extend(items)
                 self._received += len(items)
-                self._changed.notify_all()
-        if is_too_much:
-            self._finish(StreamGone(f"{self.ident!r} has sent more than it was asked for"))
-        elif reply.end:
-            self._finish(None)
-            return self._more(0)
-        return None
+                self._parts.append((self._received, size))
+            if reply.end:
+                return True, None
+        return False, None
 
     # For the reader, in any thread.
 
@@ -162,17 +188,23 @@ class IncomingStream:
                 if remaining <= 0 and not self._items and not self.over:
                     return False, None
             self._consumed += 1
+            parts = self._parts
+            while parts and parts[0][0] <= self._consumed:
+                self._bytes += parts.popleft()[1]
             return True, self._items.popleft()
 
     def wants_more(self) -> bool:
         """Whether it is time to let the other side go on."""
-        return not self.over and (self._granted - self._consumed) * 2 <= self._window
+        return not self.over and (
+            (self._granted - self._consumed) * 2 <= self._window or self._bytes >= _MANY_BYTES
+        )
 
     def grant(self) -> bytes | None:
         """What to tell the other side, if it is time."""
         with self._changed:
             if not self.wants_more():
                 return None
+            self._bytes = 0
             self._granted = self._consumed + self._window
             return self._more(self._granted - self._received)
 
@@ -180,16 +212,9 @@ class IncomingStream:
         """Nobody reads any further."""
         with self._changed:
             self._items.clear()
+            self._parts.clear()
+            self._early.clear()
             self._error = None
-
-    # In any thread.
-
-    def _ask_again(self) -> bytes | None:
-        """Something is missing."""
-        if self._asked == self._received:
-            return None
-        self._asked = self._received
-        return self._more(self._granted - self._received)
 
     def _more(self, window: int) -> bytes:
         return REQUEST_PREFIX + self._write(more_record(self.req_id, self._received, window))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
+from snakemq._core.rpc_parts import REPLY_PARTS, REQUEST_PARTS
 from snakemq._core.rpc_records import (
     REPLY_PREFIX,
     REQUEST_PREFIX,
@@ -25,6 +26,7 @@ from snakemq.rpc._deadlines import Deadlines
 from snakemq.rpc._hook_chain import HookChain
 from snakemq.rpc._outgoing_call import BlockingCall, FutureCall, OutgoingCall, Pending, too_late
 from snakemq.rpc._outstanding import Outstanding
+from snakemq.rpc._parts import PartReceiver, PartSender
 from snakemq.rpc._remote_stream import IncomingStream, RemoteStream
 from snakemq.rpc.errors import ClientClosed, UnreadableReply, WouldDeadlock
 from snakemq.rpc.hooks import CallHook, CallInfo
@@ -90,7 +92,9 @@ class RpcClient:
         self.hooks: list[CallHook] = []
 
         messaging = receive_hook.messaging
-        self._outstanding = Outstanding(messaging, self.log)
+        self._sender = PartSender(receive_hook, REQUEST_PARTS, self._not_sent)
+        self._receiver = PartReceiver(receive_hook, REPLY_PARTS, self.on_recv)
+        self._outstanding = Outstanding(messaging, self._sender, self.log)
         self._deadlines: Deadlines[FutureCall] = Deadlines(messaging, self._expire)
         receive_hook.register(REPLY_PREFIX, self.on_recv)
         messaging.on_connect.wire(self.on_connect)
@@ -167,6 +171,8 @@ class RpcClient:
         messaging.on_disconnect.remove(self.on_disconnect)
         with contextlib.suppress(KeyError):
             self.receive_hook.unregister(REPLY_PREFIX)
+        self._sender.close()
+        self._receiver.close()
         for ident, pending in given_up:
             if pending.sent and messaging.is_connected(ident):
                 try:
@@ -490,9 +496,13 @@ class RpcClient:
             self._salvage(ident, data, exc)
             return
         if reply.position is not None:
-            self._take_part(ident, reply)
+            self._take_part(ident, reply, len(data))
         elif not self._end(ident, reply.req_id, reply):
             self._late(ident, reply)
+
+    def _not_sent(self, ident: str, req_id: bytes, error: Exception) -> None:
+        """A large request could not be sent, or the other side does not take it."""
+        self._end(ident, req_id, None, error)
 
     def _expire(self, call: FutureCall) -> None:
         cancel = self._cancel_message(call.req_id)
@@ -515,7 +525,7 @@ class RpcClient:
         pending.end(reply, error)
         return True
 
-    def _take_part(self, ident: str, reply: Reply) -> None:
+    def _take_part(self, ident: str, reply: Reply, size: int) -> None:
         pending: Pending | None = self._outstanding.find(ident, reply.req_id)
         call: OutgoingCall | None = None
         if isinstance(pending, IncomingStream):
@@ -528,7 +538,7 @@ class RpcClient:
         if pending is None:
             self._late(ident, reply)
             return
-        answer = stream.take(reply)
+        answer = stream.take(reply, size)
         if stream.over:
             self._outstanding.end(ident, reply.req_id)
         if call is not None:

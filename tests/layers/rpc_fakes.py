@@ -7,7 +7,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from snakemq._core.features import Feature
 from snakemq.callbacks import Callback
+from snakemq.limits import DropReason
 from snakemq.message import Message
 from snakemq.rpc import REPLY_PREFIX, REQUEST_PREFIX, RpcClient
 from tests.helpers import DEADLINE, wait_until
@@ -32,6 +34,10 @@ class FakeTimer:
         self.func = None
 
 
+class FakePacketer:
+    max_packet_size = 1_000_000
+
+
 class FakeMessaging:
     """Keeps what is sent. The test says when the loop is in a callback."""
 
@@ -40,6 +46,11 @@ class FakeMessaging:
     def __init__(self, connected: tuple[str, ...] = ()) -> None:
         self.on_connect: Callback[[str, str]] = Callback()
         self.on_disconnect: Callback[[str, str]] = Callback()
+        self.on_ready: Callback[[str, str]] = Callback()
+        self.on_messages_acked: Callback[[str, str, list[Message]]] = Callback()
+        self.on_messages_left: Callback[[str, str, list[Message]]] = Callback()
+        self.on_messages_dropped: Callback[[str, list[Message], DropReason]] = Callback()
+        self.packeter = FakePacketer()
         self.sent: list[Sent] = []
         #: of each that was sent: whether it was urgent
         self.urgent: list[bool] = []
@@ -71,8 +82,15 @@ class FakeMessaging:
     def connected_peers(self) -> list[str]:
         return self._connected
 
+    def peer_features(self, ident: str) -> frozenset[Feature] | None:
+        """As those of 1.6: nobody here announces any."""
+        return frozenset() if ident in self._connected else None
+
     def is_connected(self, ident: str) -> bool:
         return ident in self._connected
+
+    def get_certificate(self, conn_id: str) -> dict[str, object] | None:
+        return None
 
     def call_soon(self, func: Callable[..., object], *args: object) -> None:
         self.soon_calls += 1
