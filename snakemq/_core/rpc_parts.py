@@ -25,6 +25,7 @@ import io
 import struct
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from itertools import chain
 from typing import Final, NamedTuple
 
 from snakemq._core.rpc_records import REPLY_PREFIX, REQUEST_PREFIX
@@ -210,13 +211,19 @@ class Lane:
     """Large records on their way to one peer, which take turns. Not thread-safe.
 
     :param part_size: the data of one part, in bytes
+    :param starts_only: of each record only the first part is for this lane
     """
 
-    def __init__(self, kind: Kind, part_size: int = PART_SIZE) -> None:
+    def __init__(
+        self, kind: Kind, part_size: int = PART_SIZE, *, starts_only: bool = False
+    ) -> None:
         self.window = Window()
         self._kind = kind
         self._part_size = part_size
+        self._starts_only = starts_only
         self._waiting: deque[Transfer] = deque()
+        #: their first part is on its way, and the next one is for another lane
+        self._started: dict[bytes, Transfer] = {}
         #: what the other side is to be told of as given up
         self._ends: deque[Transfer] = deque()
         # Those that are on their way as a whole may still be refused.
@@ -250,7 +257,9 @@ class Lane:
         size = len(piece)
         transfer.offset += size
         self.window.flying += size
-        if transfer.offset < transfer.size:
+        if transfer.offset < transfer.size and self._starts_only:
+            self._started[transfer.transfer_id] = transfer
+        elif transfer.offset < transfer.size:
             self._waiting.append(transfer)
         else:
             transfer.data = None
@@ -264,14 +273,19 @@ class Lane:
 
     def find(self, transfer_id: bytes) -> Transfer | None:
         """The transfer with this identifier, also if all of it is on its way."""
-        found = self._done.get(transfer_id)
+        found = self._done.get(transfer_id) or self._started.get(transfer_id)
         if found is not None:
             return found
         return next((t for t in self._waiting if t.transfer_id == transfer_id), None)
 
     def find_key(self, key: bytes) -> list[Transfer]:
         """Those of which a part has still to be sent, by the owner's name."""
-        return [transfer for transfer in self._waiting if transfer.key == key]
+        unfinished = chain(self._waiting, self._started.values())
+        return [transfer for transfer in unfinished if transfer.key == key]
+
+    def take_started(self, transfer_id: bytes) -> Transfer | None:
+        """Take out a record whose first part has arrived, if there is more of it."""
+        return self._started.pop(transfer_id, None)
 
     def give_up(self, transfer: Transfer, *, tell: bool = True) -> None:
         """Send no more of a record.
@@ -279,7 +293,8 @@ class Lane:
         :param tell: the other side, if it has got something of it
         """
         if transfer.data is not None:
-            self._waiting.remove(transfer)
+            if self._started.pop(transfer.transfer_id, None) is None:
+                self._waiting.remove(transfer)
             transfer.data = None
         self._done.pop(transfer.transfer_id, None)
         if tell and transfer.offset:

@@ -58,8 +58,10 @@ class _Remote:
     __slots__ = ("bytes", "flying", "lanes", "retry_timer", "scheduled", "stuck")
 
     def __init__(self, kind: Kind, part_size: int) -> None:
-        #: those that are not urgent, and those that are
-        self.lanes = (Lane(kind, part_size), Lane(kind, part_size))
+        #: The first parts of those that take their place in the queue, behind
+        #: what waits there; and all that is urgent. That is also what follows
+        #: on those, else each part would wait for as long as the first did.
+        self.lanes = (Lane(kind, part_size, starts_only=True), Lane(kind, part_size))
         #: how much of them was not sent yet, in bytes
         self.bytes = 0
         #: by identifier of the message
@@ -167,7 +169,8 @@ class PartSender:
                 remote = self._remotes[ident] = _Remote(self._kind, self.part_size)
             self._check_room(ident, remote, len(data))
             self._count(remote, len(data))
-            remote.lanes[urgent].add(transfer)
+            waits = not urgent and self._messaging.queued_messages(ident)
+            remote.lanes[0 if waits else 1].add(transfer)
             self._pump_soon(ident, remote)
         return True
 
@@ -328,6 +331,9 @@ class PartSender:
                 some = True
                 with self._lock:
                     part.lane.window.arrived(part.size, now - part.since)
+                    started = part.lane.take_started(part.transfer.transfer_id)
+                    if started is not None:
+                        remote.lanes[1].add(started)
                 transfer = part.transfer
                 transfer.arrived += part.size
                 if transfer.arrived == transfer.size and self._arrived is not None:

@@ -134,6 +134,23 @@ class TestLane:
         assert lane.next_part() == (transfer, part(10, 30, b""), 0)
         assert lane.next_part() is None
 
+    def test_first_parts_only(self) -> None:
+        lane = Lane(REQUEST_PARTS, part_size=10, starts_only=True)
+        transfers = [Transfer(bytes([n]) * 16, b"key", record(9 + n)) for n in range(4)]
+        for transfer in transfers:
+            lane.add(transfer)
+        assert [decode_part(REQUEST_PARTS, message).offset for message in take_all(lane)] == [0] * 4
+        # The first two are done.
+        assert lane.find_key(b"key") == transfers[2:]
+        assert [lane.find(transfer.transfer_id) for transfer in transfers] == transfers
+        lane.give_up(transfers[2])
+        assert lane.next_part() == (transfers[2], part(10, 11, b"", transfers[2].transfer_id), 0)
+        ids = [transfer.transfer_id for transfer in transfers]
+        assert [lane.take_started(transfer_id) for transfer_id in ids] == [
+            None, None, None, transfers[3],
+        ]  # fmt: skip
+        assert lane.find(ids[3]) is None
+
     def test_one_that_was_refused_is_not_ended(self) -> None:
         lane = Lane(REQUEST_PARTS, part_size=10)
         transfer = Transfer(ID, b"key", record(30))

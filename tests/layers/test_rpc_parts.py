@@ -191,6 +191,32 @@ def test_a_small_one_waits_for_no_more_than_the_window(world: World, urgent: boo
             alone = max(waits)
 
 
+def test_one_waits_once_in_a_queue_that_is_never_empty(world: World) -> None:
+    """Not for each window of it."""
+    before = [world.alice.send("bob", bytes(100_000)).data for _ in range(30)]
+
+    def refill(conn_id: str, ident: str, uuid: bytes) -> None:
+        world.alice.send("bob", bytes(100_000))
+
+    world.alice.messaging.on_message_acked.add(refill)
+    world.sender.send("bob", record(2 * MB))
+    messages_before = 0
+
+    def arrived() -> bool:
+        nonlocal messages_before
+        if not world.of_bob.receiver.held_bytes and not world.of_bob.received:
+            messages_before = len(world.bob.received)
+        return bool(world.of_bob.received)
+
+    # 3 seconds for what was there before, 2 for itself, and as much for others.
+    assert world.until(arrived) < 3 + 2 * 2 + 1
+    assert messages_before >= len(before)
+    # Others are not kept waiting, either.
+    others = [m for _, m in world.bob.received if not m.data.startswith(b"rpc")]
+    assert len(others) > len(before) + 5
+    assert len(world.of_bob.data[0]) == 2 * MB
+
+
 def test_one_that_comes_before_it_is_known_what_the_other_side_can_do(world: World) -> None:
     world.break_off()
     ready: list[bool] = []
