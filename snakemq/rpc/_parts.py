@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 
 __all__ = ["PartReceiver", "PartSender"]
 
+#: How much of the parts may wait for the system to take it over, in bytes. They
+#: go before what is not urgent, so some of what messaging gives the system at a
+#: time is to be left to that.
+_MAX_UNSENT: Final = 128 * 1024
+
 #: When a part is sent again for which there was no room, in seconds.
 _RETRY: Final = 0.05
 
@@ -55,7 +60,16 @@ class _Flying(NamedTuple):
 class _Remote:
     """A connected peer to which large records are sent."""
 
-    __slots__ = ("bytes", "flying", "lanes", "retry_timer", "scheduled", "stuck")
+    __slots__ = (
+        "bytes",
+        "flying",
+        "lanes",
+        "retry_timer",
+        "scheduled",
+        "stuck",
+        "unsent",
+        "unsent_bytes",
+    )
 
     def __init__(self, kind: Kind, part_size: int) -> None:
         #: The first parts of those that take their place in the queue, behind
@@ -66,11 +80,20 @@ class _Remote:
         self.bytes = 0
         #: by identifier of the message
         self.flying: dict[bytes, _Flying] = {}
+        #: of urgent ones, those that the system has not taken yet, likewise
+        self.unsent: dict[bytes, int] = {}
+        self.unsent_bytes = 0
         #: there is a call of the loop on its way
         self.scheduled = False
         #: for each lane, the part for which there was no room
         self.stuck: list[tuple[Transfer, bytes, int] | None] = [None, None]
         self.retry_timer: TimerHandle | None = None
+
+    def sent(self, uuid: bytes) -> bool:
+        """The system has taken a message, or never will; whether it was one of these."""
+        size = self.unsent.pop(uuid, 0)
+        self.unsent_bytes -= size
+        return bool(size)
 
 
 class PartSender:
@@ -117,6 +140,7 @@ class PartSender:
         receive_hook.register(kind.refusal, self._handle_refusal)
         messaging.on_ready.wire(self._handle_ready)
         messaging.on_disconnect.wire(self._handle_disconnect)
+        messaging.on_messages_sent.wire(self._handle_sent)
         messaging.on_messages_acked.wire(self._handle_arrived)
         # Of a peer that does not acknowledge this is all that is heard.
         messaging.on_messages_left.wire(self._handle_arrived)
@@ -135,6 +159,7 @@ class PartSender:
                 self._hook.unregister(self._kind.refusal)
             messaging.on_ready.remove(self._handle_ready)
             messaging.on_disconnect.remove(self._handle_disconnect)
+            messaging.on_messages_sent.remove(self._handle_sent)
             messaging.on_messages_acked.remove(self._handle_arrived)
             messaging.on_messages_left.remove(self._handle_arrived)
             messaging.on_messages_dropped.remove(self._handle_dropped)
@@ -265,6 +290,8 @@ class PartSender:
                 following = remote.stuck[index]
                 remote.stuck[index] = None
                 if following is None:
+                    if remote.unsent_bytes >= _MAX_UNSENT and urgent:
+                        return
                     following = lane.next_part()
                     if following is None:
                         return
@@ -273,10 +300,14 @@ class PartSender:
             message = Message(data)
             if size:
                 remote.flying[message.uuid] = _Flying(lane, transfer, size, self._messaging.time())
+                if urgent:
+                    remote.unsent[message.uuid] = size
+                    remote.unsent_bytes += size
             try:
                 self._messaging.send_message(ident, message, urgent=urgent)
             except QueueFull:
                 remote.flying.pop(message.uuid, None)
+                remote.sent(message.uuid)
                 remote.stuck[index] = following
                 if remote.retry_timer is None:
                     remote.retry_timer = self._messaging.call_later(
@@ -319,6 +350,16 @@ class PartSender:
         with self._lock:
             self._forget(ident)
 
+    def _handle_sent(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+        remote = self._remotes.get(ident)
+        if remote is None or not remote.unsent:
+            return
+        some = False
+        for message in messages:
+            some |= remote.sent(message.uuid)
+        if some:
+            self._pump(ident, remote)
+
     def _handle_arrived(self, conn_id: str, ident: str, messages: list[Message]) -> None:
         remote = self._remotes.get(ident)
         if remote is None or not remote.flying:
@@ -349,6 +390,7 @@ class PartSender:
             part = remote.flying.pop(message.uuid, None)
             if part is None:
                 continue
+            remote.sent(message.uuid)
             transfer = part.transfer
             with self._lock:
                 part.lane.window.flying -= part.size

@@ -88,6 +88,8 @@ class World:
         assert self.of_bob.receiver.held_bytes == 0
         for remote in self.sender._remotes.values():
             assert not remote.flying
+            assert not remote.unsent
+            assert remote.unsent_bytes == 0
             assert [lane.window.flying for lane in remote.lanes] == [0, 0]
         assert not self.alice.messaging.queued_messages()
 
@@ -208,8 +210,8 @@ def test_one_waits_once_in_a_queue_that_is_never_empty(world: World) -> None:
             messages_before = len(world.bob.received)
         return bool(world.of_bob.received)
 
-    # 3 seconds for what was there before, 2 for itself, and as much for others.
-    assert world.until(arrived) < 3 + 2 * 2 + 1
+    # 3 seconds for what was there before, 2 for itself, and a little more for others.
+    assert world.until(arrived) < 3 + 2 + 4
     assert messages_before >= len(before)
     # Others are not kept waiting, either.
     others = [m for _, m in world.bob.received if not m.data.startswith(b"rpc")]
