@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from snakemq._core.features import Feature
 from snakemq._core.frames import MESSAGE_OVERHEAD
@@ -34,6 +34,7 @@ from snakemq.rpc.errors import CallError
 from snakemq.rpc.request_ids import new_request_id
 
 if TYPE_CHECKING:
+    from snakemq.callbacks import Callback
     from snakemq.contracts import TimerHandle
     from snakemq.messaging import ReceiveHook
 
@@ -137,18 +138,30 @@ class PartSender:
         #: how much of all records was not sent yet, in bytes
         self._bytes = 0
         self._closed = False
+        self._listens = False
         receive_hook.register(kind.refusal, self._handle_refusal)
-        messaging.on_ready.wire(self._handle_ready)
-        messaging.on_disconnect.wire(self._handle_disconnect)
-        messaging.on_messages_sent.wire(self._handle_sent)
-        messaging.on_messages_acked.wire(self._handle_arrived)
-        # Of a peer that does not acknowledge this is all that is heard.
-        messaging.on_messages_left.wire(self._handle_arrived)
-        messaging.on_messages_dropped.wire(self._handle_dropped)
+
+    def _slots(self) -> list[tuple[Callback[Any], Callable[..., object]]]:
+        messaging = self._messaging
+        return [
+            (messaging.on_ready, self._handle_ready),
+            (messaging.on_disconnect, self._handle_disconnect),
+            (messaging.on_messages_sent, self._handle_sent),
+            (messaging.on_messages_acked, self._handle_arrived),
+            # Of a peer that does not acknowledge this is all that is heard.
+            (messaging.on_messages_left, self._handle_arrived),
+            (messaging.on_messages_dropped, self._handle_dropped),
+        ]
+
+    def _listen(self) -> None:
+        # Not before there is something large: most programs send nothing that is.
+        if not self._listens:
+            self._listens = True
+            for slot, func in self._slots():
+                slot.wire(func)
 
     def close(self) -> None:
         """Give up all records, and send no more. Any thread; a second time is harmless."""
-        messaging = self._messaging
         with self._lock:
             if self._closed:
                 return
@@ -157,12 +170,9 @@ class PartSender:
             self._bytes = 0
             with contextlib.suppress(KeyError):  # the program may have cleared the hook
                 self._hook.unregister(self._kind.refusal)
-            messaging.on_ready.remove(self._handle_ready)
-            messaging.on_disconnect.remove(self._handle_disconnect)
-            messaging.on_messages_sent.remove(self._handle_sent)
-            messaging.on_messages_acked.remove(self._handle_arrived)
-            messaging.on_messages_left.remove(self._handle_arrived)
-            messaging.on_messages_dropped.remove(self._handle_dropped)
+            if self._listens:
+                for slot, func in self._slots():
+                    slot.remove(func)
 
     # Any thread.
 
@@ -189,6 +199,7 @@ class PartSender:
         with self._lock:
             if self._closed:
                 return False
+            self._listen()
             remote = self._remotes.get(ident)
             if remote is None:
                 remote = self._remotes[ident] = _Remote(self._kind, self.part_size)

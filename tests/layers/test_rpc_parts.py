@@ -503,7 +503,17 @@ def test_closed_ends_neither_send_nor_receive(world: World) -> None:
     world.until(lambda: again[1].received)
 
 
+def test_who_sends_nothing_large_is_told_nothing(world: World) -> None:
+    slot = world.alice.messaging.on_messages_acked
+    before = slot.callbacks
+    world.sender.send("bob", record(10))
+    assert slot.callbacks == before
+    world.sender.send("bob", record(MB))
+    assert slot.callbacks == [*before, world.sender._handle_arrived]
+
+
 def test_a_hook_that_was_cleared_does_not_keep_from_closing(world: World) -> None:
+    world.sender.send("bob", record(MB))
     world.alice.hook.clear()
     world.sender.close()
     world.of_alice.receiver.close()
