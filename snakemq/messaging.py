@@ -52,7 +52,7 @@ from snakemq.storage import QueuesStorageBase
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["MAX_IDENT_LENGTH", "Messaging", "ReceiveHook"]
+__all__ = ["MAX_IDENT_LENGTH", "Messaging", "ReceiveHook", "Transaction"]
 
 #: How long a connection has to say who it is, in seconds.
 IDENTIFICATION_TIMEOUT: Final = 30.0

@@ -25,51 +25,96 @@ serves.
 from __future__ import annotations
 
 from snakemq._core.rpc_records import REPLY_PREFIX, REQUEST_PREFIX
+from snakemq.rpc._dispatcher import (
+    DEFAULT_MAX_PER_OBJECT,
+    DEFAULT_MAX_PER_PEER,
+    DEFAULT_MAX_WAITING,
+    DEFAULT_MAX_WORKERS,
+)
+from snakemq.rpc._executions import AnswerLimits
+from snakemq.rpc._remote_stream import RemoteStream
 from snakemq.rpc.client import RpcClient
+from snakemq.rpc.context import CurrentCall, current_call
 from snakemq.rpc.errors import (
+    AnswerGone,
+    Busy,
     CallError,
+    CallInterrupted,
     ClientClosed,
     Error,
+    Expired,
     NoInstanceError,
     NoMethodError,
     NotConnected,
     PartialCall,
+    Refused,
     RemoteError,
+    ServerClosing,
     SignalCallWarning,
+    StreamGone,
     UnreadableReply,
+    UnreadableRequest,
+    Unserializable,
     WouldDeadlock,
+    WrongArguments,
 )
-from snakemq.rpc.proxy import RemoteMethod, RpcInstProxy
+from snakemq.rpc.hooks import CallHook, CallInfo
+from snakemq.rpc.marks import (
+    METHOD_RPC_AS_SIGNAL_ATTR,
+    as_signal,
+    at_most_once,
+    quick,
+    transactional,
+)
+from snakemq.rpc.proxy import RemoteMethod, RpcInstProxy, future
 from snakemq.rpc.remote_traceback import REMOTE_TRACEBACK_ATTR
 from snakemq.rpc.serializer import Serializer
-from snakemq.rpc.server import (
-    DEFAULT_MAX_WORKERS,
-    METHOD_RPC_AS_SIGNAL_ATTR,
-    RpcServer,
-    as_signal,
-)
+from snakemq.rpc.server import RpcServer
 
 __all__ = [
+    "DEFAULT_MAX_PER_OBJECT",
+    "DEFAULT_MAX_PER_PEER",
+    "DEFAULT_MAX_WAITING",
     "DEFAULT_MAX_WORKERS",
     "METHOD_RPC_AS_SIGNAL_ATTR",
     "REMOTE_TRACEBACK_ATTR",
     "REPLY_PREFIX",
     "REQUEST_PREFIX",
+    "AnswerGone",
+    "AnswerLimits",
+    "Busy",
     "CallError",
+    "CallHook",
+    "CallInfo",
+    "CallInterrupted",
     "ClientClosed",
+    "CurrentCall",
     "Error",
+    "Expired",
     "NoInstanceError",
     "NoMethodError",
     "NotConnected",
     "PartialCall",
+    "Refused",
     "RemoteError",
     "RemoteMethod",
+    "RemoteStream",
     "RpcClient",
     "RpcInstProxy",
     "RpcServer",
     "Serializer",
+    "ServerClosing",
     "SignalCallWarning",
+    "StreamGone",
     "UnreadableReply",
+    "UnreadableRequest",
+    "Unserializable",
     "WouldDeadlock",
+    "WrongArguments",
     "as_signal",
+    "at_most_once",
+    "current_call",
+    "future",
+    "quick",
+    "transactional",
 ]

@@ -235,11 +235,15 @@ class Registry:
         instance = self.instances.get(object_name)
         if instance is None:
             return "", False
-        for cls in type(instance).__mro__:
-            method = cls.__dict__.get(method_name)
-            if method is not None:
-                marked = getattr(method, "__func__", method)
-                return object_name, type(marked) is FunctionType and marks_of(marked).is_quick
+        kind: Any = type(instance)
+        if kind.__getattribute__ is object.__getattribute__:
+            own = getattr(instance, "__dict__", None)
+            for cls in kind.__mro__:
+                method = cls.__dict__.get(method_name)
+                if method is not None:
+                    marked = getattr(method, "__func__", method)
+                    is_quick = type(marked) is FunctionType and marks_of(marked).is_quick
+                    return object_name, is_quick and not (own and method_name in own)
         return object_name, False
 
     def describe(self) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@
     └── CallError                  the call itself failed, not the method
         ├── NotConnected           ... in time: the peer is not connected
         ├── PartialCall            ... in time: it was sent, and no reply came
-        ├── Expired                its time was over before it was begun there
+        │   └── Expired            its time was over before it was begun there
         ├── UnreadableRequest      an argument can't be read there
         ├── UnreadableReply        a reply came and can't be read
         ├── WouldDeadlock          made in the thread that has to fetch the reply
@@ -173,17 +173,20 @@ class PartialCall(CallError):
     __module__ = _PUBLIC
 
 
+class Expired(PartialCall):
+    """The time of the call was over when the server came to it: it has not run."""
+
+    __module__ = _PUBLIC
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PartialCall, self.args
+
+
 class _SinceVersion2(CallError):
     """Travels as a CallError: an unknown class would break a 1.6 peer."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CallError, self.args
-
-
-class Expired(_SinceVersion2):
-    """The time of the call was over when the server came to it: it has not run."""
-
-    __module__ = _PUBLIC
 
 
 class UnreadableRequest(_SinceVersion2):

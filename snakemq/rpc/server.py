@@ -2,82 +2,104 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import pickle
-import traceback
-import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
 
+from snakemq._core.rpc_parts import REQUEST_PARTS
 from snakemq._core.rpc_records import (
-    REPLY_PREFIX,
     REQUEST_PREFIX,
+    Code,
+    Command,
     Request,
-    error_record,
     parse_request,
-    value_record,
 )
-from snakemq._io.workers import WorkerPool
-from snakemq.exceptions import QueueFull
+from snakemq.exceptions import StorageError
 from snakemq.message import Message
-from snakemq.rpc.errors import Error, NoInstanceError, NoMethodError, SignalCallWarning
-from snakemq.rpc.remote_traceback import describe, format_remote
+from snakemq.rpc._answers import Answers
+from snakemq.rpc._dispatcher import (
+    DEFAULT_MAX_PER_OBJECT,
+    DEFAULT_MAX_PER_PEER,
+    DEFAULT_MAX_WAITING,
+    DEFAULT_MAX_WORKERS,
+    Dispatcher,
+)
+from snakemq.rpc._executions import AnswerLimits, Execution, Executions, State
+from snakemq.rpc._parts import PartReceiver
+from snakemq.rpc._registry import Registry
+from snakemq.rpc._replies import ReplyWriter
+from snakemq.rpc._served_call import ServedCall
+from snakemq.rpc.context import CurrentCall
+from snakemq.rpc.errors import (
+    AnswerGone,
+    Busy,
+    CallInterrupted,
+    ServerClosing,
+    StreamGone,
+    UnreadableRequest,
+)
+from snakemq.rpc.hooks import CallHook
+from snakemq.rpc.remote_traceback import describe
 from snakemq.rpc.serializer import Serializer, loads_with_stand_ins
 
 if TYPE_CHECKING:
-    from snakemq.messaging import ReceiveHook
+    from snakemq.messaging import ReceiveHook, Transaction
 
-__all__ = ["DEFAULT_MAX_WORKERS", "METHOD_RPC_AS_SIGNAL_ATTR", "RpcServer", "as_signal"]
+__all__ = ["RpcServer"]
 
-#: How many calls a server runs at a time. Threads are started when they are
-#: needed, so this costs nothing; it is so large because methods written for
-#: 1.6, which started a thread for each call, may block for long.
-DEFAULT_MAX_WORKERS: Final = 64
+#: Longer requests are read by a worker, in bytes: the loop has other things to do.
+_MAX_READ_IN_LOOP: Final = 64 * 1024
 
-#: Attribute of a method that is marked as a signal; the value is 1.6's.
-METHOD_RPC_AS_SIGNAL_ATTR: Final = "__snakemw_rpc_as_signal"
+#: So many streams of one caller may be open.
+_MAX_STREAMS: Final = 1000
 
-_F = TypeVar("_F")
+#: A stream whose caller is away is given up after so many seconds.
+_STREAM_PATIENCE: Final = 600.0
 
+#: Under this name answers are kept in the storage.
+_LEDGER: Final = "answers to calls"
 
-def as_signal(method: _F) -> _F:
-    """Mark a method as a signal on the side of the server. A decorator.
-
-    The caller does not wait for a signal and gets nothing back; it says so
-    with :meth:`RemoteMethod.as_signal`. Put it above other decorators: the
-    mark has to be visible on what the object has in the end.
-
-    :param method: a function or method
-    :return: the same object
-    """
-    # What static methods, class methods and bound methods show of their
-    # attributes is those of the function inside.
-    marked = getattr(method, "__func__", method)
-    setattr(marked, METHOD_RPC_AS_SIGNAL_ATTR, True)
-    return method
+#: How often :meth:`RpcServer.drain` looks, in seconds, for what nobody tells it.
+_LOOK_INTERVAL: Final = 0.05
 
 
-class RpcServer:
-    """Serves the public methods of the objects that are registered with it.
+class RpcServer(Registry):
+    """Serves the public methods of objects, and functions, that are registered with it.
 
     Methods run in threads of their own, several at a time, in no guaranteed
     order; they may block. A name that begins with an underscore is never
-    served. Registering is safe from any thread.
+    served. All methods are for any thread.
 
-    Replies are sent before all messages that wait for the caller. They carry
-    TTL 0: if the caller is not connected any more when the
-    method returns, the reply is dropped. The caller repeats its request when it
-    is back, and the method runs again.
+    **Once.** A caller that was disconnected repeats its request. It is attached
+    to the call that runs, or gets the answer that was kept: the method runs
+    once for each call, as long as this object lives. With ``durable`` answers
+    are in the storage before they are sent, so that holds across restarts for
+    calls that were answered. One that was running when the process was killed
+    is run again, unless its method is marked as :func:`at_most_once`; if it is
+    marked as :func:`transactional`, what it had written is not there.
+
+    **Limits.** A call that can't run yet waits in line; callers and objects
+    take turns. When the line is full, a caller gets :class:`Busy`.
 
     :param receive_hook: brings the requests; its messaging carries the replies
-    :param pickler: :mod:`pickle` or something with its ``dumps(obj)`` and
-        ``loads(data)``; both sides need the same. What ``loads`` accepts is
-        what other peers may send here, and pickle may run any code: use it
-        with peers that you trust.
-    :param max_workers: how many methods run at a time; further requests wait
-        in the order in which they came. Methods that call back to a peer
-        whose call they serve need a worker each.
+    :param pickler: what requests are read and replies are written with; both
+        sides need the same. The default reads and writes pickle's format, and
+        makes nothing but plain data and what was registered with
+        :func:`register_type`. :mod:`pickle` itself does everything that it is told by
+        those who send: for peers that you trust.
+    :param max_workers: how many methods run at a time. Methods that call back
+        to a peer whose call they serve need a worker each.
+    :param max_per_peer: how many of them for one caller
+    :param max_per_object: how many of them of one object, or of one function
+    :param max_waiting: how many calls wait beyond those
+    :param durable: keep answers in the storage
+    :param answers: how many answers are kept, and for how long
+    :param asyncio_loop: a running loop, for methods that are ``async def``
+    :raises snakemq.exceptions.StorageError: ``durable``, and there is no storage
     """
 
     def __init__(
@@ -86,200 +108,450 @@ class RpcServer:
         pickler: Serializer = pickle,
         *,
         max_workers: int = DEFAULT_MAX_WORKERS,
+        max_per_peer: int = DEFAULT_MAX_PER_PEER,
+        max_per_object: int = DEFAULT_MAX_PER_OBJECT,
+        max_waiting: int = DEFAULT_MAX_WAITING,
+        durable: bool = False,
+        answers: AnswerLimits | None = None,
+        asyncio_loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
+        super().__init__()
         self.log = logging.getLogger("snakemq.rpc.server")
         self.receive_hook = receive_hook
         self.pickler = pickler
-        #: the registered objects by name
-        self.instances: dict[str, Any] = {}
+        self.asyncio_loop = asyncio_loop
         #: Whether the caller gets what a method raised. If not, the exception
         #: is logged here and, as in 1.6, nothing is sent: the caller waits
         #: until its timeout and raises :class:`PartialCall`.
         self.transfer_exceptions = True
-        self._closed = False
-        self._workers = WorkerPool(max_workers, "snakemq-rpc")
+        self.hooks: tuple[CallHook, ...] = ()
+        self.replies = ReplyWriter(pickler, self.log)
+        messaging = self._messaging = receive_hook.messaging
+        self._ledger = messaging.open_ledger(_LEDGER) if durable else None
+        self.executions = Executions(messaging.time, answers or AnswerLimits(), self._ledger)
+        self.answers = Answers(receive_hook, self.executions, self.replies, self.log)
+        self.dispatcher = Dispatcher(
+            "snakemq-rpc",
+            max_workers=max_workers,
+            max_per_peer=max_per_peer,
+            max_per_object=max_per_object,
+            max_waiting=max_waiting,
+        )
+        self._reader = _loop_reader(pickler)
+        self._unread = _Unread()
+        self._lock = threading.Lock()
+        self._streams: dict[str, set[ServedCall]] = {}
+        #: since when callers with open streams are not connected
+        self._away: dict[str, float] = {}
+        self._change = threading.Condition()
+        self.answers.on_change = self._tell
+        self._is_draining = self._is_closed = False
+        messaging.on_connect.wire(self._connected)
+        messaging.on_disconnect.wire(self._disconnected)
+        self._parts = PartReceiver(receive_hook, REQUEST_PARTS, self.on_recv)
         receive_hook.register(REQUEST_PREFIX, self.on_recv)
 
-    def register_object(self, instance: Any, name: str) -> None:
-        """Serve the methods of an object.
+    def add_hook(self, hook: CallHook) -> None:
+        """Have a hook called around every call, inside of those that there are."""
+        with self._lock:
+            self.hooks = (*self.hooks, hook)
 
-        :param name: under which callers know it; an object that had this name
-            is replaced
+    def remove_hook(self, hook: CallHook) -> None:
+        """Undo :meth:`add_hook`.
+
+        :raises ValueError: it was not added
         """
-        self.instances[name] = instance
-
-    def unregister_object(self, name: str) -> None:
-        """Serve an object no more. What runs is not interrupted.
-
-        :raises KeyError: there is none of this name
-        """
-        del self.instances[name]
+        with self._lock:
+            hooks = list(self.hooks)
+            hooks.remove(hook)
+            self.hooks = tuple(hooks)
 
     def get_registered_objects(self) -> dict[str, Any]:
         """The registered objects by name: the dictionary itself, as in 1.6."""
         return self.instances
 
+    # The end.
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Take nothing new, finish what was taken, and bring the answers to the callers.
+
+        For the moment before the end, such as SIGTERM: :meth:`close` comes next.
+        New calls get :class:`ServerClosing`, except those of 1.6 and of callers
+        who wait for a peer: they get no answer, and repeat the call when they are
+        connected to the next process. Answers are waited for until the callers
+        have acknowledged them, unless they are not connected. Signals
+        that come now are dropped. Not in the loop's thread, which has to go on.
+
+        :param timeout: how long to wait at most, in seconds; ``None``: for ever
+        :return: whether all of that was done in time
+        :raises RuntimeError: called in the thread of the loop
+        """
+        messaging = self._messaging
+        if messaging.is_inside_loop():
+            raise RuntimeError("drain() can't wait in the thread of the loop; call it in another")
+        self._is_draining = True
+        end = None if timeout is None else messaging.time() + timeout
+
+        def left() -> float | None:
+            return None if end is None else max(0.0, end - messaging.time())
+
+        if not self.dispatcher.idle(left()):
+            return False
+        return self._changed_until(
+            lambda: not self.answers.under_way and not self._open_streams(), left
+        )
+
+    def _changed_until(
+        self, condition: Callable[[], bool], left: Callable[[], float | None]
+    ) -> bool:
+        with self._change:
+            while not condition():
+                remaining = left()
+                if remaining is not None and remaining <= 0:
+                    return False
+                self._change.wait(
+                    _LOOK_INTERVAL if remaining is None else min(remaining, _LOOK_INTERVAL)
+                )
+        return True
+
+    def _open_streams(self) -> bool:
+        connected = set(self._messaging.connected_peers())
+        with self._lock:
+            return any(ident in connected for ident in self._streams)
+
     def close(self, timeout: float = 0.0) -> bool:
         """Take no more requests and drop those that wait for a worker.
 
-        What runs goes on, and is answered if messaging still can. From any
-        thread; a second call only waits once more.
+        What runs goes on, and is answered if messaging still can. A second
+        call only waits once more.
 
         :param timeout: how long to wait for what runs, in seconds
         :return: whether everything has ended
         """
-        if not self._closed:
-            self._closed = True
+        with self._lock:
+            first, self._is_closed = not self._is_closed, True
+            streams = [call for calls in self._streams.values() for call in calls]
+        if first:
             with contextlib.suppress(KeyError):
                 self.receive_hook.unregister(REQUEST_PREFIX)
-        return self._workers.stop(timeout)
+            self._parts.close()
+            for call in streams:
+                call.cancel()
+            self._messaging.on_connect.remove(self._connected)
+            self._messaging.on_disconnect.remove(self._disconnected)
+        ended = self.dispatcher.stop(timeout)
+        if first:
+            self.answers.close()
+        return ended
+
+    # Receiving; in the thread of the loop.
 
     def on_recv(self, conn_id: str, ident: str, message: Message) -> None:
         """A request. Called by the receive hook, in the thread of the loop."""
-        # Even reading it can take long, and import modules.
-        if not self._closed:
-            self._workers.submit(self._serve, ident, message.data)
-
-    # In a worker.
-
-    def _serve(self, ident: str, data: bytes) -> None:
-        request = self._read(ident, data[len(REQUEST_PREFIX) :])
-        if request is None:
+        if self._is_closed:
             return
-        req_id = request.req_id
-        if self.log.isEnabledFor(logging.DEBUG):
-            self.log.debug(
-                "%s ident=%s %s.%s req_id=%s",
-                "signal" if req_id is None else "call",
-                ident,
-                request.object,
-                request.method,
-                req_id and req_id.hex(),
-            )
-        try:
-            method = self._find_method(request)
-            if hasattr(method, METHOD_RPC_AS_SIGNAL_ATTR) is not (req_id is None):
-                self._warn(request)
-            value = method(*request.args, **request.kwargs)
-        except BaseException as exc:
-            # SystemExit too: it ends no thread here, and the caller waits.
-            self._raised(ident, request, exc)
-            return
-        if req_id is not None:
-            self._reply_value(ident, request, req_id, value)
+        data = message.data
+        if self._reader is not None and len(data) <= _MAX_READ_IN_LOOP:
+            try:
+                request = parse_request(self._reader.loads(data[len(REQUEST_PREFIX) :]))
+            except Exception as exc:
+                if self._reader is self.pickler:
+                    self._unreadable(ident, data, exc)
+                    return
+                # The program's serializer may know more.
+            else:
+                self._received(conn_id, ident, request, len(data))
+                return
+        # It can take long, run code of the program, and import modules.
+        self._unread.begin(ident)
+        if not self.dispatcher.submit(_Reading(self, conn_id, ident, data)):
+            self._unread.end(ident, None)
+            self.log.warning("ident=%s a request is dropped: too many wait to be read", ident)
 
-    def _read(self, ident: str, data: bytes) -> Request | None:
+    def read(self, conn_id: str, ident: str, data: bytes) -> None:
+        """Read a request that could not be read in the loop. In a worker."""
+        request = None
+        cancelled = False
         try:
-            return parse_request(self.pickler.loads(data))
+            request = parse_request(self.pickler.loads(data[len(REQUEST_PREFIX) :]))
         except Exception as exc:
-            self.log.warning("ident=%s unreadable request: %r", ident, exc)
-            self._refuse(ident, data, exc)
-            return None
+            self._unreadable(ident, data, exc)
+        finally:
+            cancelled = self._unread.end(ident, None if request is None else request.req_id)
+        if request is not None and not cancelled:
+            self._received(conn_id, ident, request, len(data))
 
-    def _refuse(self, ident: str, data: bytes, error: Exception) -> None:
+    def _unreadable(self, ident: str, data: bytes, error: Exception) -> None:
         """A request with an argument of an unknown class: somebody waits, tell him."""
+        self.log.warning("ident=%s unreadable request: %r", ident, error)
         try:
-            request = parse_request(loads_with_stand_ins(self.pickler, data))
+            record = loads_with_stand_ins(self.pickler, data[len(REQUEST_PREFIX) :])
+            request = parse_request(record)
         except Exception as exc:
             self.log.debug("ident=%s nobody to tell: %r", ident, exc)
             return
         if request.req_id is not None:
-            text = f"the request can't be read by {self.receive_hook.messaging.identifier!r}: "
-            self._reply_error(ident, request.req_id, Error(text + describe(error)), "")
+            text = f"the request can't be read by {self._messaging.identifier!r}: "
+            failure = UnreadableRequest(text + describe(error))
+            self._refuse(ident, request.req_id, failure, Code.UNREADABLE)
 
-    def _find_method(self, request: Request) -> Callable[..., Any]:
-        try:
-            instance = self.instances[request.object]
-        except (KeyError, TypeError):  # TypeError: not hashable
-            raise NoInstanceError(request.object) from None
-        if request.method.startswith("_"):
-            raise NoMethodError(request.method)
-        try:
-            method = getattr(instance, request.method)
-        except AttributeError:
-            raise NoMethodError(request.method) from None
-        if not callable(method):
-            raise NoMethodError(request.method)
-        found: Callable[..., Any] = method
-        return found
+    def _refuse(self, ident: str, req_id: bytes, error: Exception, code: Code) -> None:
+        """Answer that a call was not begun; it is not remembered."""
+        record = self.replies.error(req_id, error, "", code=code)
+        if record is not None:
+            self.answers.send(ident, record)
 
-    def _warn(self, request: Request) -> None:
-        name = f"{request.object}.{request.method}"
-        if request.req_id is None:
-            text = f"{name} is not marked as a signal and was called as one"
-        else:
-            text = f"{name} is marked as a signal and was called as a regular method"
-        warnings.warn(text, SignalCallWarning, stacklevel=2)
+    # Any thread from here on.
 
-    def _raised(self, ident: str, request: Request, exc: BaseException) -> None:
+    def _received(self, conn_id: str, ident: str, request: Request, size: int) -> None:
+        command = request.command
+        if command is Command.CALL:
+            self._receive_call(conn_id, ident, request, size)
+        elif command is Command.DESCRIBE:
+            # As hooks see it: a method without a name.
+            request.object = ""
+            self._receive_call(conn_id, ident, request, size)
+        elif command is Command.SIGNAL:
+            self._begin(conn_id, ident, request, None, size)
+        elif command is Command.CANCEL:
+            self._cancel(ident, request)
+        elif command is Command.MORE:
+            self._more(conn_id, ident, request)
+
+    def _receive_call(self, conn_id: str, ident: str, request: Request, size: int) -> None:
         req_id = request.req_id
-        if req_id is None or not self.transfer_exceptions:
-            self.log.error(
-                "ident=%s exception in %s.%s",
-                ident,
-                request.object,
-                request.method,
-                exc_info=exc,
-            )
+        assert req_id is not None
+        if self._is_draining and self.executions.find(ident, req_id) is None:
+            # Who takes no streams is 1.6, and would raise what it does not know.
+            if request.window is not None:
+                failure = ServerClosing(f"{self._messaging.identifier!r} is about to end")
+                self._refuse(ident, req_id, failure, Code.CLOSING)
             return
-        if self.log.isEnabledFor(logging.DEBUG):
-            self.log.debug("ident=%s exception to the caller: %s", ident, describe(exc))
-        text = format_remote(exc)
-        if isinstance(exc, Exception):
-            self._reply_error(ident, req_id, exc, text)
-        else:
-            # Another program does not get to raise SystemExit in the caller.
-            substitute = Error(f"{request.object}.{request.method} raised {describe(exc)}")
-            self._reply_error(ident, req_id, substitute, text)
-
-    def _reply_value(self, ident: str, request: Request, req_id: bytes, value: Any) -> None:
-        try:
-            self._send(ident, self.pickler.dumps(value_record(req_id, value)))
-        except Exception as exc:
-            self.log.warning(
-                "ident=%s the result of %s.%s can't be sent: %r",
-                ident,
-                request.object,
-                request.method,
-                exc,
+        execution, is_new = self.executions.receive(ident, req_id, conn_id)
+        if not is_new:
+            self._repeated(conn_id, execution)
+        elif execution.state is State.INTERRUPTED:
+            interrupted = CallInterrupted(
+                f"{request.object}.{request.method} was running when its server was restarted,"
+                " and is not run again"
             )
-            text = f"the result of {request.object}.{request.method} can't be sent: "
-            self._reply_error(ident, req_id, Error(text + describe(exc)), traceback.format_exc())
+            record = self.replies.error(req_id, interrupted, "", code=Code.INTERRUPTED)
+            if record is not None:
+                self.answers.keep_and_send(execution, record)
+        else:
+            self._begin(conn_id, ident, request, execution, size)
 
-    def _reply_error(self, ident: str, req_id: bytes, exc: Exception, text: str) -> None:
-        try:
-            data = self.pickler.dumps(error_record(req_id, exc, text))
-            # Many exceptions can be written and not be read again, such as
-            # those with other arguments than their class takes. Better found
-            # out here than by the caller, who would know of no reply at all.
-            self.pickler.loads(data)
-            self._send(ident, data)
-        except Exception as reason:
-            self.log.debug("ident=%s %s can't be sent: %r", ident, describe(exc), reason)
-            self._reply_substitute(ident, req_id, exc, text, reason)
+    def _repeated(self, conn_id: str, execution: Execution) -> None:
+        """A request that is known came once more."""
+        work = execution.work
+        if execution.is_gone:
+            failure = AnswerGone("the method has run, and its answer was not kept until now")
+            self._refuse(execution.ident, execution.req_id, failure, Code.ANSWER_GONE)
+        elif execution.state is State.ANSWERED:
+            self.answers.send_again(execution)
+        elif isinstance(work, ServedCall) and work.source is not None:
+            work.source.repeat(conn_id)
 
-    def _reply_substitute(
-        self, ident: str, req_id: bytes, exc: Exception, text: str, reason: Exception
+    def _begin(
+        self,
+        conn_id: str,
+        ident: str,
+        request: Request,
+        execution: Execution | None,
+        size: int,
     ) -> None:
-        message = f"{describe(exc)} (a substitute; the exception can't be sent: {reason!r})"
-        # The second for serializers that know no exceptions.
-        for substitute in (Error(message), describe(exc)):
-            try:
-                self._send(ident, self.pickler.dumps(error_record(req_id, substitute, text)))
-            except Exception as error:
-                self.log.debug("ident=%s neither can %r: %r", ident, substitute, error)
-            else:
-                return
-        self.log.error("ident=%s can't be answered: %s", ident, message, exc_info=exc)
+        """Call a method, now or later."""
+        if self._is_draining and execution is None:
+            self.log.info("ident=%s a signal is dropped, this server is about to end", ident)
+            return
+        timeout = request.timeout
+        messaging = self._messaging
+        call = CurrentCall(
+            ident,
+            conn_id,
+            request.object,
+            request.method,
+            request.args,
+            request.kwargs,
+            request.req_id,
+            request.headers,
+            clock=messaging.time,
+            certificate_of=messaging.get_certificate,
+            deadline=None if timeout is None else messaging.time() + timeout,
+        )
+        served = ServedCall(self, request, execution, call, size)
+        if execution is not None:
+            execution.work = served
+        if self.log.isEnabledFor(logging.DEBUG):
+            self.log.debug(
+                "%s ident=%s %s req_id=%s",
+                request.command.value,
+                ident,
+                call.name,
+                request.req_id and request.req_id.hex(),
+            )
+        if served.is_quick and self._messaging.is_inside_loop():
+            served.run()
+        elif not self.dispatcher.submit(served):
+            self._refuse_busy(served)
 
-    def _send(self, ident: str, data: bytes) -> None:
-        # Somebody waits for it: it goes before the messages that wait.
-        message = Message(REPLY_PREFIX + data)
-        try:
-            self.receive_hook.messaging.send_message(ident, message, urgent=True)
-        except QueueFull as exc:
-            # Nor is there room for any other answer.
-            self.log.error("ident=%s is not answered, for its queue is full: %s", ident, exc)
+    def _refuse_busy(self, served: ServedCall) -> None:
+        execution = served.execution
+        if execution is None:
+            self.log.warning("ident=%s a signal is dropped, too many calls wait", served.ident)
+            return
+        self.executions.forget(execution)
+        failure = Busy(f"too many calls wait at {self._messaging.identifier!r}; try again later")
+        self._refuse(served.ident, execution.req_id, failure, Code.BUSY)
+
+    def _cancel(self, ident: str, request: Request) -> None:
+        req_id = request.req_id
+        assert req_id is not None
+        execution = self.executions.find(ident, req_id)
+        if execution is None:
+            self._unread.cancel(ident, req_id)
+            return
+        work = execution.work
+        if work is None:
+            self.executions.forget(execution)
+            return
+        work.cancel()
+        if self.dispatcher.cancel(work):
+            self.executions.forget(execution)
+
+    def _more(self, conn_id: str, ident: str, request: Request) -> None:
+        req_id = request.req_id
+        assert req_id is not None
+        assert request.window is not None
+        execution = self.executions.find(ident, req_id)
+        work = None if execution is None else execution.work
+        if execution is None or not isinstance(work, ServedCall) or work.source is None:
+            if not request.window:
+                return  # it has got all of it, and says so
+            failure = StreamGone("this stream is not known here (any more)")
+            self._refuse(ident, req_id, failure, Code.STREAM_GONE)
+            return
+        execution.received_on = conn_id
+        work.source.more(request.position, request.window, conn_id)
+
+    # For the calls that are served.
+
+    @contextlib.contextmanager
+    def begin_transaction(self) -> Iterator[Transaction]:
+        """See :func:`snakemq.rpc.transactional`.
+
+        :raises snakemq.exceptions.StorageError: there is nothing to keep the answer in
+        """
+        if self._ledger is None:
+            raise StorageError(
+                "a transactional method needs a server that keeps its answers:"
+                " RpcServer(..., durable=True)"
+            )
+        with self._messaging.transaction() as transaction:
+            yield transaction
+
+    def keep_in(self, transaction: Transaction, key: bytes, record: bytes) -> None:
+        """Store an answer with a transaction."""
+        assert self._ledger is not None
+        transaction.keep(self._ledger, key, record)
+
+    def admit_stream(self, call: ServedCall) -> bool:
+        """Whether the caller may have one more."""
+        with self._lock:
+            streams = self._streams.setdefault(call.ident, set())
+            if len(streams) >= _MAX_STREAMS:
+                return False
+            streams.add(call)
+            return True
+
+    def stream_left(self, call: ServedCall) -> None:
+        """A stream is not needed any more."""
+        with self._lock:
+            streams = self._streams.get(call.ident)
+            if streams is not None:
+                streams.discard(call)
+                if not streams:
+                    del self._streams[call.ident]
+        if call.execution is not None:
+            self.executions.forget(call.execution)
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._change:
+            self._change.notify_all()
+
+    def _connected(self, conn_id: str, ident: str) -> None:
+        self._away.pop(ident, None)
+
+    def _disconnected(self, conn_id: str, ident: str) -> None:
+        if ident in self._streams:
+            self._away[ident] = self._messaging.time()
+            self._messaging.call_later(_STREAM_PATIENCE, self._give_up_streams, ident)
+
+    def _give_up_streams(self, ident: str) -> None:
+        """Give up the streams of a caller that was away for long."""
+        since = self._away.get(ident)
+        if since is None or self._messaging.time() - since < _STREAM_PATIENCE:
+            return
+        del self._away[ident]
+        with self._lock:
+            streams = list(self._streams.get(ident, ()))
+        for call in streams:
+            call.cancel()
+            self.stream_left(call)
 
     def __repr__(self) -> str:
-        return f"<RpcServer objects={sorted(map(str, self.instances))} workers={self._workers!r}>"
+        return f"<RpcServer objects={sorted(map(str, self.instances))} {self.dispatcher!r}>"
+
+
+class _Reading:
+    """A request that is to be read by a worker."""
+
+    object_name = ""
+
+    def __init__(self, server: RpcServer, conn_id: str, ident: str, data: bytes) -> None:
+        self._server = server
+        self._conn_id = conn_id
+        self.ident = ident
+        self._data = data
+        self.size = len(data)
+
+    def run(self) -> bool:
+        self._server.read(self._conn_id, self.ident, self._data)
+        return True
+
+
+class _Unread:
+    """How many requests of whom are being read, and which of them were cancelled meanwhile."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
+        self._cancelled: dict[str, set[bytes]] = {}
+
+    def begin(self, ident: str) -> None:
+        with self._lock:
+            self._counts[ident] = self._counts.get(ident, 0) + 1
+
+    def cancel(self, ident: str, req_id: bytes) -> None:
+        with self._lock:
+            if ident in self._counts:
+                self._cancelled.setdefault(ident, set()).add(req_id)
+
+    def end(self, ident: str, req_id: bytes | None) -> bool:
+        """One was read; whether it was cancelled."""
+        with self._lock:
+            count = self._counts[ident] = self._counts[ident] - 1
+            cancelled = self._cancelled.get(ident)
+            found = cancelled is not None and req_id in cancelled
+            if not count:
+                del self._counts[ident]
+                self._cancelled.pop(ident, None)
+            return found
+
+
+def _loop_reader(serializer: Serializer) -> Serializer | None:
+    """What reads requests in the loop; ``None``: nothing may."""
+    if getattr(serializer, "is_safe", False):
+        return serializer
+    return None

@@ -47,6 +47,7 @@ class FakeMessaging:
         self.on_connect: Callback[[str, str]] = Callback()
         self.on_disconnect: Callback[[str, str]] = Callback()
         self.on_ready: Callback[[str, str]] = Callback()
+        self.on_messages_sent: Callback[[str, str, list[Message]]] = Callback()
         self.on_messages_acked: Callback[[str, str, list[Message]]] = Callback()
         self.on_messages_left: Callback[[str, str, list[Message]]] = Callback()
         self.on_messages_dropped: Callback[[str, list[Message], DropReason]] = Callback()

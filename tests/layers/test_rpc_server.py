@@ -16,10 +16,11 @@ import pytest
 from snakemq._core.rpc_records import call_record, signal_record
 from snakemq.exceptions import QueueFull
 from snakemq.rpc import (
-    DEFAULT_MAX_WORKERS,
+    DEFAULT_MAX_PER_OBJECT,
     METHOD_RPC_AS_SIGNAL_ATTR,
     REPLY_PREFIX,
     REQUEST_PREFIX,
+    CallError,
     Error,
     NoInstanceError,
     NoMethodError,
@@ -133,6 +134,7 @@ class Side:
     def __init__(self, **options: Any) -> None:
         self.messaging = FakeMessaging()
         self.hook = FakeHook(self.messaging)
+        self.calls = 0
         self.server = RpcServer(self.hook, **options)  # type: ignore[arg-type]
         self.service = Service()
         self.server.register_object(self.service, "obj")
@@ -140,7 +142,11 @@ class Side:
     def request(self, record: object, ident: str = "alice") -> None:
         self.hook.deliver(ident, REQUEST_PREFIX + pickle.dumps(record))
 
-    def send_call(self, name: str, *args: Any, req_id: bytes = REQ_ID, **kwargs: Any) -> None:
+    def send_call(self, name: str, *args: Any, req_id: bytes | None = None, **kwargs: Any) -> None:
+        """The first one has ``REQ_ID``; each has another one."""
+        if req_id is None:
+            req_id = REQ_ID if not self.calls else REQ_ID[:12] + self.calls.to_bytes(4, "big")
+            self.calls += 1
         self.request(call_record("obj", name, args, kwargs, req_id))
 
     def signal(self, name: str, *args: Any, **kwargs: Any) -> None:
@@ -166,8 +172,9 @@ class Side:
         return self.replies(before + 1)[-1]
 
     def idle(self) -> bool:
-        pool = self.server._workers
-        return pool.idle == pool.workers and not pool.waiting
+        dispatcher = self.server.dispatcher
+        pool = dispatcher._pool
+        return not dispatcher.running and not dispatcher.waiting and pool.idle == pool.workers
 
 
 @pytest.fixture
@@ -213,12 +220,12 @@ def test_a_method_that_blocks_does_not_hold_up_others(side: Side) -> None:
 
 def test_as_many_methods_may_block_as_there_are_workers() -> None:
     side = Side()
-    for number in range(DEFAULT_MAX_WORKERS):
+    for number in range(DEFAULT_MAX_PER_OBJECT):
         side.send_call("hold", req_id=str(number).encode())
-    for _ in range(DEFAULT_MAX_WORKERS):
+    for _ in range(DEFAULT_MAX_PER_OBJECT):
         assert side.service.entered.acquire(timeout=DEADLINE)
     side.service.gate.set()
-    side.replies(DEFAULT_MAX_WORKERS)
+    side.replies(DEFAULT_MAX_PER_OBJECT)
     assert side.server.close(DEADLINE)
 
 
@@ -239,7 +246,7 @@ def test_static_and_class_methods_functions_and_modules_are_served(side: Side) -
     assert side.call("static", 7)["return"] == 7
     assert side.call("cls")["return"] == "Service"
     side.server.register_object(json, "json")
-    side.request(call_record("json", "dumps", ([1],), {}, REQ_ID))
+    side.request(call_record("json", "dumps", ([1],), {}, b"another"))
     assert side.replies(3)[2]["return"] == "[1]"
 
 
@@ -251,7 +258,8 @@ def test_an_unknown_object(side: Side) -> None:
     (reply,) = side.replies(1)
     assert (reply["ok"], reply["req_id"]) == (False, REQ_ID)
     assert type(reply["exception"]) is NoInstanceError
-    assert reply["exception"].args == ("nothing",)
+    assert reply["exception"].args[0].startswith("nothing: ")
+    assert reply["code"] == "no-instance"
     assert "NoInstanceError: nothing" in reply["exception_format"]
 
 
@@ -267,7 +275,8 @@ def test_what_is_no_public_method(side: Side, name: str) -> None:
     reply = side.call(name)
     assert not reply["ok"]
     assert type(reply["exception"]) is NoMethodError
-    assert reply["exception"].args == (name,)
+    assert reply["exception"].args[0].startswith(f"{name}: ")
+    assert reply["code"] == "no-method"
     assert f"NoMethodError: {name}" in reply["exception_format"]
 
 
@@ -309,6 +318,8 @@ def test_an_exception_goes_to_the_caller_with_its_traceback(side: Side) -> None:
 def test_wrong_arguments_are_told(side: Side) -> None:
     reply = side.call("note")
     assert type(reply["exception"]) is TypeError
+    assert reply["code"] == "arguments"
+    assert "missing a required argument: 'value'" in str(reply["exception"])
     assert "missing 1 required positional argument" in reply["exception_format"]
 
 
@@ -378,7 +389,7 @@ def test_when_nothing_can_be_sent_it_is_logged(
         side.send_call("throw", KeyError("kitchen"))
         wait_until(lambda: caplog.records)
     (record,) = caplog.records
-    assert "ident=alice can't be answered: KeyError('kitchen')" in record.getMessage()
+    assert record.getMessage() == "ident=alice can't be answered: OverflowError('no more')"
     side.messaging.failure = None
     assert side.call("echo")["ok"]
 
@@ -530,7 +541,8 @@ def test_an_argument_of_a_class_that_is_not_here_is_told_to_the_caller(side: Sid
     side.hook.deliver("alice", REQUEST_PREFIX + data.replace(b"Absent", b"Abcent"))
     (reply,) = side.replies(1)
     assert (reply["req_id"], reply["ok"]) == (REQ_ID, False)
-    assert type(reply["exception"]) is Error
+    assert reply["code"] == "unreadable"
+    assert type(reply["exception"]) is CallError
     assert "the request can't be read by 'me': AttributeError" in str(reply["exception"])
     assert "Abcent" in str(reply["exception"])
 
@@ -572,8 +584,9 @@ def test_a_json_serializer_gets_results_and_the_text_of_exceptions() -> None:
     codec = Json()
     side = Side(pickler=codec)
     assert side.server.pickler is codec
-    for name in ("echo", "throw_unpicklable", "unpicklable"):
-        record = call_record("obj", name, (), {}, REQ_ID)
+    for number, name in enumerate(("echo", "throw_unpicklable", "unpicklable")):
+        req_id = REQ_ID if not number else bytes([number])
+        record = call_record("obj", name, (), {}, req_id)
         side.hook.deliver("alice", REQUEST_PREFIX + codec.dumps(record))
         wait_until(side.idle)
     value, error, bad_result = [
@@ -616,7 +629,7 @@ def test_a_server_without_workers_is_refused() -> None:
 
 
 def test_repr_names_what_is_served(side: Side) -> None:
-    assert repr(side.server).startswith("<RpcServer objects=['obj'] workers=<WorkerPool ")
+    assert repr(side.server).startswith("<RpcServer objects=['obj'] <Dispatcher ")
 
 
 def test_debug_log_names_the_call(side: Side, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from snakemq.exceptions import PacketTooLarge
 from snakemq.link import Link
 from snakemq.message import Message
 from snakemq.messaging import Messaging, ReceiveHook
@@ -225,14 +224,12 @@ def test_an_exception_that_can_not_be_pickled_arrives_as_a_substitute(pair: Pair
     assert "in fail_unpicklable" in info.value.__remote_traceback__  # type: ignore[attr-defined]
 
 
-def test_a_result_over_the_limit_of_a_packet_is_an_error_and_not_a_silence(nodes: Nodes) -> None:
+def test_a_result_over_the_limit_of_a_packet_travels_in_parts(nodes: Nodes) -> None:
     alice = nodes.add("alice", max_packet_size=100_000)
     bob = nodes.add("bob", alice, max_packet_size=100_000)
     bob.wait_for("alice")
-    with pytest.raises(Error, match="PacketTooLarge"):
-        bob.proxy("alice").make(200_000)
-    with pytest.raises(PacketTooLarge):
-        bob.proxy("alice").size(bytes(200_000))
+    assert len(bob.proxy("alice").make(300_000)) == 300_000
+    assert bob.proxy("alice").size(bytes(300_000)) == 300_000
     assert bob.proxy("alice").square(3) == 9
 
 
@@ -314,9 +311,10 @@ def test_the_connection_is_lost_in_mid_call(pair: Pair) -> None:
     call = InThread(alice.proxy("bob").hold, "value")
     bob.service.wait_entered()
     alice.cut()
-    bob.service.wait_entered()  # the repetition
+    wait_until(lambda: alice.messaging.is_connected("bob"))
     bob.service.gate.set()
     assert call.result() == "value"
+    assert bob.service.calls == ["value"]
     wait_until(lambda: alice.waiting(0))
 
 

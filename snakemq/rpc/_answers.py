@@ -1,0 +1,213 @@
+"""Bringing answers to callers, again if need be."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from snakemq._core.rpc_parts import REPLY_PARTS
+from snakemq._core.rpc_records import REPLY_PREFIX, Code
+from snakemq.exceptions import QueueFull
+from snakemq.message import Message
+from snakemq.rpc._executions import Execution, Executions
+from snakemq.rpc._parts import PartSender
+from snakemq.rpc._replies import ReplyWriter
+from snakemq.rpc.errors import Unserializable
+from snakemq.rpc.remote_traceback import describe
+
+if TYPE_CHECKING:
+    from snakemq.messaging import ReceiveHook
+
+__all__ = ["Answers", "End"]
+
+#: How often at most to look for answers that are too old, in seconds.
+_EXPIRY_INTERVAL: Final = 10.0
+
+
+class End(enum.Enum):
+    """What became of a reply that was sent."""
+
+    #: the caller has it
+    ACKNOWLEDGED = "acknowledged"
+    #: it was handed to the system, and nothing more will be known of it
+    LEFT = "left"
+    #: the connection ended before that, or there was none
+    LOST = "lost"
+
+
+#: ``func(end, conn_id)``, the connection on which it was acknowledged, if it was
+_OnEnd: TypeAlias = Callable[[End, str], object]
+
+
+class Answers:
+    """Sends the answers to calls, and keeps those that may be asked for again.
+
+    :param receive_hook: its messaging carries them
+    :param executions: keeps them
+    :param replies: writes what is said instead of an answer that can't be sent
+    """
+
+    def __init__(
+        self,
+        receive_hook: ReceiveHook,
+        executions: Executions,
+        replies: ReplyWriter,
+        log: logging.Logger,
+    ) -> None:
+        messaging = self._messaging = receive_hook.messaging
+        self._executions = executions
+        self._replies = replies
+        self._log = log
+        self._lock = threading.Lock()
+        # What was sent and not acknowledged, by peer and message.
+        self._sent: dict[str, dict[bytes, _OnEnd]] = {}
+        #: told when one of them is acknowledged or lost
+        self.on_change: Callable[[], object] = lambda: None
+        self._timer: Any = None
+        self._closed = False
+        self._parts = PartSender(
+            receive_hook, REPLY_PARTS, self._part_failed, arrived=self._part_arrived
+        )
+        messaging.on_messages_acked.wire(self._acknowledged)
+        messaging.on_messages_left.wire(self._left)
+        messaging.on_disconnect.wire(self._disconnected)
+
+    @property
+    def under_way(self) -> int:
+        """How many replies connected callers have not acknowledged."""
+        with self._lock:
+            return sum(map(len, self._sent.values()))
+
+    def keep_and_send(
+        self, execution: Execution, answer: bytes, *, is_stored: bool = False
+    ) -> None:
+        """A call has its answer. Any thread."""
+        try:
+            self._executions.answered(execution, answer, is_stored=is_stored)
+        except Exception:
+            # It has run; better that the caller knows.
+            self._log.exception("ident=%s an answer could not be stored", execution.ident)
+        self._watch()
+        self._send_answer(execution, answer)
+
+    def send_again(self, execution: Execution) -> None:
+        """The caller has asked again for the answer that is kept. Any thread."""
+        answer = execution.answer
+        if answer is not None:
+            self._send_answer(execution, answer)
+
+    def _send_answer(self, execution: Execution, answer: bytes) -> None:
+        def ended(end: End, conn_id: str) -> None:
+            if end is End.ACKNOWLEDGED:
+                self._executions.acknowledged(execution, conn_id)
+
+        ident = execution.ident
+        try:
+            self.send(ident, answer, ended)
+        except Exception as exc:
+            # Too large, most often; that it is so is not.
+            self._log.warning("ident=%s an answer can't be sent: %r", ident, exc)
+            error = Unserializable(f"the result can't be sent: {describe(exc)}")
+            record = self._replies.error(execution.req_id, error, "", code=Code.UNSERIALIZABLE)
+            if record is not None:
+                try:
+                    self.send(ident, record, ended)
+                except Exception as reason:
+                    self._log.error("ident=%s can't be answered: %r", ident, reason)
+
+    def send(self, ident: str, record: bytes, on_end: _OnEnd | None = None) -> None:
+        """Send a reply. It is lost if the caller is not connected. Any thread.
+
+        :param on_end: called when it is known to have arrived, or nothing more
+            will be known of it
+        :raises Exception: it can't be sent
+        """
+        # Somebody waits for it: it goes before the messages that wait.
+        message = Message(REPLY_PREFIX + record)
+        if on_end is not None:
+            with self._lock:
+                self._sent.setdefault(ident, {})[message.uuid] = on_end
+        queued = False
+        try:
+            if len(message.data) <= self._parts.part_size:
+                queued = self._messaging.send_message(ident, message, urgent=True)
+            else:
+                queued = self._parts.send(ident, message.data, key=message.uuid, urgent=True)
+        except QueueFull as exc:
+            # Nor is there room for any other answer.
+            self._log.error("ident=%s is not answered, for its queue is full: %s", ident, exc)
+        finally:
+            if not queued and on_end is not None:
+                self._end(ident, message.uuid, End.LOST)
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._closed = True
+        messaging = self._messaging
+        messaging.call_soon(self._cancel_timer)
+        messaging.on_messages_acked.remove(self._acknowledged)
+        messaging.on_messages_left.remove(self._left)
+        messaging.on_disconnect.remove(self._disconnected)
+        self._parts.close()
+        with self._lock:
+            self._sent.clear()
+
+    def _end(self, ident: str, key: bytes, end: End, conn_id: str = "") -> None:
+        with self._lock:
+            sent = self._sent.get(ident)
+            on_end = sent.pop(key, None) if sent else None
+            if sent is not None and not sent:
+                del self._sent[ident]
+        if on_end is not None:
+            on_end(end, conn_id)
+            self.on_change()
+
+    # In the thread of the loop.
+
+    def _acknowledged(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+        if ident in self._sent:
+            for message in messages:
+                self._end(ident, message.uuid, End.ACKNOWLEDGED, conn_id)
+
+    def _left(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+        if ident in self._sent:
+            for message in messages:
+                self._end(ident, message.uuid, End.LEFT)
+
+    def _part_arrived(self, conn_id: str, ident: str, key: bytes) -> None:
+        self._end(ident, key, End.ACKNOWLEDGED, conn_id)
+
+    def _part_failed(self, ident: str, key: bytes, error: Exception) -> None:
+        self._log.error("ident=%s a large answer could not be sent: %s", ident, error)
+        self._end(ident, key, End.LOST)
+
+    def _disconnected(self, conn_id: str, ident: str) -> None:
+        with self._lock:
+            lost = self._sent.pop(ident, None)
+        for on_end in (lost or {}).values():
+            on_end(End.LOST, conn_id)
+        if lost:
+            self.on_change()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None and self._timer is not _ARMING:
+            self._timer.cancel()
+        self._timer = None
+
+    def _watch(self) -> None:
+        """See to it that answers that nobody asks for are forgotten some day."""
+        if self._timer is None and not self._closed:
+            self._timer = _ARMING
+            self._messaging.call_soon(self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        delay = self._executions.expire()
+        if delay is not None and not self._closed:
+            self._timer = self._messaging.call_later(max(delay, _EXPIRY_INTERVAL), self._expire)
+
+
+_ARMING: Final = object()

@@ -1,0 +1,101 @@
+"""Writing the records of replies, also of what can hardly be written."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from snakemq._core.rpc_records import Code, error_record, items_record, value_record
+from snakemq.rpc.errors import Error, Unserializable
+from snakemq.rpc.remote_traceback import describe
+from snakemq.rpc.serializer import Serializer, loads_with_stand_ins
+
+__all__ = ["ReplyWriter", "write"]
+
+
+class ReplyWriter:
+    """Writes the records of replies. Any thread.
+
+    :param serializer: what the callers read
+    :param log: told of exceptions that can't be sent as they are
+    """
+
+    def __init__(self, serializer: Serializer, log: logging.Logger) -> None:
+        self._serializer = serializer
+        self._log = log
+
+    def value(self, req_id: bytes, value: Any) -> bytes:
+        """This was returned.
+
+        :raises snakemq.rpc.Unserializable: it can't be written
+        """
+        return write(self._serializer, value_record(req_id, value))
+
+    def items(self, req_id: bytes, position: int, items: list[Any], *, end: bool = False) -> bytes:
+        """A part of a stream.
+
+        :raises snakemq.rpc.Unserializable: an item can't be written
+        """
+        return write(self._serializer, items_record(req_id, position, items, end=end))
+
+    def error(
+        self,
+        req_id: bytes,
+        exc: Exception,
+        text: str,
+        *,
+        code: Code | None = None,
+        position: int | None = None,
+    ) -> bytes | None:
+        """This was raised.
+
+        :param text: its traceback
+        :return: ``None``: nothing can be written, not even a substitute
+        """
+        try:
+            data = self._serializer.dumps(
+                error_record(req_id, exc, text, code=code, position=position)
+            )
+            # Many exceptions can be written and not be read again, such as
+            # those with other arguments than their class takes. Better found
+            # out here than by the caller, who would know of no reply at all.
+            self._check(data)
+        except Exception as reason:
+            self._log.debug("%s can't be sent: %r", describe(exc), reason)
+            return self._substitute(req_id, exc, text, reason, code, position)
+        return data
+
+    def _check(self, data: bytes) -> None:
+        try:
+            self._serializer.loads(data)
+        except Exception:
+            # A class that is not registered here may be there.
+            loads_with_stand_ins(self._serializer, data)
+
+    def _substitute(
+        self,
+        req_id: bytes,
+        exc: Exception,
+        text: str,
+        reason: Exception,
+        code: Code | None,
+        position: int | None,
+    ) -> bytes | None:
+        message = f"{describe(exc)} (a substitute; the exception can't be sent: {reason!r})"
+        # The second for serializers that know no exceptions.
+        for substitute in (Error(message), describe(exc)):
+            try:
+                return self._serializer.dumps(
+                    error_record(req_id, substitute, text, code=code, position=position)
+                )
+            except Exception as error:
+                self._log.debug("neither can %r: %r", substitute, error)
+        self._log.error("a caller can't be answered: %s", message, exc_info=exc)
+        return None
+
+
+def write(serializer: Serializer, record: Any) -> bytes:
+    try:
+        return serializer.dumps(record)
+    except Exception as exc:
+        raise Unserializable(describe(exc)) from exc

@@ -1,0 +1,358 @@
+"""One call that is being served: what a worker does with it.
+
+States::
+
+    WAITING   -> RUNNING    a worker took it
+    RUNNING   -> SUSPENDED  an ``async def`` runs in the asyncio loop
+    RUNNING, SUSPENDED -> STREAMING   it returned an iterator
+    any of them -> ENDED    the caller has its answer, or wants none
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from snakemq._core.rpc_records import Code, Command, Request
+from snakemq.rpc._answers import End
+from snakemq.rpc._arguments import wrong_arguments
+from snakemq.rpc._executions import Execution, Executions
+from snakemq.rpc._hook_chain import HookChain
+from snakemq.rpc._stream_source import StreamSource
+from snakemq.rpc.context import CurrentCall, activate, deactivate
+from snakemq.rpc.errors import (
+    Error,
+    Expired,
+    NoInstanceError,
+    NoMethodError,
+    Refused,
+    SignalCallWarning,
+    Unserializable,
+    WrongArguments,
+)
+from snakemq.rpc.remote_traceback import describe, format_remote
+
+if TYPE_CHECKING:
+    from snakemq.rpc._registry import Served
+    from snakemq.rpc.server import RpcServer
+
+__all__ = ["ServedCall"]
+
+_CODES: dict[type, Code] = {
+    NoInstanceError: Code.NO_INSTANCE,
+    NoMethodError: Code.NO_METHOD,
+    WrongArguments: Code.ARGUMENTS,
+    Unserializable: Code.UNSERIALIZABLE,
+    Refused: Code.REFUSED,
+    Expired: Code.EXPIRED,
+}
+
+
+class ServedCall:
+    """A call or a signal, from the waiting line to its answer.
+
+    :param server: whose objects are called
+    :param request: what came
+    :param execution: that of a call; ``None``: it is a signal
+    :param call: what the method sees of it
+    :param size: of the request, in bytes
+    """
+
+    def __init__(
+        self,
+        server: RpcServer,
+        request: Request,
+        execution: Execution | None,
+        call: CurrentCall,
+        size: int,
+    ) -> None:
+        self.server = server
+        self.request = request
+        self.execution = execution
+        self.call = call
+        self.size = size
+        self.ident = call.ident
+        #: whose limit counts, and whether it may run in the loop's thread
+        self.object_name, self.is_quick = server.preview(request.object, request.method)
+        self.source: StreamSource | None = None
+        self._hooks = HookChain(server.hooks, call, server.log) if server.hooks else None
+
+    # In a worker, or in the thread of the loop if the method is quick.
+
+    def run(self) -> bool:
+        """Call the method, and answer.
+
+        :return: false: it goes on in the asyncio loop
+        """
+        if self._is_not_wanted():
+            return True
+        token = activate(self.call)
+        try:
+            return self._run()
+        finally:
+            deactivate(token)
+
+    def _is_not_wanted(self) -> bool:
+        """It was cancelled, or its time is over, before it could begin."""
+        if not self.call.cancelled:
+            return False
+        execution = self.execution
+        if execution is not None:
+            self._fail(Expired(f"{self.call.name} was not begun in time"), "")
+        return True
+
+    def _run(self) -> bool:
+        request = self.request
+        server = self.server
+        served: Served | None = None
+        try:
+            if self._hooks is not None:
+                self._hooks.begin()
+            if request.command is Command.DESCRIBE:
+                self._returned(server.describe())
+                return True
+            served = server.resolve(request.object, request.method)
+            if served.is_signal is not (request.req_id is None):
+                self._warn(served.name)
+            if served.at_most_once and self.execution is not None:
+                server.executions.store_begin(self.execution)
+            if served.is_transactional and self.execution is not None:
+                self._run_in_transaction(self.execution, served)
+                return True
+            value = served.func(*request.args, **request.kwargs)
+        except BaseException as exc:
+            # SystemExit too: it ends no thread here, and the caller waits.
+            self._raised(exc, served)
+            return True
+        if hasattr(type(value), "__await__"):
+            return self._go_on_in_asyncio(value)
+        self._returned(value)
+        return True
+
+    def _run_in_transaction(self, execution: Execution, served: Served) -> None:
+        """What the method writes, what it sends, and its answer: all of it or nothing."""
+        request = self.request
+        with self.server.begin_transaction() as transaction:
+            self.call.set_transaction(transaction)
+            try:
+                value = served.func(*request.args, **request.kwargs)
+                answer = self.server.replies.value(execution.req_id, value)
+                key, record = Executions.record(execution, answer)
+                self.server.keep_in(transaction, key, record)
+            finally:
+                self.call.set_transaction(None)
+        self._call_after(None)
+        self.server.answers.keep_and_send(execution, answer, is_stored=True)
+
+    def _warn(self, name: str) -> None:
+        if self.request.req_id is None:
+            text = f"{name} is not marked as a signal and was called as one"
+        else:
+            text = f"{name} is marked as a signal and was called as a regular method"
+        warnings.warn(text, SignalCallWarning, stacklevel=2)
+
+    def _raised(self, exc: BaseException, served: Served | None = None) -> None:
+        request = self.request
+        if isinstance(exc, TypeError) and served is not None:
+            wrong = wrong_arguments(served.func, request.args, request.kwargs, exc, served.name)
+            if wrong is not None:
+                self._fail(WrongArguments(f"{served.name}: {wrong}"), format_remote(exc), exc)
+                return
+        text = format_remote(exc)
+        if isinstance(exc, Exception):
+            self._fail(exc, text, exc)
+        else:
+            # Another program does not get to raise SystemExit in the caller.
+            self._fail(Error(f"{self.call.name} raised {describe(exc)}"), text, exc)
+
+    def _fail(self, exc: Exception, text: str, cause: BaseException | None = None) -> None:
+        """Have an exception raised by the caller.
+
+        :param cause: what was raised here, if it is another one
+        """
+        server = self.server
+        self._call_after(cause or exc)
+        execution = self.execution
+        if execution is None or not server.transfer_exceptions:
+            server.log.error(
+                "ident=%s exception in %s", self.ident, self.call.name, exc_info=cause or exc
+            )
+            if execution is not None:
+                server.executions.forget(execution)
+            return
+        if server.log.isEnabledFor(logging.DEBUG):
+            server.log.debug("ident=%s exception to the caller: %s", self.ident, describe(exc))
+        answer = server.replies.error(execution.req_id, exc, text, code=_CODES.get(type(exc)))
+        if answer is None:
+            server.executions.forget(execution)
+        else:
+            server.answers.keep_and_send(execution, answer)
+
+    def _returned(self, value: Any) -> None:
+        execution = self.execution
+        if execution is None:
+            self._call_after(None)
+            return
+        if hasattr(type(value), "__next__"):
+            self._stream(execution, value)
+            return
+        if hasattr(type(value), "__anext__"):
+            self._stream(execution, self._drive(value))
+            return
+        try:
+            answer = self.server.replies.value(execution.req_id, value)
+        except Unserializable as exc:
+            self.server.log.warning("ident=%s %s: %s", self.ident, self.call.name, exc)
+            failure = Unserializable(f"the result of {self.call.name} can't be sent: {exc}")
+            self._fail(failure, format_remote(exc))
+            return
+        self._call_after(None)
+        self.server.answers.keep_and_send(execution, answer)
+
+    def _call_after(self, error: BaseException | None) -> None:
+        if self._hooks is not None:
+            self._hooks.end(error)
+
+    # An async def.
+
+    def _go_on_in_asyncio(self, value: Any) -> bool:
+        loop = self.server.asyncio_loop
+        if loop is None or not loop.is_running():
+            if hasattr(value, "close"):
+                value.close()
+            self._raised(
+                Error(
+                    f"{self.call.name} is an async def, which needs a running asyncio loop; give"
+                    " the server one: RpcServer(..., asyncio_loop=asyncio.get_running_loop())"
+                )
+            )
+            return True
+        # It gets the context of this thread, and with it the current call.
+        future = asyncio.run_coroutine_threadsafe(_awaited(value), loop)
+        self.call.on_cancel(future.cancel)
+        future.add_done_callback(self._awaited)
+        return False
+
+    def _awaited(self, future: Future[Any]) -> None:
+        try:
+            if future.cancelled():
+                self._fail(Expired(f"{self.call.name} was cancelled"), "")
+            elif (exc := future.exception()) is not None:
+                self._raised(exc)
+            else:
+                self._returned(future.result())
+        finally:
+            self.server.dispatcher.finished(self)
+
+    def _drive(self, value: AsyncIterator[Any]) -> Iterator[Any]:
+        loop = self.server.asyncio_loop
+        if loop is None:
+            raise Error(f"{self.call.name} is an async generator, which needs an asyncio loop")
+        return _drive(value, loop)
+
+    # A stream.
+
+    def _stream(self, execution: Execution, iterator: Iterator[Any]) -> None:
+        window = self.request.window
+        if window is None:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+            self._raised(
+                Error(
+                    f"{self.call.name} gives a stream, which this caller (snakeMQ 1.6?) can't"
+                    " receive; call it with snakemq 2, or have the method return a list"
+                )
+            )
+            return
+        if not self.server.admit_stream(self):
+            self._raised(Error("so many streams of this caller are open that there is no other"))
+            return
+        self.source = StreamSource(iterator, window, execution.received_on, self)
+        execution.work = self
+        self.source.run()
+
+    def write_items(self, position: int, items: list[Any], end: bool) -> bytes:
+        """See :class:`StreamWriter`, as for the next ones."""
+        assert self.request.req_id is not None
+        return self.server.replies.items(self.request.req_id, position, items, end=end)
+
+    def write_error(self, position: int, error: BaseException) -> bytes | None:
+        assert self.request.req_id is not None
+        text = format_remote(error)
+        if not isinstance(error, Exception):
+            error = Error(f"{self.call.name} raised {describe(error)}")
+        return self.server.replies.error(
+            self.request.req_id, error, text, code=_CODES.get(type(error)), position=position
+        )
+
+    def send(self, record: bytes) -> None:
+        source = self.source
+        assert source is not None
+        self.server.answers.send(
+            self.ident, record, lambda end, conn_id: source.batch_left(lost=end is End.LOST)
+        )
+
+    def run_source(self) -> None:
+        self.server.dispatcher.submit(_Continuation(self), force=True)
+
+    def ended(self, error: BaseException | None) -> None:
+        self._call_after(error)
+        if self.call.cancelled:
+            self.server.stream_left(self)
+
+    def delivered(self) -> None:
+        self.server.stream_left(self)
+
+    # Any thread.
+
+    def cancel(self) -> None:
+        """The caller does not wait any more."""
+        self.call.cancel()
+        if self.source is not None:
+            self.source.cancel()
+
+
+class _Continuation:
+    """Takes more items of a stream."""
+
+    size = 0
+
+    def __init__(self, served: ServedCall) -> None:
+        self._served = served
+        self.ident = served.ident
+        self.object_name = served.object_name
+
+    def run(self) -> bool:
+        source = self._served.source
+        assert source is not None
+        token = activate(self._served.call)
+        try:
+            source.run()
+        finally:
+            deactivate(token)
+        return True
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+def _drive(items: AsyncIterator[Any], loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
+    """The items of an asynchronous iterator, for a thread that may wait for them."""
+    try:
+        while True:
+            try:
+                yield asyncio.run_coroutine_threadsafe(_awaited(anext(items)), loop).result()
+            except StopAsyncIteration:
+                return
+    finally:
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                asyncio.run_coroutine_threadsafe(close(), loop).result()
