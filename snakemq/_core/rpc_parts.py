@@ -193,7 +193,7 @@ class Transfer:
     :param key: its owner's name for it
     """
 
-    __slots__ = ("arrived", "data", "key", "offset", "size", "transfer_id")
+    __slots__ = ("arrived", "data", "given_up", "key", "offset", "size", "transfer_id")
 
     def __init__(self, transfer_id: bytes, key: bytes, data: bytes) -> None:
         self.transfer_id = transfer_id
@@ -205,6 +205,7 @@ class Transfer:
         self.offset = 0
         #: so much of it has arrived
         self.arrived = 0
+        self.given_up = False
 
 
 class Lane:
@@ -296,6 +297,7 @@ class Lane:
             if self._started.pop(transfer.transfer_id, None) is None:
                 self._waiting.remove(transfer)
             transfer.data = None
+        transfer.given_up = True
         self._done.pop(transfer.transfer_id, None)
         if tell and transfer.offset:
             self._ends.append(transfer)

@@ -109,7 +109,8 @@ class PartSender:
         large record was accepted and then could not be sent, or was refused by
         the other side. Not when the connection ends, nor after :meth:`cancel`.
     :param arrived: ``func(conn_id, ident, key)``, from the loop's thread: all
-        parts of a large record were acknowledged
+        parts of a large record were acknowledged. Not if it went in one piece.
+        A refusal may still come after it.
     :param max_size: the largest record that is sent in parts, in bytes
     :ivar part_size: what is larger than that travels in parts, in bytes
     """
@@ -127,7 +128,7 @@ class PartSender:
         self._hook = receive_hook
         self._kind = kind
         self._failed = failed
-        self._arrived = arrived
+        self._arrived = arrived or _nothing
         self._max_size = max_size
         messaging = self._messaging = receive_hook.messaging
         room = messaging.packeter.max_packet_size - MESSAGE_OVERHEAD - PART_OVERHEAD
@@ -344,13 +345,13 @@ class PartSender:
             try:
                 self._messaging.send_message(ident, Message(data), urgent=urgent)
             except (PacketTooLarge, QueueFull) as exc:
-                self._tell_failed(ident, key, exc)
+                self._tell(self._failed, ident, key, exc)
 
-    def _tell_failed(self, ident: str, key: bytes, exc: Exception) -> None:
+    def _tell(self, func: Callable[..., object], *args: object) -> None:
         try:
-            self._failed(ident, key, exc)
-        except Exception:
-            self.log.exception("ident=%s exception in %r", ident, self._failed)
+            func(*args)
+        except Exception:  # the others have to be told as well
+            self.log.exception("exception in %r", func)
 
     def _handle_ready(self, conn_id: str, ident: str) -> None:
         remote = self._remotes.get(ident)
@@ -388,8 +389,8 @@ class PartSender:
                         remote.lanes[1].add(started)
                 transfer = part.transfer
                 transfer.arrived += part.size
-                if transfer.arrived == transfer.size and self._arrived is not None:
-                    self._arrived(conn_id, ident, transfer.key)
+                if transfer.arrived == transfer.size and not transfer.given_up:
+                    self._tell(self._arrived, conn_id, ident, transfer.key)
         if some:
             self._pump(ident, remote)
 
@@ -411,7 +412,7 @@ class PartSender:
                     self._pump_soon(ident, remote)
             if known:
                 exc = QueueFull(f"a part for {ident!r} was dropped to make room for newer messages")
-                self._tell_failed(ident, transfer.key, exc)
+                self._tell(self._failed, ident, transfer.key, exc)
 
     def _handle_refusal(self, conn_id: str, ident: str, message: Message) -> None:
         transfer_id, reason = decode_refusal(self._kind, message.data)
@@ -428,7 +429,11 @@ class PartSender:
                 continue
             self.log.warning("ident=%s does not take %d bytes: %s", ident, transfer.size, reason)
             exc = CallError(f"{ident!r} does not take a record of {transfer.size} bytes: {reason}")
-            self._tell_failed(ident, transfer.key, exc)
+            self._tell(self._failed, ident, transfer.key, exc)
+
+
+def _nothing(*_: object) -> None:
+    """For who does not want to know."""
 
 
 class PartReceiver:

@@ -40,8 +40,12 @@ class Ends:
     def __init__(self, stack: SimStack, max_size: int = 1 << 30) -> None:
         self.received: list[tuple[str, bytes]] = []
         self.failures: list[tuple[str, bytes, Exception]] = []
+        self.arrived: list[tuple[str, bytes]] = []
         self.sender = PartSender(
-            stack.hook, REQUEST_PARTS, lambda *failure: self.failures.append(failure)
+            stack.hook,
+            REQUEST_PARTS,
+            lambda *failure: self.failures.append(failure),
+            arrived=lambda _, ident, key: self.arrived.append((ident, key)),
         )
         self.receiver = PartReceiver(stack.hook, REQUEST_PARTS, self.deliver, max_size=max_size)
         stack.hook.register(b"rpcreq", self.deliver)
@@ -164,10 +168,12 @@ def test_from_which_size_on_it_goes_in_parts(world: World, size: int) -> None:
 
 
 def test_several_take_turns(world: World) -> None:
-    for size in (5 * MB, MB, 2 * MB):
-        world.sender.send("bob", record(size))
+    for size in (5, 1, 2):
+        world.sender.send("bob", record(size * MB), key=b"%d" % size)
     world.until(lambda: len(world.of_bob.received) == 3)
     assert [len(data) for data in world.of_bob.data] == [MB, 2 * MB, 5 * MB]
+    world.until(lambda: len(world.of_alice.arrived) == 3)
+    assert world.of_alice.arrived == [("bob", b"1"), ("bob", b"2"), ("bob", b"5")]
     world.until(lambda: not world.alice.messaging.queued_messages())
     world.assert_nothing_is_left()
 
@@ -354,6 +360,8 @@ class TestLimits:
         world.until(lambda: world.of_bob.received)
         assert world.of_bob.data == [record(MB)]
         assert [key for _, key, _ in world.of_alice.failures] == [b"one", b"two"]
+        world.until(lambda: world.of_alice.arrived)
+        assert world.of_alice.arrived == [("bob", b"")]
         for _, _, failure in world.of_alice.failures:
             assert isinstance(failure, CallError)
             assert "2000000 bytes are over the limit of 1000000 bytes" in str(failure)
@@ -369,9 +377,10 @@ class TestLimits:
         def fail(*_: object) -> None:
             raise RuntimeError("out of a callback")
 
-        world.sender._failed = fail
-        world.sender.send("bob", record(2 * MB))
-        world.until(lambda: "out of a callback" in caplog.text)
+        world.sender._failed = world.sender._arrived = fail
+        for size in (MB, 2 * MB):
+            world.sender.send("bob", record(size))
+        world.until(lambda: caplog.text.count("RuntimeError: out of a callback") == 2)
         world.network.run(1)
         world.assert_nothing_is_left()
 
