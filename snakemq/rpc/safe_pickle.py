@@ -1,0 +1,159 @@
+"""The default serializer: pickle's format, of which nothing is executed.
+
+It writes what :mod:`pickle` writes, protocol 4, as 1.6 does. It reads every
+pickle, but makes only
+
+* plain data: ``None``, ``bool``, ``int``, ``float``, ``complex``, ``str``, ``bytes``,
+  ``bytearray``, ``list``, ``tuple``, ``dict``, ``set``, ``frozenset``, ``...`` and
+  ``NotImplemented``;
+* standard values: ``date``, ``time``, ``datetime``, ``timedelta`` and ``timezone`` of
+  :mod:`datetime`, ``Decimal``, ``Fraction``, ``UUID``, ``OrderedDict``, ``defaultdict``
+  of a plain type, ``Counter``, ``deque``, ``SimpleNamespace``;
+* exceptions: the builtin ones, and those of :mod:`snakemq.exceptions` and
+  :mod:`snakemq.rpc`;
+* objects of the classes that the program has registered.
+
+Classes are told by their exact names. Nothing is imported or looked up, and a class
+or function is never a value. What else comes is an :class:`UnknownType`; what is no
+pickle, or takes more time or memory than its size justifies, a ``ValueError``.
+
+A class that is registered is trusted with what others send: its ``__new__`` and
+``__setstate__`` are called, and so is the class itself if it has a ``__reduce__``, is
+an enumeration, or one of exceptions. The ``__init__`` of an ordinary class or
+dataclass is not.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable
+from typing import Any, Final, TypeVar
+
+from snakemq.rpc._known_types import BadData, KnownTypes, UnknownType
+from snakemq.rpc._pickle_instructions import read_pickle
+from snakemq.rpc._pickle_machine import MAX_DEPTH
+
+__all__ = ["SAFE_PICKLE", "BadData", "SafePickle", "UnknownType", "register_type"]
+
+_T = TypeVar("_T", bound=type[Any])
+
+#: What 1.6 writes with the Pythons that it runs on best, and all of them read.
+_PROTOCOL: Final = 4
+
+
+#: Every level of nesting takes two bytes, so these can't be nested too deep.
+_SMALL: Final = 2 * MAX_DEPTH
+
+
+def _harmless_pickles() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+    """What small pickles match that pickle itself can read without harm.
+
+    They have only instructions that push plain data and put it together. Parts
+    can be shared so that they are a lot of work to hash; therefore those of the first
+    kind read from the memo at most four times, and the second have no tuples,
+    without which nothing is hashed that has parts.
+
+    No two alternatives begin with the same byte. So there is only one way to
+    match, and the time is linear.
+    """
+    sized = b"|".join(
+        re.escape(bytes([size])) + (b".{%d}" % size if size else b"") for size in range(256)
+    )
+    flat = (
+        rb"\x94"  # to the memo
+        rb"|[\x8cC\x8a](?:" + sized + rb")"  # a text, bytes, an integer
+        rb"|K.|M..|J.{4}|G.{8}"  # integers, a float
+        rb"|[\]})\x8f(NaesuN\x88\x89\x90]"  # containers, mark, additions; constants
+    )
+    nested = flat + rb"|[\x85-\x87t]\x94"  # tuples
+    start = rb"\x80[\x02-\x05](?:\x95.{8})?"
+    return (
+        re.compile(start + rb"(?:" + nested + rb")*(?:h.(?:" + nested + rb")*){0,4}\.", re.DOTALL),
+        re.compile(start + rb"(?:" + flat + rb"|h.)*\.", re.DOTALL),
+    )
+
+
+_FEW_SHARED, _WITHOUT_TUPLES = (pattern.fullmatch for pattern in _harmless_pickles())
+
+
+class SafePickle:
+    """A serializer of this kind, with registered types of its own.
+
+    :param types: the types that others may send, beside the standard ones
+    """
+
+    #: Reading runs no code but that of registered types, and takes no more time
+    #: than the size of the data justifies.
+    is_safe: Final = True
+
+    def __init__(self, types: Iterable[type] = ()) -> None:
+        self._known = KnownTypes(types)
+
+    def register_type(self, cls: _T) -> _T:
+        """Let objects of a class come from other peers. A decorator, from any thread.
+
+        For ordinary classes, dataclasses, enumerations, named tuples and
+        exceptions. It has to have the same full name on both sides.
+
+        :return: the class
+        :raises TypeError: it is no class, or a class of classes
+        """
+        return self._known.register(cls)
+
+    def dumps(self, obj: Any, /) -> bytes:
+        """The pickle of an object.
+
+        It may be one that this reader refuses: the other side decides what it accepts.
+        """
+        return pickle.dumps(obj, _PROTOCOL)
+
+    def loads(self, data: bytes, /) -> Any:
+        """The object again.
+
+        :raises UnknownType: it has a part of a class that is not registered
+        :raises ValueError: this is no pickle, or one that is refused
+        """
+        # Measured with a call of 160 bytes: pickle.loads takes 1.4 microseconds,
+        # the match adds 1.1.
+        if len(data) <= _SMALL and (_FEW_SHARED(data) or _WITHOUT_TUPLES(data)):
+            try:
+                return pickle.loads(data)
+            except Exception as exc:
+                raise BadData(f"the pickle is malformed: {exc!r}") from exc
+        return read_pickle(_checked(data), self._known)
+
+    def loads_with_stand_ins(self, data: bytes, /) -> Any:
+        """The same of a record whose ``"exception"`` may be of an unknown class.
+
+        It becomes a :class:`RemoteError` with the name of the class, and the
+        arguments and attributes of the exception.
+
+        :raises UnknownType: something else is of a class that is not registered
+        :raises ValueError: this is no pickle, or one that is refused
+        """
+        return read_pickle(_checked(data), self._known, stand_ins=True)
+
+    def __repr__(self) -> str:
+        return f"<SafePickle {self._known!r}>"
+
+
+def _checked(data: bytes) -> bytes:
+    if data[:1] in (b"{", b"[") and data[-1:] in (b"}", b"]"):
+        raise BadData("this looks like JSON, and pickle is read here")
+    return data if isinstance(data, bytes) else bytes(data)
+
+
+#: What :class:`RpcClient` and :class:`RpcServer` use if they are not told otherwise.
+SAFE_PICKLE: Final = SafePickle()
+
+
+def register_type(cls: _T) -> _T:
+    """Let objects of a class come from other peers, by default. A decorator, from any thread.
+
+    For clients and servers without a ``pickler`` of their own: see
+    :meth:`SafePickle.register_type`. It has to be called on each side that receives them.
+
+    :return: the class
+    """
+    return SAFE_PICKLE.register_type(cls)
