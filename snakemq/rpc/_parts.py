@@ -181,7 +181,9 @@ class PartSender:
         """Send a record.
 
         :param data: with its prefix; it is kept, not copied, until it is sent
-        :param key: a name for :meth:`cancel` and for ``failed``
+        :param key: a name for :meth:`cancel` and for the callbacks, of at most
+            16 bytes. A large record that has to go in one message, because the
+            other side knows no parts, has it as the identifier of that message.
         :param urgent: see :meth:`snakemq.messaging.Messaging.send_message`
         :return: whether it is on its way: the peer is connected
         :raises PacketTooLarge: it can't be sent at all
@@ -193,7 +195,7 @@ class PartSender:
         if features is None and not self._messaging.is_connected(ident):
             return False
         if features is not None and Feature.CALLS not in features:
-            return self._messaging.send_message(ident, Message(data), urgent=urgent)
+            return self._messaging.send_message(ident, _whole(data, key), urgent=urgent)
         if len(data) > self._max_size:
             raise PacketTooLarge(len(data), self._max_size)
         transfer = Transfer(new_request_id(), key, data)
@@ -343,7 +345,7 @@ class PartSender:
         for key, data, urgent in whole:
             assert data is not None
             try:
-                self._messaging.send_message(ident, Message(data), urgent=urgent)
+                self._messaging.send_message(ident, _whole(data, key), urgent=urgent)
             except (PacketTooLarge, QueueFull) as exc:
                 self._tell(self._failed, ident, key, exc)
 
@@ -430,6 +432,10 @@ class PartSender:
             self.log.warning("ident=%s does not take %d bytes: %s", ident, transfer.size, reason)
             exc = CallError(f"{ident!r} does not take a record of {transfer.size} bytes: {reason}")
             self._tell(self._failed, ident, transfer.key, exc)
+
+
+def _whole(data: bytes, key: bytes) -> Message:
+    return Message(data, uuid=key or None)
 
 
 def _nothing(*_: object) -> None:

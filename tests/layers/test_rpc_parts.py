@@ -247,14 +247,16 @@ class TestOtherPeers:
         raw = HandMade(network, "raw", bob, None)
         raw.answers = False
         raw.greet()
-        assert ends.sender.send("raw", record(MB))
+        keys = [b"0123456789abcdef", b"fedcba9876543210"]
+        assert ends.sender.send("raw", record(MB), key=keys[0])
         network.run(1)
         assert raw.data == []  # until its pong
         raw.say(bytes([FrameType.PONG]))
         assert network.run_until(lambda: raw.data)
-        assert ends.sender.send("raw", record(2 * MB), urgent=True)
+        assert ends.sender.send("raw", record(2 * MB), key=keys[1], urgent=True)
         assert network.run_until(lambda: len(raw.data) == 2)
         assert raw.data == [record(MB), record(2 * MB)]
+        assert [message.uuid for message in raw.messages] == keys
         assert ends.sender.waiting_bytes() == 0
         bob.packeter.max_packet_size = MB
         with pytest.raises(PacketTooLarge):
