@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import random
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -545,6 +546,66 @@ def test_packets_may_be_smaller_than_parts() -> None:
         ends.sender.send("bob", record(size))
     assert network.run_until(lambda: len(of_bob.received) == 2)
     assert sorted(map(len, of_bob.data)) == [ends.sender.part_size, 100_000]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_they_arrive_whole_and_nothing_is_left(seed: int) -> None:
+    """Connections break, bob is restarted, calls are given up; who waits asks again."""
+    rng = random.Random(seed)
+    conditions = Conditions(delay=0.01, jitter=0.05, split=0.1, partial_send=0.2)
+    network = SimNetwork(seed, conditions=conditions, loop_delay=0.01)
+    ends: list[Ends] = []
+    alice = SimStack(network, "alice", throttle=MB)
+    bob = SimStack(network, "bob", on_start=lambda stack: ends.append(Ends(stack)))
+    of_alice = Ends(alice)
+    sender = of_alice.sender
+    outstanding: dict[bytes, tuple[bytes, bool]] = {}
+    sent: set[bytes] = set()
+
+    def arrived() -> set[bytes]:
+        return {data for end in ends for data in end.data}
+
+    def ask_again(conn_id: str, ident: str) -> None:
+        for key, (data, urgent) in outstanding.items():
+            if data not in arrived():
+                sender.send("bob", data, key=key, urgent=urgent)
+
+    alice.messaging.on_connect.add(ask_again)
+    alice.connect(bob, 0.1)
+    for number in range(40):
+        action = rng.random()
+        if action < 0.5:
+            key = b"%d" % number
+            data = b"rpcreq" + key + b" " + rng.randbytes(rng.randrange(1, 400_000))
+            outstanding[key] = data, rng.random() < 0.5
+            sent.add(data)
+            sender.send("bob", data, key=key, urgent=outstanding[key][1])
+        elif action < 0.6:
+            alice.send("bob", bytes(rng.randrange(300_000)), ttl=rng.choice([0, None]))
+        elif action < 0.75 and outstanding:
+            key = rng.choice(list(outstanding))
+            del outstanding[key]
+            sender.cancel("bob", key)
+        elif action < 0.85:
+            network.cut("alice", "bob")
+        elif action < 0.9:
+            bob.crash()
+            network.run(rng.random())
+            bob.restart()
+        network.run(rng.choice([0.0, 0.01, 0.1, 0.5]))
+    everything = {data for data, _ in outstanding.values()}
+    assert network.run_until(lambda: everything <= arrived(), 300)
+    assert network.run_until(lambda: not alice.messaging.queued_messages(), 300)
+    network.run(1)
+    assert arrived() <= sent
+    assert sender.waiting_bytes() == 0
+    assert ends[-1].receiver.held_bytes == 0
+    for remote in sender._remotes.values():
+        assert not remote.flying
+        assert not remote.unsent
+        assert [lane.window.flying for lane in remote.lanes] == [0, 0]
+        assert [len(lane) for lane in remote.lanes] == [0, 0]
+    assert not of_alice.failures
 
 
 class RealStack:
