@@ -85,19 +85,26 @@ class Answers:
         self, execution: Execution, answer: bytes, *, is_stored: bool = False
     ) -> None:
         """A call has its answer. Any thread."""
+        self._keep(execution, answer, is_stored)
+        self._send_answer(execution, answer)
+
+    def _keep(self, execution: Execution, answer: bytes, is_stored: bool) -> None:
         try:
             self._executions.answered(execution, answer, is_stored=is_stored)
         except Exception:
             # It has run; better that the caller knows.
             self._log.exception("ident=%s an answer could not be stored", execution.ident)
         self._watch()
-        self._send_answer(execution, answer)
 
     def send_again(self, execution: Execution) -> None:
         """The caller has asked again for the answer that is kept. Any thread."""
         answer = execution.answer
-        if answer is not None:
+        if answer:
             self._send_answer(execution, answer)
+
+    def keep_silence(self, execution: Execution) -> None:
+        """A call has ended and gets no answer, also when it is asked for again. Any thread."""
+        self._keep(execution, b"", False)
 
     def _send_answer(self, execution: Execution, answer: bytes) -> None:
         def ended(end: End, conn_id: str) -> None:
@@ -199,9 +206,13 @@ class Answers:
 
     def _watch(self) -> None:
         """See to it that answers that nobody asks for are forgotten some day."""
-        if self._timer is None and not self._closed:
+        if self._timer is not None or self._closed:
+            return
+        with self._lock:
+            if self._timer is not None:
+                return
             self._timer = _ARMING
-            self._messaging.call_soon(self._expire)
+        self._messaging.call_soon(self._expire)
 
     def _expire(self) -> None:
         self._timer = None

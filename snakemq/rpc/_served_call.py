@@ -80,6 +80,7 @@ class ServedCall:
         #: whose limit counts, and whether it may run in the loop's thread
         self.object_name, self.is_quick = server.preview(request.object, request.method)
         self.source: StreamSource | None = None
+        self._is_cancelled = False
         self._hooks = HookChain(server.hooks, call, server.log) if server.hooks else None
 
     # In a worker, or in the thread of the loop if the method is quick.
@@ -183,26 +184,26 @@ class ServedCall:
                 "ident=%s exception in %s", self.ident, self.call.name, exc_info=cause or exc
             )
             if execution is not None:
-                server.executions.forget(execution)
+                server.answers.keep_silence(execution)
             return
         if server.log.isEnabledFor(logging.DEBUG):
             server.log.debug("ident=%s exception to the caller: %s", self.ident, describe(exc))
         answer = server.replies.error(execution.req_id, exc, text, code=_CODES.get(type(exc)))
         if answer is None:
-            server.executions.forget(execution)
+            server.answers.keep_silence(execution)
         else:
-            server.answers.keep_and_send(execution, answer)
+            self._answer(execution, answer)
 
-    def _returned(self, value: Any) -> None:
+    def _returned(self, value: Any, *, in_worker: bool = True) -> None:
         execution = self.execution
         if execution is None:
             self._call_after(None)
             return
         if hasattr(type(value), "__next__"):
-            self._stream(execution, value)
+            self._stream(execution, value, in_worker=in_worker)
             return
         if hasattr(type(value), "__anext__"):
-            self._stream(execution, self._drive(value))
+            self._stream(execution, self._drive(value), in_worker=in_worker)
             return
         try:
             answer = self.server.replies.value(execution.req_id, value)
@@ -212,7 +213,14 @@ class ServedCall:
             self._fail(failure, format_remote(exc))
             return
         self._call_after(None)
-        self.server.answers.keep_and_send(execution, answer)
+        self._answer(execution, answer)
+
+    def _answer(self, execution: Execution, answer: bytes) -> None:
+        if self._is_cancelled:
+            # Who cancels a call does not ask for it again.
+            self.server.executions.forget(execution)
+        else:
+            self.server.answers.keep_and_send(execution, answer)
 
     def _call_after(self, error: BaseException | None) -> None:
         if self._hooks is not None:
@@ -239,13 +247,17 @@ class ServedCall:
         return False
 
     def _awaited(self, future: Future[Any]) -> None:
+        # Not in the asyncio loop: the answer may have to be stored.
+        self.server.finishers.submit(self._finish, future)
+
+    def _finish(self, future: Future[Any]) -> None:
         try:
             if future.cancelled():
                 self._fail(Expired(f"{self.call.name} was cancelled"), "")
             elif (exc := future.exception()) is not None:
                 self._raised(exc)
             else:
-                self._returned(future.result())
+                self._returned(future.result(), in_worker=False)
         finally:
             self.server.dispatcher.finished(self)
 
@@ -257,7 +269,7 @@ class ServedCall:
 
     # A stream.
 
-    def _stream(self, execution: Execution, iterator: Iterator[Any]) -> None:
+    def _stream(self, execution: Execution, iterator: Iterator[Any], *, in_worker: bool) -> None:
         window = self.request.window
         if window is None:
             close = getattr(iterator, "close", None)
@@ -274,8 +286,10 @@ class ServedCall:
             self._raised(Error("so many streams of this caller are open that there is no other"))
             return
         self.source = StreamSource(iterator, window, execution.received_on, self)
-        execution.work = self
-        self.source.run()
+        if in_worker:
+            self.source.run()
+        else:
+            self.run_source()
 
     def write_items(self, position: int, items: list[Any], end: bool) -> bytes:
         """See :class:`StreamWriter`, as for the next ones."""
@@ -313,6 +327,7 @@ class ServedCall:
 
     def cancel(self) -> None:
         """The caller does not wait any more."""
+        self._is_cancelled = True
         self.call.cancel()
         if self.source is not None:
             self.source.cancel()

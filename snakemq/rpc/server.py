@@ -18,6 +18,7 @@ from snakemq._core.rpc_records import (
     Request,
     parse_request,
 )
+from snakemq._io.workers import WorkerPool
 from snakemq.exceptions import StorageError
 from snakemq.message import Message
 from snakemq.rpc._answers import Answers
@@ -27,6 +28,7 @@ from snakemq.rpc._dispatcher import (
     DEFAULT_MAX_WAITING,
     DEFAULT_MAX_WORKERS,
     Dispatcher,
+    Task,
 )
 from snakemq.rpc._executions import AnswerLimits, Execution, Executions, State
 from snakemq.rpc._parts import PartReceiver
@@ -53,6 +55,9 @@ __all__ = ["RpcServer"]
 
 #: Longer requests are read by a worker, in bytes: the loop has other things to do.
 _MAX_READ_IN_LOOP: Final = 64 * 1024
+
+#: So many threads at most answer calls that were finished in the asyncio loop.
+_MAX_FINISHERS: Final = 8
 
 #: So many streams of one caller may be open.
 _MAX_STREAMS: Final = 1000
@@ -137,6 +142,8 @@ class RpcServer(Registry):
             max_per_object=max_per_object,
             max_waiting=max_waiting,
         )
+        #: answer calls that were finished in the asyncio loop
+        self.finishers = WorkerPool(_MAX_FINISHERS, "snakemq-rpc-async")
         self._reader = _loop_reader(pickler)
         self._unread = _Unread()
         self._lock = threading.Lock()
@@ -179,8 +186,9 @@ class RpcServer(Registry):
         New calls get :class:`ServerClosing`, except those of 1.6 and of callers
         who wait for a peer: they get no answer, and repeat the call when they are
         connected to the next process. Answers are waited for until the callers
-        have acknowledged them, unless they are not connected. Signals
-        that come now are dropped. Not in the loop's thread, which has to go on.
+        have acknowledged them, unless they are not connected. Signals that come
+        now are served: nobody would send them again. Not in the loop's thread,
+        which has to go on.
 
         :param timeout: how long to wait at most, in seconds; ``None``: for ever
         :return: whether all of that was done in time
@@ -240,6 +248,7 @@ class RpcServer(Registry):
             self._messaging.on_connect.remove(self._connected)
             self._messaging.on_disconnect.remove(self._disconnected)
         ended = self.dispatcher.stop(timeout)
+        ended &= self.finishers.stop(timeout if ended else 0.0)
         if first:
             self.answers.close()
         return ended
@@ -264,7 +273,7 @@ class RpcServer(Registry):
                 return
         # It can take long, run code of the program, and import modules.
         self._unread.begin(ident)
-        if not self.dispatcher.submit(_Reading(self, conn_id, ident, data)):
+        if not self._submit(_Reading(self, conn_id, ident, data)):
             self._unread.end(ident, None)
             self.log.warning("ident=%s a request is dropped: too many wait to be read", ident)
 
@@ -361,9 +370,6 @@ class RpcServer(Registry):
         size: int,
     ) -> None:
         """Call a method, now or later."""
-        if self._is_draining and execution is None:
-            self.log.info("ident=%s a signal is dropped, this server is about to end", ident)
-            return
         timeout = request.timeout
         messaging = self._messaging
         call = CurrentCall(
@@ -392,8 +398,15 @@ class RpcServer(Registry):
             )
         if served.is_quick and self._messaging.is_inside_loop():
             served.run()
-        elif not self.dispatcher.submit(served):
+        elif not self._submit(served):
             self._refuse_busy(served)
+
+    def _submit(self, task: Task) -> bool:
+        try:
+            return self.dispatcher.submit(task)
+        except RuntimeError as exc:
+            self.log.error("ident=%s a call can't be served: %s", task.ident, exc)
+            return False
 
     def _refuse_busy(self, served: ServedCall) -> None:
         execution = served.execution
