@@ -33,7 +33,7 @@ from snakemq.rpc.hooks import CallHook, CallInfo
 from snakemq.rpc.options import UNSET, CallOptions, Unset, checked_timeout
 from snakemq.rpc.proxy import RpcInstProxy
 from snakemq.rpc.request_ids import new_request_id
-from snakemq.rpc.serializer import Serializer, loads_with_stand_ins
+from snakemq.rpc.serializer import Serializer, loads_with_stand_ins, write
 
 if TYPE_CHECKING:
     from snakemq.messaging import ReceiveHook
@@ -357,8 +357,8 @@ class RpcClient:
 
     # In the thread of the caller.
 
-    def _write(self, record: dict[str, Any]) -> bytes:
-        return self.pickler.dumps(record)
+    def _write(self, record: dict[str, Any], what: str = "a request about a call") -> bytes:
+        return write(self.pickler, record, what)
 
     def _request_about(self, record: dict[str, Any]) -> bytes:
         return REQUEST_PREFIX + self._write(record)
@@ -399,14 +399,15 @@ class RpcClient:
             headers=headers,
         )
         try:
-            return hooks, self._write(record)
+            return hooks, self._write(record, f"the call of {object_name}.{method_name}")
         except BaseException as exc:
             if hooks is not None:
                 hooks.end(exc)
             raise
 
     def _send_signal(self, ident: str, record: dict[str, Any], ttl: float | None) -> None:
-        message = Message(self._request_about(record), ttl)
+        data = self._write(record, f"the signal {record['object']}.{record['method']}")
+        message = Message(REQUEST_PREFIX + data, ttl)
         self.receive_hook.messaging.send_message(ident, message)
 
     def _wait(self, call: BlockingCall) -> Any:

@@ -33,6 +33,7 @@ from snakemq.rpc import (
     RemoteMethod,
     RpcInstProxy,
     UnreadableReply,
+    Unserializable,
     WouldDeadlock,
 )
 from snakemq.rpc._outgoing_call import BlockingCall
@@ -192,10 +193,10 @@ def test_a_pickler_of_ones_own() -> None:
 
 def test_arguments_that_can_not_be_sent_are_the_callers_error(side: Side) -> None:
     side.connect()
-    with pytest.raises(Exception, match="pickle"):
+    with pytest.raises(Unserializable, match="pickle"):
         side.proxy.read(threading.Lock())
     side.proxy.read.as_signal(10)
-    with pytest.raises(Exception, match="pickle"):
+    with pytest.raises(Unserializable, match="pickle"):
         side.proxy.read(threading.Lock())
     assert not side.messaging.sent
     assert side.waits(0)
