@@ -40,11 +40,12 @@ from snakemq.version import VERSION
 if TYPE_CHECKING:
     from snakemq.limits import DropReason, QueueLimits, WhenFull
     from snakemq.link import SSLConfig
-    from snakemq.peer import Delivery, DeliveryState, Peer, ReceivedMessage
-    from snakemq.rpc import as_signal
+    from snakemq.peer import CallLimits, Delivery, DeliveryState, Peer, ReceivedMessage
+    from snakemq.rpc import as_signal, at_most_once, current_call, quick, transactional
 
 __all__ = [
     "FLAG_PERSISTENT",
+    "CallLimits",
     "Delivery",
     "DeliveryState",
     "DropReason",
@@ -66,7 +67,11 @@ __all__ = [
     "WhenFull",
     "__version__",
     "as_signal",
+    "at_most_once",
+    "current_call",
     "init_logging",
+    "quick",
+    "transactional",
 ]
 
 __version__ = VERSION
@@ -74,6 +79,7 @@ __version__ = VERSION
 # Loaded when they are asked for: a program that builds its own stack does not
 # pay for the facade, and `import snakemq` stays cheap.
 _LAZY = {
+    "CallLimits": "snakemq.peer",
     "Delivery": "snakemq.peer",
     "DeliveryState": "snakemq.peer",
     "DropReason": "snakemq.limits",
@@ -81,8 +87,12 @@ _LAZY = {
     "QueueLimits": "snakemq.limits",
     "ReceivedMessage": "snakemq.peer",
     "SSLConfig": "snakemq.link",
-    "as_signal": "snakemq.rpc",
     "WhenFull": "snakemq.limits",
+    "as_signal": "snakemq.rpc",
+    "at_most_once": "snakemq.rpc",
+    "current_call": "snakemq.rpc",
+    "quick": "snakemq.rpc",
+    "transactional": "snakemq.rpc",
 }
 
 # A library says nothing unless the program wants to hear it.

@@ -28,7 +28,7 @@ class ReceiveHook:
         self._hooks: dict[
             bytes, tuple[re.Pattern[bytes], Callable[[str, str, Message], object]]
         ] = {}
-        messaging.on_message_recv.wire(self._handle_message)
+        messaging.on_message_recv.wire(self.pass_on)
 
     def register(self, regexp: bytes, callback: Callable[[str, str, Message], object]) -> None:
         """Have messages whose data begins with what ``regexp`` matches passed on.
@@ -56,7 +56,8 @@ class ReceiveHook:
         """Unregister all."""
         self._hooks = {}
 
-    def _handle_message(self, conn_id: str, ident: str, message: Message) -> None:
+    def pass_on(self, conn_id: str, ident: str, message: Message) -> None:
+        """Call those who have registered for a message. Called by messaging; for layers."""
         for regexp, callback in self._hooks.values():
             if regexp.match(message.data):
                 try:

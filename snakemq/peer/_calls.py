@@ -2,25 +2,61 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 from collections import deque
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from snakemq._core.rpc_parts import REPLY_PARTS, REQUEST_PARTS
+from snakemq.exceptions import StorageError
 from snakemq.message import Message
 from snakemq.messaging import ReceiveHook
-from snakemq.rpc import REPLY_PREFIX, REQUEST_PREFIX, RpcClient, RpcServer
+from snakemq.peer._call_limits import CallLimits
+from snakemq.rpc import RpcClient, RpcServer, Serializer
 
-__all__ = ["Calls"]
+if TYPE_CHECKING:
+    import asyncio
 
-_PREFIXES: Final = (REQUEST_PREFIX, REPLY_PREFIX)
+__all__ = ["CallSettings", "Calls"]
+
+#: What comes for a server, and all that belongs to calls.
+_REQUESTS: Final = (REQUEST_PARTS.record, REQUEST_PARTS.part)
+_PREFIXES: Final = tuple(
+    prefix
+    for kind in (REQUEST_PARTS, REPLY_PARTS)
+    for prefix in (kind.record, kind.part, kind.refusal)
+)
 
 #: Requests that came before there was a server are kept for it so long, in
-#: seconds, and so many of them.
+#: seconds, and so many of them, with so many bytes. (Of large ones each part counts.)
 _EARLY_SECONDS: Final = 5.0
-_EARLY_COUNT: Final = 100
+_EARLY_COUNT: Final = 1000
+_EARLY_BYTES: Final = 16 * 1024 * 1024
 
 #: How long to wait for threads that have nothing to do any more, in seconds.
 _IDLE_END: Final = 0.2
+
+
+class CallSettings(NamedTuple):
+    """What :class:`~snakemq.Peer` was told about calls.
+
+    :ivar pickler: serializer of both sides; ``None``: their default
+    :ivar durable: keep answers in the storage
+    """
+
+    pickler: Serializer | None
+    durable: bool
+    limits: CallLimits | None
+    asyncio_loop: asyncio.AbstractEventLoop | None
+
+
+class _Early(NamedTuple):
+    came: float
+    conn_id: str
+    ident: str
+    message: Message
 
 
 class Calls:
@@ -32,50 +68,107 @@ class Calls:
     A program that starts and then serves its objects is not yet a server for
     a moment, in which a caller that has waited for it may be faster. Such
     requests are kept for the server, else nobody would ever answer them.
+
+    :raises snakemq.exceptions.StorageError: answers have to be durable, and
+        there is no storage
     """
 
-    def __init__(self, hook: ReceiveHook, log: logging.Logger) -> None:
+    def __init__(self, hook: ReceiveHook, settings: CallSettings, log: logging.Logger) -> None:
+        if settings.durable and hook.messaging.queues_manager.paged is None:
+            raise StorageError(
+                "durable_calls keeps answers in the storage, and there is none:"
+                " give one, as storage=..."
+            )
         self._hook = hook
+        self._settings = settings
         self._log = log
         self._time = hook.messaging.time
-        #: when it came, and what came
-        self._early: deque[tuple[float, str, str, Message]] = deque(maxlen=_EARLY_COUNT)
+        self._early: deque[_Early] = deque()
+        self._early_bytes = 0
         self._server: RpcServer | None = None
         self._client: RpcClient | None = None
+        hook.messaging.on_disconnect.wire(self._disconnected)
 
     # In the loop's thread, or while no loop runs.
 
     def server(self) -> RpcServer:
         """The server; from now on there is one."""
         if self._server is None:
-            self._server = RpcServer(self._hook)
+            settings = self._settings
+            limits = settings.limits or CallLimits()
+            make = functools.partial(RpcServer, self._hook)
+            if settings.pickler is not None:
+                make = functools.partial(make, settings.pickler)
+            self._server = make(
+                max_workers=limits.max_workers,
+                max_per_peer=limits.max_per_peer,
+                max_per_object=limits.max_per_object,
+                max_waiting=limits.max_waiting,
+                durable=settings.durable,
+                answers=limits.answers,
+                asyncio_loop=settings.asyncio_loop,
+            )
         return self._server
 
     def client(self) -> RpcClient:
         """The client; from now on there is one."""
         if self._client is None:
-            self._client = RpcClient(self._hook)
+            pickler = self._settings.pickler
+            self._client = (
+                RpcClient(self._hook) if pickler is None else RpcClient(self._hook, pickler)
+            )
         return self._client
 
     def serve(self, obj: object, name: str) -> None:
-        """Serve an object."""
-        server = self.server()
-        server.register_object(obj, name)
+        """Serve an object or a function."""
+        if inspect.isroutine(obj) or isinstance(obj, functools.partial):
+            self.server().register_function(obj, name)
+        else:
+            self.server().register_object(obj, name)
+        self._pass_on_early()
+
+    def serve_function(
+        self, f: Callable[..., Any], name: str | None, quick: bool, at_most_once: bool
+    ) -> None:
+        """Serve a function."""
+        self.server().register_function(f, name, quick=quick, at_most_once=at_most_once)
+        self._pass_on_early()
+
+    def _pass_on_early(self) -> None:
         latest = self._time() - _EARLY_SECONDS
         while self._early:
-            came, conn_id, ident, message = self._early.popleft()
-            if came >= latest:
-                server.on_recv(conn_id, ident, message)
+            early = self._drop_early()
+            if early.came >= latest:
+                self._hook.pass_on(early.conn_id, early.ident, early.message)
 
     def take(self, conn_id: str, ident: str, message: Message) -> bool:
         """Whether the message is one of a remote call, and so not for the program."""
         data = message.data
         if not data.startswith(_PREFIXES):
             return False
-        if self._server is None and data.startswith(REQUEST_PREFIX):
-            self._early.append((self._time(), conn_id, ident, message))
+        if self._server is None and data.startswith(_REQUESTS):
+            self._early.append(_Early(self._time(), conn_id, ident, message))
+            self._early_bytes += len(data)
+            while len(self._early) > _EARLY_COUNT or self._early_bytes > _EARLY_BYTES:
+                self._drop_early()
             self._log.info("%s calls, but nothing is served here", ident)
         return True
+
+    def _drop_early(self) -> _Early:
+        early = self._early.popleft()
+        self._early_bytes -= len(early.message.data)
+        return early
+
+    def _disconnected(self, conn_id: str, ident: str) -> None:
+        # The parts that are missing will not come: all of them are sent again.
+        if self._early:
+            part = REQUEST_PARTS.part
+            self._early = deque(
+                early
+                for early in self._early
+                if early.conn_id != conn_id or not early.message.data.startswith(part)
+            )
+            self._early_bytes = sum(len(early.message.data) for early in self._early)
 
     # Any thread.
 
@@ -84,16 +177,21 @@ class Calls:
         """Whether there is a server, which may be at work."""
         return self._server is not None
 
-    def finish(self, seconds: float) -> bool:
-        """Take no more requests, and wait until those that run are done.
+    def drain(self, seconds: float) -> bool:
+        """Take no more calls; finish those that were taken, and have their answers delivered.
 
         :param seconds: how long to wait at most
-        :return: whether they are
+        :return: whether all of that is done
         """
-        return self._server is None or self._server.close(seconds)
+        return self._server is None or self._server.drain(seconds)
+
+    def finish(self) -> None:
+        """Take nothing at all any more."""
+        if self._server is not None:
+            self._server.close(_IDLE_END)
 
     def close(self) -> None:
         """Release everybody who waits for a reply; there will be none."""
-        self.finish(_IDLE_END)
+        self.finish()
         if self._client is not None:
             self._client.close()

@@ -16,19 +16,24 @@ from snakemq.peer._address import Address, Addresses, AddressLike, format_addres
 from snakemq.peer._address import parse as parse_address
 from snakemq.peer._address import parse_many as parse_addresses
 from snakemq.peer._arguments import check_ident, check_positive
+from snakemq.peer._call_limits import CallLimits
+from snakemq.peer._calls import CallSettings
 from snakemq.peer._delivery import Deliveries
 from snakemq.peer._durable import Durable
 from snakemq.peer._inbox import DEFAULT_INBOX_LIMIT, Inbox, ReceivedMessage
+from snakemq.peer._remote import RemoteCalls
 from snakemq.peer._runner import Runner
 from snakemq.peer._sending import Sender
 from snakemq.peer._sends import Sends
 from snakemq.peer._shutdown import Shutdown
 from snakemq.peer._stack import Stack, StorageLike
 from snakemq.peer._waiting import Changes
-from snakemq.rpc import RpcClient, RpcInstProxy, RpcServer
+from snakemq.rpc import Serializer
 from snakemq.storage import DeadLetter
 
 if TYPE_CHECKING:
+    import asyncio
+
     from typing_extensions import Self
 
 __all__ = ["DEFAULT_DRAIN", "DEFAULT_KEEPALIVE", "Peer"]
@@ -43,7 +48,7 @@ DEFAULT_KEEPALIVE: Final = 30.0
 STUCK: Final = 5.0
 
 
-class Peer(Sends, CallbackOwner):
+class Peer(Sends, RemoteCalls, CallbackOwner):
     """A peer: identifier, connections, queues, messages and calls in one object.
 
     ::
@@ -120,14 +125,25 @@ class Peer(Sends, CallbackOwner):
         they are tried again is set in ``peer.messaging.inbox``.
     :param queue_limits: how much may wait for other peers, and what happens to
         more; ``None``: the default, see :class:`snakemq.QueueLimits`
-    :param serve: objects to serve from the first moment, by name; see
-        :meth:`serve`
+    :param serve: objects and functions to serve from the first moment, by name;
+        see :meth:`serve`
+    :param durable_calls: keep the answers to calls in the storage, so that a call
+        that was answered is not run again after a restart; see
+        :class:`snakemq.rpc.RpcServer`
+    :param call_limits: how many calls are served at a time, and how many wait;
+        ``None``: the default, see :class:`snakemq.CallLimits`
+    :param pickler: what calls and their replies are written and read with, here
+        and at the peers on the other side; ``None``: pickle's format, and a reader
+        that makes only plain data and registered types of it. See
+        :class:`snakemq.rpc.Serializer`.
+    :param asyncio_loop: a running loop, for served methods that are ``async def``
     :param on_message: first callback of :attr:`on_message`
     :raises TypeError: an argument is of a wrong type; the message says which
     :raises ValueError: an argument can't be what it is, an address for instance
     :raises OSError: an address can't be listened on; the message names it
     :raises snakemq.exceptions.StorageError: the storage can't be opened;
-        ``durable_receive`` without a storage that can do that
+        ``durable_receive`` without a storage that can do that, or
+        ``durable_calls`` without any
     """
 
     #: ``func(received)``, a :class:`ReceivedMessage`
@@ -161,6 +177,10 @@ class Peer(Sends, CallbackOwner):
         durable_receive: bool = False,
         queue_limits: QueueLimits | None = None,
         serve: Mapping[str, object] | None = None,
+        durable_calls: bool = False,
+        call_limits: CallLimits | None = None,
+        pickler: Serializer | None = None,
+        asyncio_loop: asyncio.AbstractEventLoop | None = None,
         on_message: Callable[[ReceivedMessage], object] | None = None,
     ) -> None:
         # First all that can be wrong, while there is nothing to close.
@@ -177,6 +197,12 @@ class Peer(Sends, CallbackOwner):
             raise TypeError(
                 f"queue_limits takes a snakemq.QueueLimits, not {type(queue_limits).__name__}"
             )
+        if call_limits is not None and not isinstance(call_limits, CallLimits):
+            raise TypeError(
+                f"call_limits takes a snakemq.CallLimits, not {type(call_limits).__name__}"
+            )
+        if pickler is not None and not (hasattr(pickler, "dumps") and hasattr(pickler, "loads")):
+            raise TypeError(f"pickler takes something with dumps and loads, not {pickler!r}")
 
         self.identifier = identifier
         self.log = logging.getLogger("snakemq.peer")
@@ -190,8 +216,9 @@ class Peer(Sends, CallbackOwner):
         self._addresses: list[Address] = []
         self._closed = False
 
+        calls = CallSettings(pickler, durable_calls, call_limits, asyncio_loop)
         self._stack = stack = Stack(
-            identifier, storage, throttle, keepalive, durable_receive, self.log
+            identifier, storage, throttle, keepalive, durable_receive, calls, self.log
         )
         self.link = stack.link
         self.throttle = stack.throttle
@@ -263,9 +290,11 @@ class Peer(Sends, CallbackOwner):
         self._runner.run()
 
     def stop(self, drain: float = DEFAULT_DRAIN) -> None:
-        """Send what is queued for connected peers, then close everything.
+        """Finish what was begun, send what is queued for connected peers, and close everything.
 
-        This waits until they have acknowledged all of it. Messages for peers
+        Calls that were taken are served to their end and answered; new ones are
+        left to the next process, see :meth:`snakemq.rpc.RpcServer.drain`. Then
+        this waits until connected peers have acknowledged all that is queued. Messages for peers
         that are not connected are not waited for: the
         persistent ones stay in the storage, the others are lost, which is
         logged as a warning. (:meth:`flush` waits for them.) When this returns
@@ -536,42 +565,6 @@ class Peer(Sends, CallbackOwner):
     def inbox_dropped(self) -> int:
         """How many messages were dropped because nobody reads the inbox."""
         return self._inbox.dropped
-
-    # Calls.
-
-    def serve(self, obj: object, name: str) -> None:
-        """Let other peers call the public methods of an object.
-
-        They run in threads of their own, several at the same time. What has to
-        be there when the first call comes is served before :meth:`start`: a
-        call for an object that is not served fails.
-
-        :param name: what the others call it
-        """
-        self._runner.call(self._calls.serve, obj, name)
-
-    def proxy(self, ident: str, name: str) -> RpcInstProxy:
-        """A stand-in for an object that another peer serves.
-
-        ``proxy.method(...)`` calls it there, waits, and returns what comes
-        back; see :mod:`snakemq.rpc`. Not in a callback, which would wait for
-        itself; a signal is fine there.
-
-        :param ident: identifier of the peer that serves it
-        :param name: what it calls it
-        """
-        check_ident(ident, "ident")
-        return self.rpc_client.get_proxy(ident, name)
-
-    @property
-    def rpc_server(self) -> RpcServer:
-        """What serves the calls; made with the first object. Without it no request is read."""
-        return self._runner.call(self._calls.server)
-
-    @property
-    def rpc_client(self) -> RpcClient:
-        """What makes the calls; made with the first proxy. Without it no reply is read."""
-        return self._runner.call(self._calls.client)
 
     # In the loop's thread.
 

@@ -24,9 +24,10 @@ _CALLS_WAIT: Final = 0.1
 class Shutdown:
     """Ends the loop of a stack without losing what can be delivered.
 
-    Draining: let the calls that are being served come to their end, and wait
-    until the peers that are connected have acknowledged everything, and what
-    this side owes them, which is acknowledgements above all, is with the system.
+    Draining: take no more calls, let those that were taken come to their end and
+    their answers be acknowledged; then wait until the peers that are connected
+    have acknowledged everything, and what this side owes them, which is
+    acknowledgements above all, is with the system.
     Hanging up: close the connections, and wait until what was sent on them has
     arrived, because a process that simply ends may take it along. Then the
     loop is stopped; latest after the time that :meth:`begin` was given.
@@ -85,8 +86,10 @@ class Shutdown:
         end = self._link.time() + seconds
         # In short waits, because somebody in a hurry may end the loop before.
         while not self._over and self._link.time() < end:
-            if self._calls.finish(_CALLS_WAIT):
+            if self._calls.drain(min(_CALLS_WAIT, max(0.0, end - self._link.time()))):
                 break
+        if not self._over:
+            self._calls.finish()
         self._link.call_soon(self._drain)
 
     def _drain(self) -> None:

@@ -11,7 +11,7 @@ from snakemq.contracts import LinkInterface
 from snakemq.link import Link
 from snakemq.messaging import Messaging, ReceiveHook
 from snakemq.packeter import Packeter
-from snakemq.peer._calls import Calls
+from snakemq.peer._calls import Calls, CallSettings
 from snakemq.storage import QueuesStorageBase, open_storage
 from snakemq.throttle import Throttle
 
@@ -33,6 +33,7 @@ class Stack:
     :param throttle: bytes per second, or ``None``
     :param keepalive: seconds, or ``None``
     :param durable_receive: keep what is received in the storage until it is handled
+    :param call_settings: for the server and the client of calls, if they are needed
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Stack:
         throttle: float | None,
         keepalive: float | None,
         durable_receive: bool,
+        call_settings: CallSettings,
         log: logging.Logger,
     ) -> None:
         with contextlib.ExitStack() as undo:
@@ -60,7 +62,7 @@ class Stack:
             self.messaging.keepalive_interval = keepalive
             self.messaging.keepalive_wait = KEEPALIVE_WAIT
             self.receive_hook = ReceiveHook(self.messaging)
-            self.calls = Calls(self.receive_hook, log)
+            self.calls = Calls(self.receive_hook, call_settings, log)
             undo.pop_all()
         self._closing = contextlib.ExitStack()
         # Last in, first out. Connections go before the messaging layer, which
