@@ -13,6 +13,7 @@ from snakemq._core.rpc_parts import REPLY_PARTS, REQUEST_PARTS
 from snakemq._core.rpc_records import (
     REPLY_PREFIX,
     REQUEST_PREFIX,
+    Code,
     Reply,
     call_record,
     cancel_record,
@@ -44,6 +45,8 @@ T = TypeVar("T")
 
 #: How many items of a stream may be on their way or wait here for their reader.
 DEFAULT_STREAM_WINDOW: Final = 64
+
+_CLOSING: Final = Code.CLOSING.value
 
 
 class RpcClient:
@@ -444,9 +447,10 @@ class RpcClient:
 
     def _cancel(self, call: FutureCall) -> bool:
         cancel = self._cancel_message(call.req_id)
-        if self._outstanding.give_up(call.ident, call, cancel) is None:
-            return call.cancelled
-        call.cancelled = True
+        with self._outstanding.lock:  # two may cancel it at the same time
+            if self._outstanding.give_up(call.ident, call, cancel) is None:
+                return call.cancelled
+            call.cancelled = True
         future = call.let_go(CancelledError())
         if future is not None:
             future.cancel_now()
@@ -498,8 +502,19 @@ class RpcClient:
             return
         if reply.position is not None:
             self._take_part(ident, reply, len(data))
+        elif reply.code == _CLOSING and self._waits_for_the_next(ident, reply.req_id):
+            self.log.debug("ident=%s is about to end, req_id=%s", ident, reply.req_id.hex())
         elif not self._end(ident, reply.req_id, reply):
             self._late(ident, reply)
+
+    def _waits_for_the_next(self, ident: str, req_id: bytes) -> bool:
+        """Whether a call that a server did not take waits for the next one.
+
+        It is as if the server had ended a moment before: the request is
+        repeated when the peer is connected again.
+        """
+        pending = self._outstanding.find(ident, req_id)
+        return pending is not None and pending.wait_for_peer
 
     def _not_sent(self, ident: str, req_id: bytes, error: Exception) -> None:
         """A large request could not be sent, or the other side does not take it."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from snakemq._core.rpc_records import error_record, value_record
+from snakemq._core.rpc_records import Code, error_record, value_record
 from snakemq.exceptions import QueueFull
 from snakemq.message import Message
 from snakemq.rpc import (
@@ -32,6 +32,7 @@ from snakemq.rpc import (
     RemoteError,
     RemoteMethod,
     RpcInstProxy,
+    ServerClosing,
     UnreadableReply,
     Unserializable,
     WouldDeadlock,
@@ -325,6 +326,34 @@ def test_a_request_that_can_not_be_repeated_fails_its_call_only(
     call = InThread(side.proxy.read)
     side.reply(value_record(side.requests(1)[0]["req_id"], 1))
     assert call.result() == 1
+
+
+def test_a_call_that_a_server_does_not_take_because_it_ends_waits_for_the_next_one(
+    side: Side,
+) -> None:
+    side.connect()
+    call = InThread(side.proxy.read)
+    first = side.requests(1)[0]
+    side.reply(error_record(first["req_id"], "about to end", "", code=Code.CLOSING))
+    assert side.waits(1)
+    assert call.running
+    side.disconnect()
+    side.connect(conn_id="2")
+    assert side.requests(2)[1] == first
+    side.reply(value_record(first["req_id"], "of the next one"))
+    assert call.result() == "of the next one"
+    assert side.client.late_replies == 0
+
+
+def test_who_does_not_wait_for_the_peer_is_told_that_it_is_about_to_end(side: Side) -> None:
+    side.connect()
+    call = InThread(side.proxy.read.with_options(wait_for_peer=False))
+    req_id = side.requests(1)[0]["req_id"]
+    side.reply(error_record(req_id, "about to end", "", code=Code.CLOSING))
+    error = call.error()
+    assert isinstance(error, ServerClosing)
+    assert str(error) == "about to end"
+    assert side.waits(0)
 
 
 # Timeouts.
