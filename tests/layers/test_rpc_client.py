@@ -538,13 +538,15 @@ class SealedError(Exception):
         raise TypeError("sealed")
 
 
-def test_an_exception_whose_attributes_can_not_be_set(side: Side) -> None:
+def test_an_exception_whose_attributes_can_not_be_set() -> None:
+    side = Side(pickler=pickle)
     side.connect()
     call = InThread(side.proxy.read)
     side.reply(error_record(side.requests(1)[0]["req_id"], SealedError(5), "text"))
     error = call.error()
     assert isinstance(error, SealedError)
     assert error.__remote_traceback__ == "text"  # type: ignore[attr-defined]
+    side.client.close()
 
 
 class CodeError(Exception):
@@ -702,8 +704,9 @@ class Absent:
 
 
 def test_a_result_that_can_not_be_read_ends_its_call_and_no_other(
-    side: Side, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    side = Side(pickler=pickle)
     side.connect()
     other = InThread(side.proxy.read, 1)
     other_id = side.requests(1)[0]["req_id"]
@@ -717,6 +720,7 @@ def test_a_result_that_can_not_be_read_ends_its_call_and_no_other(
     assert "invalid literal for int" in str(error)
     side.reply(value_record(other_id, "fine"))
     assert other.result() == "fine"
+    side.client.close()
 
 
 def test_a_result_of_a_class_that_is_not_here(side: Side, caplog: pytest.LogCaptureFixture) -> None:
