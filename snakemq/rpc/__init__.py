@@ -32,6 +32,7 @@ from snakemq.rpc._dispatcher import (
     DEFAULT_MAX_WORKERS,
 )
 from snakemq.rpc._executions import AnswerLimits
+from snakemq.rpc._known_types import UnknownType
 from snakemq.rpc._remote_stream import RemoteStream
 from snakemq.rpc.client import RpcClient
 from snakemq.rpc.context import CurrentCall, current_call
@@ -59,6 +60,7 @@ from snakemq.rpc.errors import (
     WrongArguments,
 )
 from snakemq.rpc.hooks import CallHook, CallInfo
+from snakemq.rpc.json_serializer import JSON, Json
 from snakemq.rpc.marks import (
     METHOD_RPC_AS_SIGNAL_ATTR,
     as_signal,
@@ -68,6 +70,7 @@ from snakemq.rpc.marks import (
 )
 from snakemq.rpc.proxy import RemoteMethod, RpcInstProxy, future
 from snakemq.rpc.remote_traceback import REMOTE_TRACEBACK_ATTR
+from snakemq.rpc.safe_pickle import SAFE_PICKLE, SafePickle, register_type
 from snakemq.rpc.serializer import Serializer
 from snakemq.rpc.server import RpcServer
 
@@ -76,10 +79,12 @@ __all__ = [
     "DEFAULT_MAX_PER_PEER",
     "DEFAULT_MAX_WAITING",
     "DEFAULT_MAX_WORKERS",
+    "JSON",
     "METHOD_RPC_AS_SIGNAL_ATTR",
     "REMOTE_TRACEBACK_ATTR",
     "REPLY_PREFIX",
     "REQUEST_PREFIX",
+    "SAFE_PICKLE",
     "AnswerGone",
     "AnswerLimits",
     "Busy",
@@ -91,6 +96,7 @@ __all__ = [
     "CurrentCall",
     "Error",
     "Expired",
+    "Json",
     "NoInstanceError",
     "NoMethodError",
     "NotConnected",
@@ -102,10 +108,12 @@ __all__ = [
     "RpcClient",
     "RpcInstProxy",
     "RpcServer",
+    "SafePickle",
     "Serializer",
     "ServerClosing",
     "SignalCallWarning",
     "StreamGone",
+    "UnknownType",
     "UnreadableReply",
     "UnreadableRequest",
     "Unserializable",
@@ -116,5 +124,6 @@ __all__ = [
     "current_call",
     "future",
     "quick",
+    "register_type",
     "transactional",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from snakemq.messaging import ReceiveHook
 
 __all__ = ["Answers", "End"]
+
+#: So many large answers are remembered, for the case that they are refused.
+_MAX_LARGE: Final = 1000
 
 #: How often at most to look for answers that are too old, in seconds.
 _EXPIRY_INTERVAL: Final = 10.0
@@ -64,6 +68,8 @@ class Answers:
         self._lock = threading.Lock()
         # What was sent and not acknowledged, by peer and message.
         self._sent: dict[str, dict[bytes, _OnEnd]] = {}
+        # Large ones may be refused by the caller, even when all of it was sent.
+        self._large: OrderedDict[bytes, bytes] = OrderedDict()
         #: told when one of them is acknowledged or lost
         self.on_change: Callable[[], object] = lambda: None
         self._timer: Any = None
@@ -113,23 +119,32 @@ class Answers:
 
         ident = execution.ident
         try:
-            self.send(ident, answer, ended)
+            self.send(ident, answer, ended, execution.req_id)
         except Exception as exc:
             # Too large, most often; that it is so is not.
             self._log.warning("ident=%s an answer can't be sent: %r", ident, exc)
-            error = Unserializable(f"the result can't be sent: {describe(exc)}")
-            record = self._replies.error(execution.req_id, error, "", code=Code.UNSERIALIZABLE)
-            if record is not None:
-                try:
-                    self.send(ident, record, ended)
-                except Exception as reason:
-                    self._log.error("ident=%s can't be answered: %r", ident, reason)
+            self._send_instead(ident, execution.req_id, exc, ended)
 
-    def send(self, ident: str, record: bytes, on_end: _OnEnd | None = None) -> None:
+    def _send_instead(
+        self, ident: str, req_id: bytes, error: Exception, on_end: _OnEnd | None
+    ) -> None:
+        """Send what is wrong with an answer."""
+        failure = Unserializable(f"the result can't be sent: {describe(error)}")
+        record = self._replies.error(req_id, failure, "", code=Code.UNSERIALIZABLE)
+        if record is not None:
+            try:
+                self.send(ident, record, on_end)
+            except Exception as reason:
+                self._log.error("ident=%s can't be answered: %r", ident, reason)
+
+    def send(
+        self, ident: str, record: bytes, on_end: _OnEnd | None = None, req_id: bytes | None = None
+    ) -> None:
         """Send a reply. It is lost if the caller is not connected. Any thread.
 
         :param on_end: called when it is known to have arrived, or nothing more
             will be known of it
+        :param req_id: of the call that has to be told if this is refused
         :raises Exception: it can't be sent
         """
         # Somebody waits for it: it goes before the messages that wait.
@@ -142,6 +157,8 @@ class Answers:
             if len(message.data) <= self._parts.part_size:
                 queued = self._messaging.send_message(ident, message, urgent=True)
             else:
+                if req_id is not None:
+                    self._remember_large(message.uuid, req_id)
                 queued = self._parts.send(ident, message.data, key=message.uuid, urgent=True)
         except QueueFull as exc:
             # Nor is there room for any other answer.
@@ -149,6 +166,12 @@ class Answers:
         finally:
             if not queued and on_end is not None:
                 self._end(ident, message.uuid, End.LOST)
+
+    def _remember_large(self, key: bytes, req_id: bytes) -> None:
+        with self._lock:
+            self._large[key] = req_id
+            if len(self._large) > _MAX_LARGE:
+                self._large.popitem(last=False)
 
     def close(self) -> None:
         """Send nothing more."""
@@ -190,6 +213,9 @@ class Answers:
     def _part_failed(self, ident: str, key: bytes, error: Exception) -> None:
         self._log.error("ident=%s a large answer could not be sent: %s", ident, error)
         self._end(ident, key, End.LOST)
+        req_id = self._large.pop(key, None)
+        if req_id is not None:
+            self._send_instead(ident, req_id, error, None)
 
     def _disconnected(self, conn_id: str, ident: str) -> None:
         with self._lock:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from typing import Any
 
 from snakemq._core.rpc_records import Code, error_record, items_record, value_record
-from snakemq.rpc.errors import Error, Unserializable
+from snakemq.rpc.errors import Error
 from snakemq.rpc.remote_traceback import describe
-from snakemq.rpc.serializer import Serializer, loads_with_stand_ins
+from snakemq.rpc.safe_pickle import SafePickle
+from snakemq.rpc.serializer import Serializer, write
 
-__all__ = ["ReplyWriter", "write"]
+__all__ = ["ReplyWriter"]
 
 
 class ReplyWriter:
@@ -24,19 +26,25 @@ class ReplyWriter:
         self._serializer = serializer
         self._log = log
 
-    def value(self, req_id: bytes, value: Any) -> bytes:
+    def value(self, req_id: bytes, value: Any, name: str) -> bytes:
         """This was returned.
 
+        :param name: of the method
         :raises snakemq.rpc.Unserializable: it can't be written
         """
-        return write(self._serializer, value_record(req_id, value))
+        return write(self._serializer, value_record(req_id, value), f"the result of {name}")
 
-    def items(self, req_id: bytes, position: int, items: list[Any], *, end: bool = False) -> bytes:
+    def items(
+        self, req_id: bytes, position: int, items: list[Any], name: str, *, end: bool = False
+    ) -> bytes:
         """A part of a stream.
 
+        :param name: of the method
         :raises snakemq.rpc.Unserializable: an item can't be written
         """
-        return write(self._serializer, items_record(req_id, position, items, end=end))
+        return write(
+            self._serializer, items_record(req_id, position, items, end=end), f"an item of {name}"
+        )
 
     def error(
         self,
@@ -66,11 +74,13 @@ class ReplyWriter:
         return data
 
     def _check(self, data: bytes) -> None:
-        try:
+        if isinstance(self._serializer, SafePickle):
+            # A class that is not registered here may be there, or the caller
+            # reads with pickle itself. It is data of this program, so there
+            # is no harm in that.
+            pickle.loads(data)
+        else:
             self._serializer.loads(data)
-        except Exception:
-            # A class that is not registered here may be there.
-            loads_with_stand_ins(self._serializer, data)
 
     def _substitute(
         self,
@@ -92,10 +102,3 @@ class ReplyWriter:
                 self._log.debug("neither can %r: %r", substitute, error)
         self._log.error("a caller can't be answered: %s", message, exc_info=exc)
         return None
-
-
-def write(serializer: Serializer, record: Any) -> bytes:
-    try:
-        return serializer.dumps(record)
-    except Exception as exc:
-        raise Unserializable(describe(exc)) from exc

@@ -10,7 +10,6 @@ States::
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import warnings
@@ -38,6 +37,8 @@ from snakemq.rpc.errors import (
 from snakemq.rpc.remote_traceback import describe, format_remote
 
 if TYPE_CHECKING:
+    import asyncio
+
     from snakemq.rpc._registry import Served
     from snakemq.rpc.server import RpcServer
 
@@ -142,7 +143,7 @@ class ServedCall:
             self.call.set_transaction(transaction)
             try:
                 value = served.func(*request.args, **request.kwargs)
-                answer = self.server.replies.value(execution.req_id, value)
+                answer = self.server.replies.value(execution.req_id, value, self.call.name)
                 key, record = Executions.record(execution, answer)
                 self.server.keep_in(transaction, key, record)
             finally:
@@ -203,14 +204,15 @@ class ServedCall:
             self._stream(execution, value, in_worker=in_worker)
             return
         if hasattr(type(value), "__anext__"):
-            self._stream(execution, self._drive(value), in_worker=in_worker)
+            loop = self._running_loop()
+            if loop is not None:
+                self._stream(execution, _drive(value, loop), in_worker=in_worker)
             return
         try:
-            answer = self.server.replies.value(execution.req_id, value)
+            answer = self.server.replies.value(execution.req_id, value, self.call.name)
         except Unserializable as exc:
-            self.server.log.warning("ident=%s %s: %s", self.ident, self.call.name, exc)
-            failure = Unserializable(f"the result of {self.call.name} can't be sent: {exc}")
-            self._fail(failure, format_remote(exc))
+            self.server.log.warning("ident=%s %s", self.ident, exc)
+            self._fail(exc, format_remote(exc))
             return
         self._call_after(None)
         self._answer(execution, answer)
@@ -229,17 +231,14 @@ class ServedCall:
     # An async def.
 
     def _go_on_in_asyncio(self, value: Any) -> bool:
-        loop = self.server.asyncio_loop
-        if loop is None or not loop.is_running():
+        loop = self._running_loop()
+        if loop is None:
             if hasattr(value, "close"):
                 value.close()
-            self._raised(
-                Error(
-                    f"{self.call.name} is an async def, which needs a running asyncio loop; give"
-                    " the server one: RpcServer(..., asyncio_loop=asyncio.get_running_loop())"
-                )
-            )
             return True
+        # Who has a loop has imported it; others need not wait for that.
+        import asyncio
+
         # It gets the context of this thread, and with it the current call.
         future = asyncio.run_coroutine_threadsafe(_awaited(value), loop)
         self.call.on_cancel(future.cancel)
@@ -261,11 +260,18 @@ class ServedCall:
         finally:
             self.server.dispatcher.finished(self)
 
-    def _drive(self, value: AsyncIterator[Any]) -> Iterator[Any]:
+    def _running_loop(self) -> asyncio.AbstractEventLoop | None:
+        """The asyncio loop. ``None``: there is none, and the caller was told."""
         loop = self.server.asyncio_loop
-        if loop is None:
-            raise Error(f"{self.call.name} is an async generator, which needs an asyncio loop")
-        return _drive(value, loop)
+        if loop is not None and loop.is_running():
+            return loop
+        self._raised(
+            Error(
+                f"{self.call.name} is asynchronous, which needs a running asyncio loop; give"
+                " the server one: RpcServer(..., asyncio_loop=asyncio.get_running_loop())"
+            )
+        )
+        return None
 
     # A stream.
 
@@ -294,7 +300,9 @@ class ServedCall:
     def write_items(self, position: int, items: list[Any], end: bool) -> bytes:
         """See :class:`StreamWriter`, as for the next ones."""
         assert self.request.req_id is not None
-        return self.server.replies.items(self.request.req_id, position, items, end=end)
+        return self.server.replies.items(
+            self.request.req_id, position, items, self.call.name, end=end
+        )
 
     def write_error(self, position: int, error: BaseException) -> bytes | None:
         assert self.request.req_id is not None
@@ -360,6 +368,8 @@ async def _awaited(value: Any) -> Any:
 
 def _drive(items: AsyncIterator[Any], loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
     """The items of an asynchronous iterator, for a thread that may wait for them."""
+    import asyncio
+
     try:
         while True:
             try:

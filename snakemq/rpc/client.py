@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
@@ -34,7 +33,8 @@ from snakemq.rpc.hooks import CallHook, CallInfo
 from snakemq.rpc.options import UNSET, CallOptions, Unset, checked_timeout
 from snakemq.rpc.proxy import RpcInstProxy
 from snakemq.rpc.request_ids import new_request_id
-from snakemq.rpc.serializer import Serializer, loads_with_stand_ins, write
+from snakemq.rpc.safe_pickle import SAFE_PICKLE
+from snakemq.rpc.serializer import Serializer, loads_with_stand_ins, request_id_in, write
 
 if TYPE_CHECKING:
     from snakemq.messaging import ReceiveHook
@@ -57,10 +57,11 @@ class RpcClient:
     of the first.
 
     :param receive_hook: brings the replies; its messaging carries the requests
-    :param pickler: :mod:`pickle` or something with its ``dumps(obj)`` and
-        ``loads(data)``; both sides need the same. What ``loads`` accepts is
-        what other peers may send here, and pickle may run any code: use it
-        with peers that you trust.
+    :param pickler: what requests are written and replies are read with; both
+        sides need the same. The default reads and writes pickle's format, and
+        makes nothing but plain data, exceptions and what was registered with
+        :func:`register_type`. :mod:`pickle` itself does everything that it is
+        told by those who send: for peers that you trust.
     :param timeout: of the calls for which nothing nearer says anything: proxy,
         method, or the call itself; see :class:`~snakemq.rpc.options.CallOptions`
     :param wait_for_peer: likewise
@@ -74,7 +75,7 @@ class RpcClient:
     def __init__(
         self,
         receive_hook: ReceiveHook,
-        pickler: Serializer = pickle,
+        pickler: Serializer = SAFE_PICKLE,
         *,
         timeout: float | None = None,
         wait_for_peer: bool = True,
@@ -570,8 +571,9 @@ class RpcClient:
         try:
             reply = parse_reply(loads_with_stand_ins(self.pickler, data))
         except Exception as exc:
-            # Serializers that keep bytes as they are leave a trace.
-            found = self._outstanding.mentioned(ident, data)
+            req_id = request_id_in(data)
+            # Other serializers that keep bytes as they are leave a trace.
+            found = [req_id] if req_id else self._outstanding.mentioned(ident, data)
             self.log.warning("ident=%s unreadable reply: %r; %r", ident, error, exc)
         else:
             if not reply.ok and self._end(ident, reply.req_id, reply):

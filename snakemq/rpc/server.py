@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import pickle
@@ -46,9 +45,13 @@ from snakemq.rpc.errors import (
 )
 from snakemq.rpc.hooks import CallHook
 from snakemq.rpc.remote_traceback import describe
-from snakemq.rpc.serializer import Serializer, loads_with_stand_ins
+from snakemq.rpc.safe_pickle import SAFE_PICKLE
+from snakemq.rpc.serializer import Serializer, is_safe, request_id_in
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from snakemq.contracts import TimerHandle
     from snakemq.messaging import ReceiveHook, Transaction
 
 __all__ = ["RpcServer"]
@@ -110,7 +113,7 @@ class RpcServer(Registry):
     def __init__(
         self,
         receive_hook: ReceiveHook,
-        pickler: Serializer = pickle,
+        pickler: Serializer = SAFE_PICKLE,
         *,
         max_workers: int = DEFAULT_MAX_WORKERS,
         max_per_peer: int = DEFAULT_MAX_PER_PEER,
@@ -148,8 +151,8 @@ class RpcServer(Registry):
         self._unread = _Unread()
         self._lock = threading.Lock()
         self._streams: dict[str, set[ServedCall]] = {}
-        #: since when callers with open streams are not connected
-        self._away: dict[str, float] = {}
+        #: callers with open streams that are not connected
+        self._away: dict[str, TimerHandle] = {}
         self._change = threading.Condition()
         self.answers.on_change = self._tell
         self._is_draining = self._is_closed = False
@@ -245,6 +248,7 @@ class RpcServer(Registry):
             self._parts.close()
             for call in streams:
                 call.cancel()
+            self._messaging.call_soon(self._cancel_timers)
             self._messaging.on_connect.remove(self._connected)
             self._messaging.on_disconnect.remove(self._disconnected)
         ended = self.dispatcher.stop(timeout)
@@ -291,18 +295,14 @@ class RpcServer(Registry):
             self._received(conn_id, ident, request, len(data))
 
     def _unreadable(self, ident: str, data: bytes, error: Exception) -> None:
-        """A request with an argument of an unknown class: somebody waits, tell him."""
+        """Somebody waits, and is told if it can be seen for what."""
         self.log.warning("ident=%s unreadable request: %r", ident, error)
-        try:
-            record = loads_with_stand_ins(self.pickler, data[len(REQUEST_PREFIX) :])
-            request = parse_request(record)
-        except Exception as exc:
-            self.log.debug("ident=%s nobody to tell: %r", ident, exc)
+        req_id = request_id_in(data)
+        if req_id is None:
+            self.log.debug("ident=%s nobody to tell", ident)
             return
-        if request.req_id is not None:
-            text = f"the request can't be read by {self._messaging.identifier!r}: "
-            failure = UnreadableRequest(text + describe(error))
-            self._refuse(ident, request.req_id, failure, Code.UNREADABLE)
+        text = f"the request can't be read by {self._messaging.identifier!r}: {describe(error)}"
+        self._refuse(ident, req_id, UnreadableRequest(text), Code.UNREADABLE)
 
     def _refuse(self, ident: str, req_id: bytes, error: Exception, code: Code) -> None:
         """Answer that a call was not begun; it is not remembered."""
@@ -494,24 +494,28 @@ class RpcServer(Registry):
             self._change.notify_all()
 
     def _connected(self, conn_id: str, ident: str) -> None:
-        self._away.pop(ident, None)
+        timer = self._away.pop(ident, None)
+        if timer is not None:
+            timer.cancel()
 
     def _disconnected(self, conn_id: str, ident: str) -> None:
-        if ident in self._streams:
-            self._away[ident] = self._messaging.time()
-            self._messaging.call_later(_STREAM_PATIENCE, self._give_up_streams, ident)
+        if ident in self._streams and ident not in self._away:
+            self._away[ident] = self._messaging.call_later(
+                _STREAM_PATIENCE, self._give_up_streams, ident
+            )
 
     def _give_up_streams(self, ident: str) -> None:
         """Give up the streams of a caller that was away for long."""
-        since = self._away.get(ident)
-        if since is None or self._messaging.time() - since < _STREAM_PATIENCE:
-            return
         del self._away[ident]
         with self._lock:
             streams = list(self._streams.get(ident, ()))
         for call in streams:
             call.cancel()
             self.stream_left(call)
+
+    def _cancel_timers(self) -> None:
+        for ident in list(self._away):
+            self._away.pop(ident).cancel()
 
     def __repr__(self) -> str:
         return f"<RpcServer objects={sorted(map(str, self.instances))} {self.dispatcher!r}>"
@@ -565,6 +569,7 @@ class _Unread:
 
 def _loop_reader(serializer: Serializer) -> Serializer | None:
     """What reads requests in the loop; ``None``: nothing may."""
-    if getattr(serializer, "is_safe", False):
+    if is_safe(serializer):
         return serializer
-    return None
+    # Most requests are plain data, for which it does the same.
+    return SAFE_PICKLE if serializer is pickle else None

@@ -516,7 +516,6 @@ def test_as_signal_on_every_kind_of_method() -> None:
         pickle.dumps({}),
         pickle.dumps({"command": "stop"}),
         pickle.dumps({"command": "call", "object": "obj", "method": "echo"}),
-        pickle.dumps(call_record("obj", 5, (), {}, REQ_ID)),  # type: ignore[arg-type]
         pickle.dumps(call_record("obj", "echo", (), {}, None)),  # type: ignore[arg-type]
         b"cabsent.mod\nAbsent\n.",
     ],
@@ -532,6 +531,13 @@ def test_a_request_that_is_none_is_dropped(
     assert side.call("echo")["ok"]
 
 
+def test_a_call_that_can_not_be_read_is_answered(side: Side) -> None:
+    side.request(call_record("obj", 5, (), {}, REQ_ID))  # type: ignore[arg-type]
+    (reply,) = side.replies(1)
+    assert (reply["req_id"], reply["code"]) == (REQ_ID, "unreadable")
+    assert "a method is a string, not int" in str(reply["exception"])
+
+
 class Absent:
     pass
 
@@ -543,8 +549,10 @@ def test_an_argument_of_a_class_that_is_not_here_is_told_to_the_caller(side: Sid
     assert (reply["req_id"], reply["ok"]) == (REQ_ID, False)
     assert reply["code"] == "unreadable"
     assert type(reply["exception"]) is CallError
-    assert "the request can't be read by 'me': AttributeError" in str(reply["exception"])
-    assert "Abcent" in str(reply["exception"])
+    assert "the request can't be read by 'me': UnknownType(" in str(reply["exception"])
+    assert "snakemq.rpc.register_type(tests.layers.test_rpc_server.Abcent)" in str(
+        reply["exception"]
+    )
 
 
 def test_an_argument_of_a_class_that_is_not_here_in_a_signal(

@@ -31,11 +31,13 @@ from snakemq.rpc import (
     SignalCallWarning,
     WouldDeadlock,
     as_signal,
+    register_type,
 )
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.rpc_fakes import InThread
 
 
+@register_type
 class CustomError(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(code)
