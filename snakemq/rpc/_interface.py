@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import typing
+from collections import abc
 from collections.abc import Callable
 from typing import Any
 
 __all__ = ["Interface"]
 
 _log = logging.getLogger("snakemq.rpc.client")
+
+
+#: What is annotated by it is a method.
+_CALLABLE: Any = abc.Callable
 
 
 class Interface:
@@ -40,7 +45,8 @@ class Interface:
     def namespace(self, name: str) -> type | None:
         """The class by which an attribute is annotated: it is an object with methods."""
         hint = self._hints.get(name)
-        return hint if isinstance(hint, type) else None
+        cls = typing.get_origin(hint) or hint
+        return cls if isinstance(cls, type) and cls is not _CALLABLE else None
 
     def __repr__(self) -> str:
         return self._cls.__qualname__

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import pytest
 
@@ -18,6 +18,8 @@ from snakemq.rpc import RemoteMethod, RpcInstProxy
 from snakemq.rpc.proxy import future
 from tests.helpers import DEADLINE
 from tests.layers.rpc_fakes import InThread, Side, request
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,9 +115,16 @@ class Math(Protocol):
     def add(self, a: int, b: int) -> int: ...
 
 
+class Store(Generic[T]):
+    def get(self, key: str) -> T:
+        raise NotImplementedError
+
+
 class Thermometer(Protocol):
     math: Math
+    store: Store[int]
     calibrate: Callable[[float], None]
+    reset: Callable  # type: ignore[type-arg]
 
     def read(self, room: str) -> float: ...
 
@@ -172,6 +181,10 @@ def test_annotations_are_namespaces(side: Side) -> None:
         _ = proxy.math.ad
     # What can be called is a method, however it is declared.
     assert isinstance(proxy.calibrate, RemoteMethod)
+    assert isinstance(proxy.reset, RemoteMethod)
+    assert called(side, proxy.store.get) == ("obj.store", "get")
+    with pytest.raises(AttributeError, match="Store has no public 'put'"):
+        _ = proxy.store.put
 
 
 def test_annotations_that_are_not_known_at_run_time(side: Side) -> None:
