@@ -19,6 +19,8 @@ class ExitCode(enum.IntEnum):
     NOT_IN_TIME = 3
     #: the called method raised an exception, or there is no such method
     REMOTE_EXCEPTION = 4
+    #: the other side did not take the call, and nothing was run
+    NOT_TAKEN = 5
     #: Ctrl-C: 128 + SIGINT
     INTERRUPTED = 130
     #: whoever read the output went away: 128 + SIGPIPE
@@ -34,6 +36,7 @@ exit status:
   2    wrong arguments
   3    not in time: not connected, not delivered, no answer
   4    the remote method raised an exception, or does not exist
+  5    the call was not taken: the peer is busy or does not allow it
   130  ended by Ctrl-C
   141  whoever read the output went away
   143  ended by SIGTERM
