@@ -186,11 +186,11 @@ class RpcServer(Registry):
         """Take nothing new, finish what was taken, and bring the answers to the callers.
 
         For the moment before the end, such as SIGTERM: :meth:`close` comes next.
-        New calls get :class:`ServerClosing`, except those of 1.6 and of callers
-        who wait for a peer: they get no answer, and repeat the call when they are
-        connected to the next process. Answers are waited for until the callers
-        have acknowledged them, unless they are not connected. Signals that come
-        now are served: nobody would send them again. Not in the loop's thread,
+        New calls are not begun. A caller who waits for peers repeats them when
+        it is connected to the next process, as does 1.6; another one gets
+        :class:`ServerClosing`. Answers are waited for until the callers have
+        acknowledged them, unless they are not connected. Signals that come now
+        are served: nobody would send them again. Not in the loop's thread,
         which has to go on.
 
         :param timeout: how long to wait at most, in seconds; ``None``: for ever
