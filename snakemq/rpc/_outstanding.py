@@ -103,7 +103,9 @@ class Outstanding:
             remote = self.remotes.get(ident)
             if remote is None or remote.pending.get(pending.req_id) is not pending:
                 return None
-            del remote.pending[pending.req_id]
+            # Another thread may have got it by end() meanwhile.
+            if remote.pending.pop(pending.req_id, None) is None:
+                return None
             if pending.sent and remote.connected:
                 self._withdraw(ident, pending.req_id, cancel)
             self._tidy(ident, remote)

@@ -123,6 +123,8 @@ class IncomingStream:
         assert position is not None
         count = len(reply.value) if reply.ok else 0
         with self._changed:
+            if self.over:  # it was closed at this moment
+                return None
             if position + count > self._granted:
                 is_over = True
                 error: Exception | None = StreamGone(

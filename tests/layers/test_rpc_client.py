@@ -533,6 +533,22 @@ def test_without_a_remote_traceback_there_is_an_empty_one_and_no_note(side: Side
     assert not hasattr(error, "__notes__")
 
 
+def test_a_remote_exception_is_chained_to_the_one_that_is_handled(side: Side) -> None:
+    side.connect()
+
+    def call() -> None:
+        try:
+            raise ValueError("here")
+        except ValueError:
+            side.proxy.read()
+
+    calling = InThread(call)
+    side.reply(error_record(side.requests(1)[0]["req_id"], KeyError("there"), ""))
+    error = calling.error()
+    assert type(error) is KeyError
+    assert type(error.__context__) is ValueError
+
+
 class SealedError(Exception):
     def __setattr__(self, name: str, value: object) -> None:
         raise TypeError("sealed")

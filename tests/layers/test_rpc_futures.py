@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from snakemq._core.rpc_records import Code, error_record, value_record
+from snakemq._core.rpc_records import Code, Reply, error_record, value_record
 from snakemq.exceptions import QueueFull
 from snakemq.rpc import (
     ClientClosed,
@@ -218,6 +218,26 @@ def test_a_reply_and_a_cancel_at_the_same_time_end_it_once(side: Side) -> None:
         assert call.cancelled() or call.result(DEADLINE) == 1
         assert ended == [call]
     assert side.waits(0)
+
+
+def test_a_reply_between_the_look_and_the_grip(side: Side) -> None:
+    """The loop takes out what has ended without asking anybody."""
+
+    class Taken(dict[bytes, Any]):
+        def get(self, key: bytes, default: Any = None) -> Any:
+            found = super().get(key, default)
+            side.client._end("bob", key, value_reply(key))
+            return found
+
+    def value_reply(req_id: bytes) -> Reply:
+        return Reply(req_id, True, "just in time")
+
+    side.connect()
+    call = side.proxy.read.future()
+    remote = side.client._outstanding.remotes["bob"]
+    remote.pending = Taken(remote.pending)
+    assert not call.cancel()
+    assert call.result(0) == "just in time"
 
 
 # The thread of the loop.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from snakemq._core.rpc_records import Code, error_record, items_record, value_record
+from snakemq._core.rpc_records import Code, Reply, error_record, items_record, value_record
 from snakemq.exceptions import QueueFull
 from snakemq.rpc import (
     ClientClosed,
@@ -296,6 +296,14 @@ def test_as_a_context_manager(side: Streaming) -> None:
     assert side.cancelled()
     assert list(stream) == []
     assert side.ended()
+
+
+def test_a_part_that_comes_as_it_is_closed_is_not_read(side: Streaming) -> None:
+    stream = side.open([0])
+    state = stream._stream
+    stream.close()
+    assert state.take(Reply(side.req_id, True, [1], position=1), 10) is None
+    assert list(stream) == []
 
 
 def test_closing_what_is_complete_tells_nobody(side: Streaming) -> None:
