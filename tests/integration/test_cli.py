@@ -78,7 +78,7 @@ def test_the_exit_codes_in_the_help_are_all_there_are() -> None:
         ["send", "bob", "hello", "--connect", "1", "--timeout", "inf"],
         ["send", "x" * 51, "hello", "--connect", "1"],
         ["send", "bob", "hello", "--connect", "1", "--ident", "bob"],
-        ["call", "bob", "add", "--connect", "1"],
+        ["call", "bob", "--list", "add", "--connect", "1"],
         ["call", "bob", "calc.", "--connect", "1"],
         ["call", "bob", "calc.add", "[1", "--connect", "1"],
         ["call", "bob", "calc.add", "a=1", "a=2", "--connect", "1"],
