@@ -7,7 +7,14 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from snakemq._core.rpc_records import REQUEST_PREFIX, Reply
-from snakemq.rpc.errors import CallError, NotConnected, PartialCall, RemoteError, error_of
+from snakemq.rpc.errors import (
+    CallError,
+    NotConnected,
+    PartialCall,
+    RemoteError,
+    ServerClosing,
+    error_of,
+)
 from snakemq.rpc.remote_traceback import attach, describe
 
 if TYPE_CHECKING:
@@ -39,8 +46,8 @@ class Pending(Protocol):
 
     #: what identifies it, to both sides
     req_id: bytes
-    #: whether anything was sent to the peer
-    sent: bool
+    #: how often it was sent to a server that may have taken it
+    sent: int
     #: False: it ends when the connection does
     wait_for_peer: bool
 
@@ -79,7 +86,7 @@ class OutgoingCall:
         #: how long it may take, in seconds
         self.timeout = timeout
         self.hooks = hooks
-        self.sent = False
+        self.sent = 0
 
     def message(self) -> bytes:
         """See :class:`Pending`."""
@@ -229,14 +236,16 @@ def failure_in(reply: Reply, ident: str) -> Exception:
     return failure
 
 
-def too_late(ident: str, connected: bool, sent: bool) -> CallError:
+def too_late(ident: str, connected: bool, sent: int) -> CallError:
     """What a call raises whose time is over."""
+    if connected and not sent:
+        return ServerClosing(f"{ident!r} is about to end, and no other has taken its place in time")
     if connected:
         return PartialCall(f"{ident!r} is connected and did not answer in time")
     return not_connected(ident, sent)
 
 
-def not_connected(ident: str, sent: bool) -> NotConnected:
+def not_connected(ident: str, sent: int) -> NotConnected:
     """What a call raises whose peer is not connected."""
     if not sent:
         return NotConnected(f"{ident!r} is not connected")

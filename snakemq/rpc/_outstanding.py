@@ -61,7 +61,7 @@ class Outstanding:
             if remote is None or not remote.connected:
                 # Messaging may know of it already, and tell this client soon.
                 if not pending.wait_for_peer and not self._messaging.is_connected(ident):
-                    raise not_connected(ident, False)
+                    raise not_connected(ident, 0)
                 if remote is None:
                     remote = self.remotes[ident] = Remote()
             remote.pending[pending.req_id] = pending
@@ -71,7 +71,7 @@ class Outstanding:
                 # with TTL 0, as in 1.6: what is not delivered now is repeated
                 # by connected(), and would else arrive twice.
                 self._sender.send(ident, pending.message(), key=pending.req_id)
-                pending.sent = True
+                pending.sent += 1
 
     def end(self, ident: str, req_id: bytes) -> Pending | None:
         """Take out what has this identifier; ``None``: nobody waits for that."""
@@ -177,7 +177,7 @@ class Outstanding:
             for pending in list(remote.pending.values()):
                 try:
                     self._sender.send(ident, pending.message(), key=pending.req_id)
-                    pending.sent = True
+                    pending.sent += 1
                 except Exception as exc:
                     self._log.exception("ident=%s can't repeat a request", ident)
                     if remote.pending.pop(pending.req_id, None) is not None:

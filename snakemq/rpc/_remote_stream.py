@@ -73,7 +73,7 @@ class IncomingStream:
         self.ident = call.ident
         self.req_id = call.req_id
         self.wait_for_peer = call.wait_for_peer
-        self.sent = True
+        self.sent = call.sent
         self.timeout = timeout
         #: whether nothing more will come; what has come may still be to be read
         self.over = False

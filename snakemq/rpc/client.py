@@ -503,19 +503,23 @@ class RpcClient:
             return
         if reply.position is not None:
             self._take_part(ident, reply, len(data))
-        elif reply.code == _CLOSING and self._waits_for_the_next(ident, reply.req_id):
+        elif reply.code == _CLOSING and self._keep_for_the_next(ident, reply.req_id):
             self.log.debug("ident=%s is about to end, req_id=%s", ident, reply.req_id.hex())
         elif not self._end(ident, reply.req_id, reply):
             self._late(ident, reply)
 
-    def _waits_for_the_next(self, ident: str, req_id: bytes) -> bool:
+    def _keep_for_the_next(self, ident: str, req_id: bytes) -> bool:
         """Whether a call that a server did not take waits for the next one.
 
         It is as if the server had ended a moment before: the request is
         repeated when the peer is connected again.
         """
         pending = self._outstanding.find(ident, req_id)
-        return pending is not None and pending.wait_for_peer
+        if pending is None or not pending.wait_for_peer:
+            return False
+        with self._outstanding.lock:  # as where it is counted up
+            pending.sent -= 1
+        return True
 
     def _not_sent(self, ident: str, req_id: bytes, error: Exception) -> None:
         """A large request could not be sent, or the other side does not take it."""

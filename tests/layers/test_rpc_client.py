@@ -345,6 +345,32 @@ def test_a_call_that_a_server_does_not_take_because_it_ends_waits_for_the_next_o
     assert side.client.late_replies == 0
 
 
+def test_a_call_that_no_server_has_taken_has_not_run(side: Side) -> None:
+    side.connect()
+    closing, gone, before = (side.proxy.read.with_options(timeout=5).future() for _ in range(3))
+    for call in (closing, gone):
+        side.reply(error_record(call.req_id, "about to end", "", code=Code.CLOSING))
+    assert closing.cancel()
+    assert not side.records("cancel")
+    last = side.proxy.read.with_options(timeout=3).future()
+    side.reply(error_record(last.req_id, "about to end", "", code=Code.CLOSING))
+    side.messaging.advance(3)
+    assert isinstance(last.exception(0), ServerClosing)
+    side.disconnect()
+    side.connect(conn_id="2")
+    # What another server may have taken may have run, whatever this one says.
+    side.reply(error_record(before.req_id, "about to end", "", code=Code.CLOSING))
+    side.reply(error_record(gone.req_id, "about to end", "", code=Code.CLOSING))
+    side.disconnect(conn_id="2")
+    side.messaging.advance(5)
+    errors = [call.exception(0) for call in (gone, before)]
+    assert [(type(error), error.request_sent) for error in errors] == [
+        (NotConnected, False),
+        (NotConnected, True),
+    ]
+    assert side.is_clean()
+
+
 def test_who_does_not_wait_for_the_peer_is_told_that_it_is_about_to_end(side: Side) -> None:
     side.connect()
     call = InThread(side.proxy.read.with_options(wait_for_peer=False))
