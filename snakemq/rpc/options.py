@@ -32,7 +32,7 @@ class CallOptions:
     :param parent: says what is not set here
     """
 
-    __slots__ = ("_parent", "own_timeout", "own_wait_for_peer")
+    __slots__ = ("_parent", "_timeout", "_wait_for_peer")
 
     def __init__(
         self,
@@ -40,37 +40,46 @@ class CallOptions:
         wait_for_peer: bool | Unset = UNSET,
         parent: CallOptions | None = None,
     ) -> None:
-        #: :data:`UNSET`, or what was set here
-        self.own_timeout = timeout
-        #: likewise
-        self.own_wait_for_peer = wait_for_peer
+        self._timeout = timeout
+        self._wait_for_peer = wait_for_peer
         self._parent = parent
 
     @property
     def timeout(self) -> float | None:
-        """What holds: of this one, or the nearest parent that says anything."""
+        """What holds: of this one, or the nearest parent that says anything.
+
+        Setting it sets it here.
+        """
         options: CallOptions | None = self
         while options is not None:
-            timeout = options.own_timeout
+            timeout = options._timeout
             if timeout is not UNSET:
                 return timeout
             options = options._parent
         return None
+
+    @timeout.setter
+    def timeout(self, timeout: float | None) -> None:
+        self._timeout = timeout
 
     @property
     def wait_for_peer(self) -> bool:
         """Likewise."""
         options: CallOptions | None = self
         while options is not None:
-            wait = options.own_wait_for_peer
+            wait = options._wait_for_peer
             if wait is not UNSET:
                 return wait
             options = options._parent
         return True
 
+    @wait_for_peer.setter
+    def wait_for_peer(self, wait_for_peer: bool) -> None:
+        self._wait_for_peer = wait_for_peer
+
     def copy(self) -> CallOptions:
         """Another one with the same options and the same parent."""
-        return CallOptions(self.own_timeout, self.own_wait_for_peer, self._parent)
+        return CallOptions(self._timeout, self._wait_for_peer, self._parent)
 
     def __repr__(self) -> str:
         return f"<CallOptions timeout={self.timeout!r} wait_for_peer={self.wait_for_peer!r}>"

@@ -168,7 +168,7 @@ class RemoteMethod:
 
     @call_timeout.setter
     def call_timeout(self, timeout: float | None) -> None:
-        self._options.own_timeout = timeout
+        self._options.timeout = timeout
 
     def set_timeout(self, timeout: float | None) -> None:
         """From now on wait so long for the result, and then raise.
@@ -178,7 +178,7 @@ class RemoteMethod:
 
         :param timeout: in seconds; ``None``: for ever
         """
-        self._options.own_timeout = timeout
+        self._options.timeout = timeout
 
     def with_options(
         self,
@@ -202,9 +202,9 @@ class RemoteMethod:
         """
         method = self.clone()
         if timeout is not UNSET:
-            method._options.own_timeout = checked_timeout(timeout)
+            method._options.timeout = checked_timeout(timeout)
         if wait_for_peer is not UNSET:
-            method._options.own_wait_for_peer = wait_for_peer
+            method._options.wait_for_peer = wait_for_peer
         return method
 
     def clone(self) -> RemoteMethod:

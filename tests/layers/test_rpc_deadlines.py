@@ -43,8 +43,8 @@ def test_the_nearest_option_wins() -> None:
 
 def test_options_may_change_at_any_time(side: Side) -> None:
     method = side.proxy.read
-    side.client.options.own_timeout = 3
-    side.client.options.own_wait_for_peer = False
+    side.client.options.timeout = 3
+    side.client.options.wait_for_peer = False
     assert (method.call_timeout, method._options.wait_for_peer) == (3, False)
     method.set_timeout(None)
     assert method.call_timeout is None
@@ -71,7 +71,8 @@ def test_nested_names_have_the_options_of_the_proxy(side: Side) -> None:
 
 def test_options_without_anything_are_those_of_1_6() -> None:
     assert repr(CallOptions()) == "<CallOptions timeout=None wait_for_peer=True>"
-    assert CallOptions().own_timeout is UNSET
+    parent = CallOptions(5, False)
+    assert repr(CallOptions(UNSET, UNSET, parent)) == "<CallOptions timeout=5 wait_for_peer=False>"
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan")])

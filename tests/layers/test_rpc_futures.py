@@ -23,8 +23,8 @@ from snakemq.rpc import (
     PartialCall,
     Unserializable,
     WouldDeadlock,
+    future,
 )
-from snakemq.rpc.proxy import future
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.rpc_fakes import InThread, Side
 

@@ -14,8 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import pytest
 
 from snakemq._core.rpc_records import value_record
-from snakemq.rpc import RemoteMethod, RpcInstProxy
-from snakemq.rpc.proxy import future
+from snakemq.rpc import RemoteMethod, RpcInstProxy, future
 from tests.helpers import DEADLINE
 from tests.layers.rpc_fakes import InThread, Side, request
 
@@ -212,8 +211,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Protocol
 
-from snakemq.rpc import RpcClient
-from snakemq.rpc.proxy import future
+from snakemq.rpc import RpcClient, future
 
 
 class Math(Protocol):
