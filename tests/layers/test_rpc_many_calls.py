@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import pickle
 import random
 import threading
@@ -13,7 +15,7 @@ import pytest
 from snakemq import Peer
 from snakemq._core.rpc_records import REPLY_PREFIX, REQUEST_PREFIX, value_record
 from snakemq.message import Message
-from snakemq.rpc import RemoteStream, RpcClient
+from snakemq.rpc import CallError, RemoteStream, RpcClient, current_call
 from snakemq.testing import peer_pair
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.rpc_fakes import InThread
@@ -25,6 +27,13 @@ ITEMS = 3_000
 
 
 class Service:
+    def hold(self) -> None:
+        """Until nobody waits for it any more."""
+        assert current_call().wait_cancelled(DEADLINE)
+
+    def size(self, data: bytes) -> int:
+        return len(data)
+
     def square(self, number: int) -> int:
         return number * number
 
@@ -203,3 +212,94 @@ def test_a_stream_that_is_left_early(peers: tuple[Peer, Peer]) -> None:
         assert next(stream) == 0
     wait_until(lambda: is_clean(alice.rpc_client))
     assert proxy_of(alice).square(3) == 9
+
+
+class Soak:
+    """Uses everything at random, in several threads, while connections break."""
+
+    def __init__(self, alice: Peer) -> None:
+        self.proxy = proxy_of(alice)
+        self.callbacks = 0
+        self.expected = 0
+        self._lock = threading.Lock()
+
+    def run(self, seed: int) -> None:
+        chance = random.Random(seed)
+        uses = (
+            self.block,
+            self.wait,
+            self.cancel,
+            self.expire,
+            self.call_back,
+            self.read,
+            self.leave,
+        )
+        for number in range(100):
+            chance.choice(uses)(chance, number)
+
+    def block(self, chance: random.Random, number: int) -> None:
+        if chance.random() < 0.2:
+            assert self.proxy.size(bytes(300_000)) == 300_000
+        assert self.proxy.square(number) == number**2
+
+    def wait(self, chance: random.Random, number: int) -> None:
+        calls = [self.proxy.square.with_options(timeout=DEADLINE).future(n) for n in range(20)]
+        assert [call.result(DEADLINE) for call in calls] == [n**2 for n in range(20)]
+
+    def cancel(self, chance: random.Random, number: int) -> None:
+        arguments = (bytes(300_000),) if chance.random() < 0.2 else (b"",)
+        call = self.proxy.size.with_options(timeout=DEADLINE).future(*arguments)
+        assert call.cancel() or call.result(0) == len(arguments[0])
+
+    def expire(self, chance: random.Random, number: int) -> None:
+        # The method ends at the same deadline, so its answer may come in time.
+        with contextlib.suppress(CallError):
+            self.proxy.hold.with_options(timeout=0.005)()
+
+    def call_back(self, chance: random.Random, number: int) -> None:
+        with self._lock:
+            self.expected += 2
+        self.proxy.square.callback(self._called)(number)
+        self.proxy.fail.callback(None, self._called)(number)
+
+    def _called(self, what: object) -> None:
+        with self._lock:
+            self.callbacks += 1
+
+    def read(self, chance: random.Random, number: int) -> None:
+        assert list(self.proxy.count(number)) == list(range(number))
+
+    def leave(self, chance: random.Random, number: int) -> None:
+        stream = self.proxy.count(10**9)
+        for expected in range(chance.randrange(100)):
+            assert next(stream) == expected
+        if chance.random() < 0.5:
+            stream.close()
+
+
+@pytest.mark.slow
+def test_nothing_is_left_of_anything() -> None:
+    threads_before = threading.active_count()
+    with peer_pair(reconnect_interval=0.02) as (alice, bob):
+        bob.serve(Service(), "obj")
+        client = alice.rpc_client
+        soak = Soak(alice)
+        threads = [InThread(soak.run, seed) for seed in range(6)]
+        try:
+            for round_ in range(6):
+                wait_until(lambda: alice.is_connected("bob") and bob.is_connected("alice"))
+                cut((alice, bob)[round_ % 2])
+        finally:
+            for thread in threads:
+                while thread.running:
+                    thread._thread.join(1)
+        for thread in threads:
+            thread.result()
+        wait_until(lambda: soak.callbacks == soak.expected, what=lambda: soak.callbacks)
+        gc.collect()
+        wait_until(lambda: is_clean(client), what=lambda: client)
+        assert client._sender.waiting_bytes() == 0
+        assert client._receiver.held_bytes == 0
+        wait_until(lambda: alice.messaging.queued_messages() == 0)
+        wait_until(lambda: bob.messaging.queued_messages() == 0)
+    wait_until(lambda: threading.active_count() == threads_before)
