@@ -41,7 +41,14 @@ if TYPE_CHECKING:
     from snakemq.limits import DropReason, QueueLimits, WhenFull
     from snakemq.link import SSLConfig
     from snakemq.peer import CallLimits, Delivery, DeliveryState, Peer, ReceivedMessage
-    from snakemq.rpc import as_signal, at_most_once, current_call, quick, transactional
+    from snakemq.rpc import (
+        as_signal,
+        at_most_once,
+        current_call,
+        quick,
+        register_type,
+        transactional,
+    )
 
 __all__ = [
     "FLAG_PERSISTENT",
@@ -71,6 +78,7 @@ __all__ = [
     "current_call",
     "init_logging",
     "quick",
+    "register_type",
     "transactional",
 ]
 
@@ -92,6 +100,7 @@ _LAZY = {
     "at_most_once": "snakemq.rpc",
     "current_call": "snakemq.rpc",
     "quick": "snakemq.rpc",
+    "register_type": "snakemq.rpc",
     "transactional": "snakemq.rpc",
 }
 
