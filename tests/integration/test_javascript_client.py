@@ -189,7 +189,8 @@ def test_json_at_a_server_that_reads_pickle() -> None:
         value = run(
             bob.addresses[0][1],
             """
-            return await client.call("calc", "add", [1, 2], {}, 0.5).catch((error) => error.message);
+            const call = client.call("calc", "add", [1, 2], {}, 0.5);
+            return await call.catch((error) => error.message);
             """,
         )
         server.close()

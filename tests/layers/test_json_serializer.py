@@ -8,8 +8,10 @@ import decimal
 import json
 import math
 import pickle
+import re
 import uuid
 import zoneinfo
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +29,7 @@ from snakemq._core.rpc_records import (
 )
 from snakemq.exceptions import PacketTooLarge, SnakeMQException
 from snakemq.rpc import NoMethodError, RemoteError
-from snakemq.rpc.json_serializer import JSON, MAX_DEPTH, Json
+from snakemq.rpc.json_serializer import _DECODERS, JSON, MAX_DEPTH, Json
 
 REQ_ID = bytes(range(16))
 UTC = datetime.timezone.utc
@@ -380,3 +382,39 @@ def test_damaged(data: st.DataObject) -> None:
 
 def test_it_says_that_it_is_safe() -> None:
     assert JSON.is_safe is True
+
+
+def documented() -> list[str]:
+    """The examples of the specification."""
+    path = Path(__file__).resolve().parents[2] / "docs" / "reference" / "protocol.rst"
+    section = path.read_text("utf-8").split("\nRemote calls in JSON\n")[1].split("\nA peer in one page\n")[0]
+    found = re.findall(r"^\.\. code-block:: json\n\n((?:   .*\n)+)", section, re.MULTILINE)
+    return [json.dumps(json.loads(text), separators=(",", ":")) for text in found]
+
+
+def test_the_examples_of_the_specification() -> None:
+    records: list[Any] = [
+        call_record("calc", "add", (2, 40), {}, REQ_ID),
+        value_record(REQ_ID, 42),
+        error_record(REQ_ID, ZeroDivisionError("division by zero"), "Traceback\n"),
+        signal_record("calc", "note", ("tea",), {"loud": True}),
+        [
+            b"\x00\xff", bytearray(), (1, ()), {1}, frozenset("a"), {1: "one"}, {"$bytes": 5},
+            2**53 + 1, -math.inf, 0.5 - 1j, decimal.Decimal("1.50"),
+            uuid.UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
+            datetime.datetime(
+                2024, 5, 17, 8, 30, tzinfo=datetime.timezone(datetime.timedelta(hours=2))
+            ),
+            datetime.date(2024, 5, 17), datetime.time(8, 30, 0, 250_000),
+            datetime.timedelta(seconds=-1), KeyError("tea"),
+        ],
+    ]  # fmt: skip
+    examples = documented()
+    assert [JSON.dumps(record).decode() for record in records] == examples
+    for record, text in zip(records, examples, strict=True):
+        assert repr(JSON.loads(text.encode())) == repr(record)
+
+
+def test_every_encoding_is_documented_by_an_example() -> None:
+    text = "".join(documented())
+    assert all(f'"{name}"' in text for name in _DECODERS)
