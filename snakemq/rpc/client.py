@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from snakemq._core.rpc_parts import REPLY_PARTS, REQUEST_PARTS
 from snakemq._core.rpc_records import (
+    MAX_COUNT,
     REPLY_PREFIX,
     REQUEST_PREFIX,
     Code,
@@ -66,8 +67,6 @@ class RpcClient:
         method, or the call itself; see :class:`~snakemq.rpc.options.CallOptions`
     :param wait_for_peer: likewise
     :ivar options: these two; may be changed
-    :ivar stream_window: how many items of a stream may be on their way or wait
-        for their reader; to be set before calls are made
     :ivar late_replies: how many replies came for which nobody waited any more,
         or again; they were dropped
     """
@@ -84,7 +83,7 @@ class RpcClient:
         self.receive_hook = receive_hook
         self.pickler = pickler
         self.options = CallOptions(checked_timeout(timeout), wait_for_peer)
-        self.stream_window = DEFAULT_STREAM_WINDOW
+        self._stream_window = DEFAULT_STREAM_WINDOW
         self.late_replies = 0
         #: ``func(exception)``: gets what calls raise, except
         #: :class:`CallError`; the call then returns ``None``. It runs in the
@@ -155,6 +154,20 @@ class RpcClient:
             timeout = checked_timeout(timeout)
         options = CallOptions(timeout, wait_for_peer, self.options)
         return RpcInstProxy(self, remote_ident, name, interface, options)
+
+    @property
+    def stream_window(self) -> int:
+        """How many items of a stream may be on their way or wait for their reader.
+
+        To be set before calls are made.
+        """
+        return self._stream_window
+
+    @stream_window.setter
+    def stream_window(self, items: int) -> None:
+        if not 1 <= items <= MAX_COUNT:
+            raise ValueError(f"a window is at least 1 item, not {items!r}")
+        self._stream_window = items
 
     @property
     def closed(self) -> bool:
@@ -399,7 +412,7 @@ class RpcClient:
             kwargs,
             req_id,
             timeout=timeout,
-            window=self.stream_window,
+            window=self._stream_window,
             headers=headers,
         )
         try:
@@ -553,7 +566,7 @@ class RpcClient:
             stream = pending
         elif isinstance(pending, OutgoingCall):
             call = pending
-            stream = IncomingStream(call, self.stream_window, call.timeout, self._write)
+            stream = IncomingStream(call, self._stream_window, call.timeout, self._write)
             if not self._outstanding.replace(ident, call, stream):
                 call = pending = None
         if pending is None:

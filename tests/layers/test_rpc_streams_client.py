@@ -77,6 +77,23 @@ def test_a_call_allows_a_window(side: Streaming) -> None:
     assert side.requests(1)[0]["window"] == WINDOW
 
 
+def test_a_window_that_makes_no_sense(side: Streaming) -> None:
+    with pytest.raises(ValueError, match="a window is at least 1 item, not 0"):
+        side.client.stream_window = 0
+    assert side.client.stream_window == WINDOW
+
+
+def test_with_the_smallest_window_each_item_is_asked_for(side: Streaming) -> None:
+    side.client.stream_window = 1
+    stream = side.open([0])
+    assert next(stream) == 0
+    side.part(1, [1])
+    assert next(stream) == 1
+    assert side.asked() == [(1, 1), (2, 1)]
+    side.part(2, [], end=True)
+    assert list(stream) == []
+
+
 def test_a_stream_in_one_part(side: Streaming) -> None:
     call = InThread(side.proxy.read)
     side.req_id = side.requests(1)[0]["req_id"]
