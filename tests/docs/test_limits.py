@@ -28,12 +28,20 @@ from snakemq import (
     rpc,
     throttle,
 )
-from snakemq._core import backoff, features, frames, received
+from snakemq._core import backoff, features, frames, received, rpc_parts
 from snakemq._io import connector, link_socket, listener, resolver, workers
 from snakemq.cli import _main
 from snakemq.limits import QueueLimits
 from snakemq.peer import _calls, _stack
 from snakemq.peer import _inbox as peer_inbox
+from snakemq.rpc import (
+    _dispatcher,
+    _pickle_machine,
+    _stream_source,
+    client,
+    json_serializer,
+    server,
+)
 from snakemq.storage import _mongodb_lease, _mongodb_server, _sqla_servers, _sqla_session
 from snakemq.storage import _sqlite_upkeep as sqlite_upkeep
 from snakemq.storage.base import MAX_RECEIVED_PEERS
@@ -91,10 +99,6 @@ def new_messaging() -> messaging.Messaging:
         network_link.cleanup()
 
 
-def remote_method() -> rpc.RemoteMethod:
-    return rpc.RemoteMethod(None, "method")  # type: ignore[arg-type]
-
-
 def longest_ttl() -> int:
     encoded = frames.encode_message(message.Message(b"", ttl=1e300))
     return int.from_bytes(encoded[17:21], "big")
@@ -115,6 +119,7 @@ IDENTIFIERS = "Identifiers remembered of what a peer has sent"
 SECOND = "What a second connection of a connected identifier may send meanwhile"
 
 LEASE = "... the lease of a process that is not heard of ends after"
+EARLY = "Requests that a ``Peer`` keeps before it serves anything"
 SPARE_PAGES = "SQLite: free pages that stay in the file"
 
 OPTIONS = link_socket.TcpOptions()
@@ -205,12 +210,41 @@ EXPECTED = {
     "Messages of a peer that wait to be handled": str(_inbox.INBOX_MESSAGES),
     "... and of how many bytes": size(_inbox.INBOX_BYTES),
     # Remote calls
-    "Calls that a server runs at the same time": str(default(rpc.RpcServer, "max_workers")),
+    "Methods that a server runs at the same time": str(default(rpc.RpcServer, "max_workers")),
+    "... for one caller": str(default(rpc.RpcServer, "max_per_peer")),
+    "... of one object or function": str(default(rpc.RpcServer, "max_per_object")),
+    "Calls that wait beyond those": str(default(rpc.RpcServer, "max_waiting")),
+    "... and the bytes of their requests": size(_dispatcher.DEFAULT_MAX_WAITING_BYTES),
     "A worker without work ends after": seconds(workers.IDLE_TIMEOUT),
-    "Timeout of a call": seconds(remote_method().call_timeout),
+    "Requests that are read in the thread of the loop": size(server._MAX_READ_IN_LOOP),
+    "Timeout of a call": seconds(default(rpc.RpcClient, "timeout")),
     "Time to live of requests and replies": seconds(default(message.Message, "ttl")),
-    "Time to live of a signal": seconds(default(rpc.RemoteMethod.as_signal, "timeout")),
-    "Requests that a ``Peer`` keeps before it serves anything": str(_calls._EARLY_COUNT),
+    "Time to live of a signal": seconds(default(rpc.RemoteMethod.signal, "ttl")),
+    "Answers kept for callers that have not acknowledged them": str(rpc.AnswerLimits().max_count),
+    "... and their bytes": size(rpc.AnswerLimits().max_bytes),
+    "... and for how long each": seconds(rpc.AnswerLimits().max_age),
+    "Stream: items on their way, or not yet taken by their reader": str(
+        client.DEFAULT_STREAM_WINDOW
+    ),
+    "... that a server sends at most, whatever the caller allows": str(_stream_source.MAX_WINDOW),
+    "... bytes of items that a server keeps until they are acknowledged": size(
+        _stream_source._MAX_KEPT_BYTES
+    ),
+    "... items in one message": str(_stream_source._BATCH_ITEMS),
+    "... and about so many bytes": size(_stream_source._BATCH_BYTES),
+    "Open streams of one caller": str(server._MAX_STREAMS),
+    "A stream whose caller is not connected is given up after": seconds(server._STREAM_PATIENCE),
+    "A record that travels in one message": size(rpc_parts.PART_SIZE),
+    "... the largest one in parts, and all that are unfinished on a connection": size(
+        rpc_parts.MAX_RECORD_SIZE
+    ),
+    "... unfinished ones on a connection": str(rpc_parts.MAX_PARTIAL_RECORDS),
+    "... parts on their way to a peer: at least": size(rpc_parts.MIN_WINDOW),
+    "... and at most": size(rpc_parts.MAX_WINDOW),
+    EARLY: str(_calls._EARLY_COUNT),
+    "... and the bytes of these requests": size(_calls._EARLY_BYTES),
+    "Default serializer: levels of nesting": str(_pickle_machine.MAX_DEPTH),
+    "JSON: levels of nesting": str(json_serializer.MAX_DEPTH),
     # Storage
     "Page: what is loaded of a queue at once, in messages": str(_stored.PAGE_MESSAGES),
     "... and the bytes of their data": size(_stored.PAGE_BYTES),
@@ -288,8 +322,7 @@ def test_numbers_in_the_remarks() -> None:
     remarks = {what: remark for what, (_, remark) in rows().items()}
     dead_after = OPTIONS.keepalive_idle + OPTIONS.keepalive_interval * OPTIONS.keepalive_count
     assert f"({dead_after} s)" in remarks["Unanswered probes of the system"]
-    early = seconds(_calls._EARLY_SECONDS)
-    assert early in remarks["Requests that a ``Peer`` keeps before it serves anything"]
+    assert seconds(_calls._EARLY_SECONDS) in remarks[EARLY]
     for what in (SECOND, "Messages held back of a connection that is paused"):
         assert f"may send {size(_holding._LIMIT)}" in remarks[what]
     assert f"last {received.MAX_STREAMS} streams" in remarks[IDENTIFIERS]
