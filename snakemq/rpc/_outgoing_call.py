@@ -210,8 +210,7 @@ class FutureCall(OutgoingCall):
             else:
                 error = failure_in(reply, self.ident)
         future = self.let_go(error)
-        if future is None:
-            return
+        assert future is not None
         if error is None:
             future.set_result(value)
         else:

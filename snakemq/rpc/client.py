@@ -514,8 +514,11 @@ class RpcClient:
         except Exception as exc:
             self._salvage(ident, data, exc)
             return
+        self._take(ident, reply, len(data))
+
+    def _take(self, ident: str, reply: Reply, size: int) -> None:
         if reply.position is not None:
-            self._take_part(ident, reply, len(data))
+            self._take_part(ident, reply, size)
         elif reply.code == _CLOSING and self._keep_for_the_next(ident, reply.req_id):
             self.log.debug("ident=%s is about to end, req_id=%s", ident, reply.req_id.hex())
         elif not self._end(ident, reply.req_id, reply):
@@ -593,13 +596,19 @@ class RpcClient:
             found = [req_id] if req_id else self._outstanding.mentioned(ident, data)
             self.log.warning("ident=%s unreadable reply: %r; %r", ident, error, exc)
         else:
-            if not reply.ok and self._end(ident, reply.req_id, reply):
+            if not reply.ok:
+                self._take(ident, reply, len(data))
                 return
             found = [reply.req_id]
             self.log.warning("ident=%s unreadable reply: %r", ident, error)
-        if len(found) == 1:
+        pending = self._outstanding.find(ident, found[0]) if len(found) == 1 else None
+        if pending is None:
+            return
+        # If it is a part of a stream, the other side would go on with it.
+        cancel = self._cancel_message(pending.req_id)
+        if self._outstanding.give_up(ident, pending, cancel) is not None:
             failure = UnreadableReply(f"the reply of {ident!r} can't be read: {error!r}")
-            self._end(ident, found[0], None, failure)
+            pending.end(None, failure)
 
     def __repr__(self) -> str:
         outstanding = self._outstanding

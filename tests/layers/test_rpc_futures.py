@@ -17,6 +17,7 @@ import pytest
 from snakemq._core.rpc_records import Code, Reply, error_record, value_record
 from snakemq.exceptions import QueueFull
 from snakemq.rpc import (
+    CallError,
     ClientClosed,
     NoMethodError,
     NotConnected,
@@ -288,6 +289,24 @@ def test_what_can_not_be_repeated_is_in_the_future(
     side.connect()
     assert isinstance(call.exception(0), QueueFull)
     assert "can't repeat" in caplog.text
+
+
+def test_a_large_request_that_the_other_side_does_not_take(side: Side) -> None:
+    side.connect()
+    call = side.proxy.read.future()
+    side.client._sender._failed("bob", call.req_id, CallError("too large"))
+    assert isinstance(call.exception(0), CallError)
+    assert side.waits(0)
+
+
+def test_a_peer_that_can_not_be_told_of_the_end(side: Side) -> None:
+    side.connect()
+    cancelled, closed = side.proxy.read.future(), side.proxy.read.future()
+    side.messaging.failure = QueueFull("no room")
+    assert cancelled.cancel()
+    side.client.close()
+    assert isinstance(closed.exception(0), ClientClosed)
+    assert not side.records("cancel")
 
 
 def test_closing_the_client_ends_futures_and_tells_the_peers(side: Side) -> None:

@@ -16,8 +16,10 @@ from snakemq.rpc import (
     ClientClosed,
     NotConnected,
     PartialCall,
+    RemoteError,
     RemoteStream,
     StreamGone,
+    UnreadableReply,
     WouldDeadlock,
 )
 from tests.helpers import wait_until
@@ -196,6 +198,48 @@ def test_a_generator_that_raises_at_once_is_a_stream_as_well(side: Streaming) ->
     stream = call.result()
     with pytest.raises(KeyError):
         next(stream)
+    assert side.ended()
+
+
+class OnlyThere(Exception):
+    """A class that is not registered here."""
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_an_exception_of_an_unknown_class_is_raised_at_its_position_too(
+    side: Streaming, early: bool
+) -> None:
+    stream = side.open([0])
+    if early:
+        side.fail(2, OnlyThere("kitchen"))
+    side.part(1, [1])
+    if not early:
+        side.fail(2, OnlyThere("kitchen"))
+    assert [next(stream), next(stream)] == [0, 1]
+    with pytest.raises(RemoteError, match="kitchen"):
+        next(stream)
+    assert side.asked() == [(2, 0)]
+    assert side.ended()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_item_that_can_not_be_read_ends_the_stream(
+    side: Streaming, caplog: pytest.LogCaptureFixture, first: bool
+) -> None:
+    if first:
+        call = side.proxy.read.future()
+        side.req_id = call.req_id
+        side.part(0, [OnlyThere()])
+        with pytest.raises(UnreadableReply):
+            call.result(0)
+    else:
+        stream = side.open([0])
+        side.part(1, [OnlyThere()])
+        assert next(stream) == 0
+        with pytest.raises(UnreadableReply, match="OnlyThere"):
+            next(stream)
+    assert "unreadable reply" in caplog.text
+    assert side.cancelled()
     assert side.ended()
 
 
