@@ -269,7 +269,7 @@ def parse_request(record: object) -> Request:
         word = record["command"]
         command = _COMMANDS.get(word) if isinstance(word, str) else None
         if command is None:
-            raise BadRecord(f"unknown command {word!r}")
+            raise BadRecord(f"unknown command {_shown(word)}")
         if command is not Command.CALL and command is not Command.SIGNAL:
             return _parse_about_call(command, record)
         name = record["object"]
@@ -290,7 +290,7 @@ def parse_request(record: object) -> Request:
         raise BadRecord(f"headers are a dictionary, not {type(headers).__name__}")
     timeout = record.get("timeout")
     if timeout is not None and not _is_number(timeout):
-        raise BadRecord(f"a timeout is a number of at least 0, not {timeout!r}")
+        raise BadRecord(f"a timeout is a number of at least 0, not {_shown(timeout)}")
     window = record.get("window")
     if window is not None:
         window = _count(record, "window")
@@ -347,10 +347,19 @@ def _req_id(record: dict[Any, Any]) -> bytes:
 def _count(record: dict[Any, Any], key: str) -> int:
     value = record[key]
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
-        raise BadRecord(f"{key} is a number from 0 to 2**53, not {value!r}")
+        raise BadRecord(f"{key} is a number from 0 to 2**53, not {_shown(value)}")
     return value
 
 
 def _is_number(value: object) -> bool:
     # Not a number is not at least 0.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+def _shown(value: object) -> str:
+    """What came, for people. Nothing of it but short texts and numbers: it may be endless."""
+    if isinstance(value, (str, float, bool)) or (
+        isinstance(value, int) and abs(value) < MAX_COUNT**2
+    ):
+        return repr(value if not isinstance(value, str) else value[:50])
+    return type(value).__name__

@@ -10,7 +10,6 @@ States::
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -206,7 +205,7 @@ class ServedCall:
         if hasattr(type(value), "__anext__"):
             loop = self._running_loop()
             if loop is not None:
-                self._stream(execution, _drive(value, loop), in_worker=in_worker)
+                self._stream(execution, _AsyncItems(value, loop, self.call), in_worker=in_worker)
             return
         try:
             answer = self.server.replies.value(execution.req_id, value, self.call.name)
@@ -252,7 +251,8 @@ class ServedCall:
     def _finish(self, future: Future[Any]) -> None:
         try:
             if future.cancelled():
-                self._fail(Expired(f"{self.call.name} was cancelled"), "")
+                # By the caller, or by itself, or because its loop ends.
+                self._fail(Error(f"{self.call.name} was cancelled in its asyncio loop"), "")
             elif (exc := future.exception()) is not None:
                 self._raised(exc)
             else:
@@ -366,18 +366,44 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
-def _drive(items: AsyncIterator[Any], loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
-    """The items of an asynchronous iterator, for a thread that may wait for them."""
-    import asyncio
+class _AsyncItems:
+    """The items of an asynchronous iterator, for a thread that may wait for them.
 
-    try:
-        while True:
-            try:
-                yield asyncio.run_coroutine_threadsafe(_awaited(anext(items)), loop).result()
-            except StopAsyncIteration:
-                return
-    finally:
-        close = getattr(items, "aclose", None)
-        if close is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                asyncio.run_coroutine_threadsafe(close(), loop).result()
+    :param call: the wait ends when it is cancelled
+    """
+
+    def __init__(
+        self, items: AsyncIterator[Any], loop: asyncio.AbstractEventLoop, call: CurrentCall
+    ) -> None:
+        self._items = items
+        self._loop = loop
+        self._waiting: Future[Any] | None = None
+        self._is_cancelled = False
+        call.on_cancel(self._cancel)
+
+    def _cancel(self) -> None:
+        self._is_cancelled = True
+        waiting = self._waiting
+        if waiting is not None:
+            waiting.cancel()
+
+    def __iter__(self) -> _AsyncItems:
+        return self
+
+    def __next__(self) -> Any:
+        import asyncio
+
+        self._waiting = asyncio.run_coroutine_threadsafe(_awaited(anext(self._items)), self._loop)
+        if self._is_cancelled:
+            self._waiting.cancel()
+        try:
+            return self._waiting.result()
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def close(self) -> None:
+        import asyncio
+
+        close = getattr(self._items, "aclose", None)
+        if close is not None and self._loop.is_running():
+            asyncio.run_coroutine_threadsafe(close(), self._loop).result()

@@ -94,6 +94,11 @@ class StreamSource:
         """Whether nothing more is taken from the iterator."""
         return self._is_over
 
+    @property
+    def conn_id(self) -> str:
+        """Connection on which the caller has asked last."""
+        return self._conn_id
+
     # In a worker.
 
     def run(self) -> None:

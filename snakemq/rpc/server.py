@@ -39,6 +39,7 @@ from snakemq.rpc.errors import (
     AnswerGone,
     Busy,
     CallInterrupted,
+    NoInstanceError,
     ServerClosing,
     StreamGone,
     UnreadableRequest,
@@ -67,6 +68,10 @@ _MAX_STREAMS: Final = 1000
 
 #: A stream whose caller is away is given up after so many seconds.
 _STREAM_PATIENCE: Final = 600.0
+
+#: One that its caller has not asked for is given up so many seconds after the
+#: caller was connected again.
+_ASKING: Final = 60.0
 
 #: Under this name answers are kept in the storage.
 _LEDGER: Final = "answers to calls"
@@ -321,7 +326,10 @@ class RpcServer(Registry):
             request.object = ""
             self._receive_call(conn_id, ident, request, size)
         elif command is Command.SIGNAL:
-            self._begin(conn_id, ident, request, None, size)
+            if isinstance(request.object, str):
+                self._begin(conn_id, ident, request, None, size)
+            else:
+                self.log.warning("ident=%s a signal whose object is no string is dropped", ident)
         elif command is Command.CANCEL:
             self._cancel(ident, request)
         elif command is Command.MORE:
@@ -330,6 +338,12 @@ class RpcServer(Registry):
     def _receive_call(self, conn_id: str, ident: str, request: Request, size: int) -> None:
         req_id = request.req_id
         assert req_id is not None
+        if not isinstance(request.object, str):
+            unknown = NoInstanceError(
+                f"an object's name is a string, not {type(request.object).__name__}"
+            )
+            self._refuse(ident, req_id, unknown, Code.NO_INSTANCE)
+            return
         if self._is_draining and self.executions.find(ident, req_id) is None:
             # Who takes no streams is 1.6, and would raise what it does not know.
             if request.window is not None:
@@ -475,7 +489,9 @@ class RpcServer(Registry):
             if len(streams) >= _MAX_STREAMS:
                 return False
             streams.add(call)
-            return True
+        if not self._messaging.is_connected(call.ident):
+            self._messaging.call_soon(self._watch_stream, call.ident)
+        return True
 
     def stream_left(self, call: ServedCall) -> None:
         """A stream is not needed any more."""
@@ -494,24 +510,40 @@ class RpcServer(Registry):
             self._change.notify_all()
 
     def _connected(self, conn_id: str, ident: str) -> None:
+        if ident in self._away:
+            # It asks for its streams at once. What it does not ask for, it does
+            # not want any more, or has all of.
+            self._give_up_streams_in(_ASKING, ident, conn_id)
+
+    def _disconnected(self, conn_id: str, ident: str) -> None:
+        if ident in self._streams:
+            self._give_up_streams_in(_STREAM_PATIENCE, ident, None)
+
+    def _give_up_streams_in(self, seconds: float, ident: str, conn_id: str | None) -> None:
         timer = self._away.pop(ident, None)
         if timer is not None:
             timer.cancel()
+        self._away[ident] = self._messaging.call_later(
+            seconds, self._give_up_streams, ident, conn_id
+        )
 
-    def _disconnected(self, conn_id: str, ident: str) -> None:
-        if ident in self._streams and ident not in self._away:
-            self._away[ident] = self._messaging.call_later(
-                _STREAM_PATIENCE, self._give_up_streams, ident
-            )
+    def _give_up_streams(self, ident: str, conn_id: str | None) -> None:
+        """Give up the streams of a caller that did not ask for them.
 
-    def _give_up_streams(self, ident: str) -> None:
-        """Give up the streams of a caller that was away for long."""
+        :param conn_id: on this connection; ``None``: it was away for long
+        """
         del self._away[ident]
         with self._lock:
             streams = list(self._streams.get(ident, ()))
         for call in streams:
-            call.cancel()
-            self.stream_left(call)
+            if conn_id is None or call.source is None or call.source.conn_id != conn_id:
+                call.cancel()
+                self.stream_left(call)
+
+    def _watch_stream(self, ident: str) -> None:
+        """A stream has begun whose caller was not connected then."""
+        if not self._messaging.is_connected(ident) and ident not in self._away:
+            self._disconnected("", ident)
 
     def _cancel_timers(self) -> None:
         for ident in list(self._away):

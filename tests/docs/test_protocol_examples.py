@@ -37,7 +37,7 @@ from snakemq._peer_connection import PeerConnection
 from snakemq.exceptions import SnakeMQBrokenMessage
 from snakemq.link import Link
 from snakemq.packeter import Packeter
-from snakemq.rpc import as_signal
+from snakemq.rpc import Busy, as_signal, current_call
 from tests.docs.runner import ROOT
 from tests.helpers import DEADLINE, wait_until
 
@@ -145,6 +145,26 @@ RECORDS = {
     "A signal, pickled by Python": pickled(
         rpc_records.REQUEST_PREFIX,
         rpc_records.signal_record("calc", "note", ("tea",), {"loud": True}),
+    ),
+    "A call with a deadline and a window, pickled by Python": pickled(
+        rpc_records.REQUEST_PREFIX,
+        rpc_records.call_record("", "count", (3,), {}, REQ_ID, timeout=2.5, window=64),
+    ),
+    "A call is cancelled, pickled by Python": pickled(
+        rpc_records.REQUEST_PREFIX, rpc_records.cancel_record(REQ_ID)
+    ),
+    "Items of a stream, pickled by Python": pickled(
+        rpc_records.REPLY_PREFIX, rpc_records.items_record(REQ_ID, 0, [0, 1, 2], end=True)
+    ),
+    "More of a stream, pickled by Python": pickled(
+        rpc_records.REQUEST_PREFIX, rpc_records.more_record(REQ_ID, 3, 0)
+    ),
+    "A question for what is served, pickled by Python": pickled(
+        rpc_records.REQUEST_PREFIX, rpc_records.describe_record(REQ_ID)
+    ),
+    "A failure of the call itself, pickled by Python": pickled(
+        rpc_records.REPLY_PREFIX,
+        rpc_records.error_record(REQ_ID, Busy("later"), "", code=rpc_records.Code.BUSY),
     ),
     "A part of a request": rpc_parts.encode_part(
         rpc_parts.REQUEST_PARTS,
@@ -413,14 +433,85 @@ def test_a_running_peer_takes_the_signal(bob: Peer) -> None:
     assert calculator.notes == [("tea", True)]
 
 
+def read_reply(sock: socket.socket) -> dict[str, Any]:
+    data = read_message(sock)[frames.MESSAGE_OVERHEAD :]
+    assert data[:6] == b"rpcrep"
+    record: dict[str, Any] = pickle.loads(data[6:])
+    assert record["req_id"] == REQ_ID
+    return record
+
+
+def test_a_running_peer_sends_the_stream(bob: Peer) -> None:
+    @bob.function
+    def count(upto: int) -> Iterator[int]:
+        yield from range(upto)
+
+    with dial(bob) as sock:
+        call = example("A call with a deadline and a window, pickled by Python")
+        sock.sendall(packet(b"\x02anna") + message_packet(Message(call)))
+        assert read(sock, len(GREETING)) == GREETING
+        items: list[int] = []
+        end = False
+        while not end:
+            record = read_reply(sock)
+            assert list(record) == ["ok", "return", "req_id", "position", "end"]
+            assert record["position"] == len(items)
+            items += record["return"]
+            end = record["end"]
+        assert items == [0, 1, 2]
+        assert bob.rpc_server.executions.find("anna", REQ_ID) is not None
+        more = example("More of a stream, pickled by Python")
+        sock.sendall(message_packet(Message(more)) + PACKETS["A ping"])
+        assert read_message(sock) == frames.FRAME_PONG, "and no reply"
+
+
+def test_a_running_peer_cancels_the_call(bob: Peer) -> None:
+    begun = threading.Event()
+
+    @bob.function
+    def count(upto: int) -> bool:
+        begun.set()
+        return current_call().wait_cancelled(DEADLINE)
+
+    with dial(bob) as sock:
+        call = example("A call with a deadline and a window, pickled by Python")
+        sock.sendall(packet(b"\x02anna") + message_packet(Message(call)))
+        assert begun.wait(DEADLINE)
+        cancel = example("A call is cancelled, pickled by Python")
+        sock.sendall(message_packet(Message(cancel)))
+        assert read(sock, len(GREETING)) == GREETING
+        assert read_reply(sock)["return"] is True
+
+
+def test_a_running_peer_says_what_it_serves(bob: Peer) -> None:
+    with dial(bob) as sock:
+        question = example("A question for what is served, pickled by Python")
+        sock.sendall(packet(b"\x02anna") + message_packet(Message(question)))
+        assert read(sock, len(GREETING)) == GREETING
+        (entry,) = read_reply(sock)["return"]
+    documented = " ".join(SPECIFICATION.read_text("utf-8").split())
+    text = documented.partition("The reply to ``describe`` is one")[2].partition("itself.")[0]
+    assert {*entry, *entry["methods"][0], entry["kind"]} <= set(
+        re.findall(r"``\"?(\w+)\"?``", text)
+    )
+
+
+@pytest.mark.parametrize("code", rpc_records.Code)
+def test_every_code_has_a_row(code: rpc_records.Code) -> None:
+    assert f"\n``{code.value}``  " in SPECIFICATION.read_text("utf-8")
+
+
 @pytest.mark.parametrize("caption", ["A call, pickled by Python", BY_HAND])
-def test_no_reply_to_half_a_record(bob: Peer, caption: str) -> None:
+def test_half_a_record_fails_if_it_says_what_call_it_is(bob: Peer, caption: str) -> None:
     with dial(bob) as sock:
         broken = message_packet(Message(example(caption)[:-1]))
         whole = message_packet(Message(example(caption)))
         sock.sendall(packet(b"\x02anna") + broken + whole)
         assert read(sock, len(GREETING)) == GREETING
-        assert read_message(sock)[25:31] == b"rpcrep"
+        replies = [pickle.loads(read_message(sock)[31:]) for _ in range(2)]
+        assert [reply["ok"] for reply in replies] == [False, True]
+        assert replies[0]["code"] == "unreadable"
+        assert replies[0]["req_id"] == replies[1]["req_id"]
         sock.sendall(PACKETS["A ping"])
         assert read(sock, 5) == PACKETS["A pong"]
 
