@@ -203,6 +203,12 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
             )
         if pickler is not None and not (hasattr(pickler, "dumps") and hasattr(pickler, "loads")):
             raise TypeError(f"pickler takes something with dumps and loads, not {pickler!r}")
+        if asyncio_loop is not None and not hasattr(asyncio_loop, "call_soon_threadsafe"):
+            raise TypeError(f"asyncio_loop takes a running asyncio loop, not {asyncio_loop!r}")
+        if serve is not None and not isinstance(serve, Mapping):
+            raise TypeError(
+                f"serve takes a dictionary of names and objects, not {type(serve).__name__}"
+            )
 
         self.identifier = identifier
         self.log = logging.getLogger("snakemq.peer")

@@ -99,6 +99,8 @@ class RemoteCalls:
         if callable(f):
             self.serve_function(f, name, quick=quick, at_most_once=at_most_once)
             return f
+        if not (f is None or isinstance(f, str)):
+            raise TypeError(f"function() takes a function or a name, not {f!r}")
         chosen = name if f is None else f
 
         def register(function: F) -> F:
@@ -158,6 +160,8 @@ class RemoteCalls:
             negative or not a number
         """
         check_ident(ident, "ident")
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {type(name).__name__}: {name!r}")
         get: Any = self.rpc_client.get_proxy
         return get(ident, name, interface, timeout=timeout, wait_for_peer=wait_for_peer)
 

@@ -122,6 +122,15 @@ def test_what_is_no_name_or_no_function_is_refused(f: Any, name: Any, error: Any
         bob.serve_function(f, name)
 
 
+def test_arguments_of_a_wrong_type() -> None:
+    with Peer("bob") as bob:
+        wrong: Any = 5
+        with pytest.raises(TypeError, match="a function or a name"):
+            bob.function(wrong)
+        with pytest.raises(TypeError, match="name must be a string"):
+            bob.proxy("alice", wrong)
+
+
 def test_a_name_in_serve_is_checked_and_nothing_is_left_open() -> None:
     with pytest.raises(ValueError, match="underscore"):
         Peer("bob", listen=0, serve={"_add": add})
@@ -180,7 +189,14 @@ def test_limits_that_can_not_be(limits: dict[str, Any], error: type[Exception]) 
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"), [("call_limits", 5), ("call_limits", {}), ("pickler", "json")]
+    ("argument", "value"),
+    [
+        ("call_limits", 5),
+        ("call_limits", {}),
+        ("pickler", "json"),
+        ("asyncio_loop", 5),
+        ("serve", [add]),
+    ],
 )
 def test_options_of_a_wrong_type(argument: str, value: object) -> None:
     options: Any = {argument: value}
