@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 __all__ = ["AnswerLimits", "AnswerStore", "Execution", "Executions", "State"]
+
+_log = logging.getLogger("snakemq.rpc.server")
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,6 @@ class Executions:
         """A request came.
 
         :return: its execution, and whether it is new: then it has to be begun
-        :raises Exception: of the store
         """
         key = (ident, req_id)
         with self._lock:
@@ -186,10 +188,19 @@ class Executions:
             self._recall(key, execution)
         return execution, False
 
+    def is_of_earlier(self, ident: str, req_id: bytes) -> bool:
+        """Whether :meth:`receive` of this request will read the store, which may take a while."""
+        return bool(self._earlier) and _digest((ident, req_id)) in self._earlier
+
     def _recall(self, key: tuple[str, bytes], execution: Execution) -> None:
         """An earlier process has answered it."""
         assert self._store is not None
-        record = self._store.get(_digest(key))
+        try:
+            record = self._store.get(_digest(key))
+        except Exception:
+            # It has run; better that the caller knows.
+            _log.exception("ident=%s an answer can't be read from the storage", execution.ident)
+            return
         if record is not None:
             with self._lock:
                 if execution.state is State.ANSWERED:
@@ -210,8 +221,7 @@ class Executions:
         :raises Exception: of the store
         """
         if self._store is not None:
-            self._store.put(_digest((execution.ident, execution.req_id)), _BEGUN)
-            execution.is_stored = True
+            self._put(execution, _BEGUN)
 
     def answered(self, execution: Execution, answer: bytes, *, is_stored: bool = False) -> None:
         """Keep an answer. It is in the store when this returns.
@@ -219,25 +229,39 @@ class Executions:
         :param is_stored: it is there already
         :raises Exception: of the store; it is kept in memory then
         """
+        key = (execution.ident, execution.req_id)
         with self._lock:
             execution.work = None
-            if execution.state is State.FORGOTTEN:
-                return
-            key = (execution.ident, execution.req_id)
-            execution.state = State.ANSWERED
-            execution.answer = answer
-            execution.answered_at = self._time()
-            execution.is_stored |= is_stored
-            self._answered[key] = execution
-            self._keep(key, execution, answer)
-            removed, gone = self._evict()
-        if self._store is not None:
-            if not is_stored:
-                self._store.put(_digest(key), _ANSWER + answer)
-                execution.is_stored = True
+            is_wanted = execution.state is not State.FORGOTTEN
+            removed: list[bytes] = []
+            gone: list[Execution] = []
+            if is_wanted:
+                execution.state = State.ANSWERED
+                execution.answered_at = self._time()
+                execution.is_stored |= is_stored
+                self._answered[key] = execution
+                self._keep(key, execution, answer)
+                removed, gone = self._evict()
+            elif is_stored:
+                removed = [_digest(key)]
+        try:
+            if is_wanted and not is_stored:
+                self._put(execution, _ANSWER + answer)
             for each in gone:
-                self._store.put(each, _GONE)
-        self._remove(removed)
+                self._put(each, _GONE)
+        finally:
+            self._remove(removed)
+
+    def _put(self, execution: Execution, record: bytes) -> None:
+        if self._store is None:
+            return
+        digest = _digest((execution.ident, execution.req_id))
+        self._store.put(digest, record)
+        with self._lock:
+            execution.is_stored = True
+            is_forgotten = execution.state is State.FORGOTTEN
+        if is_forgotten:  # while it was stored
+            self._remove([digest])
 
     @staticmethod
     def record(execution: Execution, answer: bytes) -> tuple[bytes, bytes]:
@@ -292,10 +316,10 @@ class Executions:
             self._bytes -= len(execution.answer)
             execution.answer = None
 
-    def _evict(self) -> tuple[list[bytes], list[bytes]]:
+    def _evict(self) -> tuple[list[bytes], list[Execution]]:
         """Forget calls, and drop answers, beyond the limits.
 
-        :return: what has to leave the store, and of which there the answer has to go
+        :return: what has to leave the store, and whose answers have to
         """
         removed: list[bytes] = []
         limits = self.limits
@@ -305,12 +329,12 @@ class Executions:
             if len(self._answered) <= limits.max_count and oldest.answered_at >= latest:
                 break
             removed += self._forget(oldest)
-        gone: list[bytes] = []
+        gone: list[Execution] = []
         while self._bytes > limits.max_bytes and len(self._kept) > 1:  # the last one is on its way
             key, execution = next(iter(self._kept.items()))
             self._drop_answer(key, execution)
             if execution.is_stored:
-                gone.append(_digest(key))
+                gone.append(execution)
         return removed, gone
 
     def _evict_earlier(self) -> None:

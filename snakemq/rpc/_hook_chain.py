@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 
 from snakemq.rpc.hooks import CallHook, CallInfo
@@ -43,10 +44,25 @@ class HookChain:
         """Call ``after`` of all whose ``before`` returned, the last one first.
 
         For the one who ended the call; a second time nothing happens.
+
+        :raises KeyboardInterrupt: somebody wants to end the program; the others
+            have been told then
         """
         begun, self._begun = self._begun, []
+        interrupt: KeyboardInterrupt | None = None
         for hook in reversed(begun):
             try:
                 hook.after(self.call, error)
-            except Exception:
-                self._log.exception("exception in %r after %s", hook, self.call.name)
+            except BaseException as exc:
+                # SystemExit too: the call has ended, and its caller has to be told how.
+                if isinstance(exc, KeyboardInterrupt) and _is_main_thread():
+                    interrupt = exc
+                else:
+                    self._log.exception("exception in %s after %s", type(hook), self.call.name)
+        if interrupt is not None:
+            raise interrupt
+
+
+def _is_main_thread() -> bool:
+    """Whether this is the one in which signals arrive."""
+    return threading.current_thread() is threading.main_thread()
