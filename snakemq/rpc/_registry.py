@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from types import FunctionType
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
+from types import FunctionType, MethodType
 from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from snakemq.rpc._description import describe_function, describe_object, public_methods
@@ -19,6 +20,9 @@ MAX_SHOWN: Final = 100
 
 #: With how many names a wrong one is compared, to find what was meant.
 MAX_COMPARED: Final = 1000
+
+#: Flags of functions that only make something that is to be run.
+_RUNS_LATER: Final = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -230,7 +234,7 @@ class Registry:
             name = f"{object_name}.{method_name}" if object_name else method_name
             function = self._functions.get(name)
             if function is not None:
-                return name, function.quick or marks_of(function.func).is_quick
+                return name, _is_quick(function.func, registered=function.quick)
         # What nobody serves is not counted apart: anybody can make up names.
         instance = self.instances.get(object_name)
         if instance is None:
@@ -241,9 +245,10 @@ class Registry:
             for cls in kind.__mro__:
                 method = cls.__dict__.get(method_name)
                 if method is not None:
-                    marked = getattr(method, "__func__", method)
-                    is_quick = type(marked) is FunctionType and marks_of(marked).is_quick
-                    return object_name, is_quick and not (own and method_name in own)
+                    if isinstance(method, (staticmethod, classmethod)):
+                        method = method.__func__
+                    is_quick = _is_quick(method) and not (own and method_name in own)
+                    return object_name, is_quick
         return object_name, False
 
     def describe(self) -> list[dict[str, Any]]:
@@ -313,6 +318,26 @@ def _check(name: object, what: str) -> None:
             f"no part of a name that is served begins with an underscore, as in {name!r}: "
             "choose another name for callers"
         )
+
+
+def _is_quick(func: Any, *, registered: bool = False) -> bool:
+    """Whether it may run in the loop's thread. Runs no code of the program.
+
+    :param registered: it was registered as one that may
+    """
+    if type(func) is MethodType:
+        func = func.__func__
+    if type(func) is not FunctionType:
+        # What else can be called may be asked for its attributes only by running it.
+        return registered
+    marks = marks_of(func)
+    return (
+        (registered or marks.is_quick)
+        # Others would wait for the one who is in a transaction.
+        and not marks.is_transactional
+        # What these return has still to be run, who knows for how long.
+        and not func.__code__.co_flags & _RUNS_LATER
+    )
 
 
 def _is_private(name: str) -> bool:
