@@ -246,7 +246,7 @@ class ServedCall:
 
     def _awaited(self, future: Future[Any]) -> None:
         # Not in the asyncio loop: the answer may have to be stored.
-        self.server.finishers.submit(self._finish, future)
+        self.server.helpers.submit(self._finish, future)
 
     def _finish(self, future: Future[Any]) -> None:
         try:
@@ -322,6 +322,11 @@ class ServedCall:
 
     def run_source(self) -> None:
         self.server.dispatcher.submit(_Continuation(self), force=True)
+
+    def flush_source(self) -> None:
+        source = self.source
+        assert source is not None
+        self.server.helpers.submit(source.flush)
 
     def ended(self, error: BaseException | None) -> None:
         self._call_after(error)

@@ -41,6 +41,9 @@ class StreamWriter(Protocol):
     def run_source(self) -> None:
         """Have :meth:`StreamSource.run` called in a worker."""
 
+    def flush_source(self) -> None:
+        """Have :meth:`StreamSource.flush` called soon, in some thread."""
+
     def ended(self, error: BaseException | None) -> None:
         """The iterator is at its end, or was closed."""
 
@@ -73,6 +76,8 @@ class StreamSource:
     ) -> None:
         self._iterator = iterator
         self._writer = writer
+        # Taken in this order; the first one while items are written.
+        self._flushing = threading.Lock()
         self._lock = threading.Lock()
         self._conn_id = conn_id
         self._limit = min(window, MAX_WINDOW)
@@ -86,7 +91,11 @@ class StreamSource:
         self._under_way = 0
         self._was_lost = False
         self._is_running = True  # whoever makes it runs it first
+        #: the worker is inside of the iterator, perhaps for long
+        self._is_taking = False
         self._is_cancelled = False
+        #: what of it could not be written
+        self._failure: Unserializable | None = None
         self._is_over = False
 
     @property
@@ -114,6 +123,7 @@ class StreamSource:
                 self._finish(exc)
                 return
             with self._lock:
+                self._is_taking = False
                 self._pending.append(item)
                 self._position += 1
                 # How large they are is not known before they are written.
@@ -122,41 +132,43 @@ class StreamSource:
                     or len(self._pending) >= _BATCH_ITEMS
                     or len(self._pending) * self._item_bytes >= _BATCH_BYTES
                 )
-            if is_due and not self._flush():
-                return
-        if self._is_cancelled:
-            self._close(None)
+            if is_due:
+                self.flush()
 
     def _may_go_on(self) -> bool:
         """Whether to take another item; if not, this worker leaves."""
         while True:
             with self._lock:
-                if not self._is_cancelled and not self._is_over:
+                is_over = self._is_cancelled or self._failure is not None
+                if not is_over:
                     if self._position < self._limit and self._kept_bytes < _MAX_KEPT_BYTES:
+                        self._is_taking = True
                         return True
                     if not self._pending:
                         self._is_running = False
                         return False
-                else:
-                    self._is_running = False
-                    return False
-            if not self._flush():
+            if is_over:
+                self._close(self._failure)
                 return False
+            self.flush()
 
-    def _flush(self, *, end: bool = False) -> bool:
-        """Send what was taken. False: it can't be written, and the stream is over."""
-        with self._lock:
-            items, self._pending = self._pending, []
-            position = self._position - len(items)
-        if not items and not end:
-            return True
-        try:
-            record = self._writer.write_items(position, items, end)
-        except Unserializable as exc:
-            self._send_one_by_one(position, items, exc)
-            return False
-        self._send(_Batch(position, self._position, record))
-        return True
+    def flush(self) -> None:
+        """Send what was taken and waits. Any thread that may take a while."""
+        self._flush(end=False)
+
+    def _flush(self, *, end: bool) -> None:
+        with self._flushing:
+            with self._lock:
+                items, self._pending = self._pending, []
+                position = self._position - len(items)
+            if self._failure is not None or (not items and not end):
+                return
+            try:
+                record = self._writer.write_items(position, items, end)
+            except Unserializable as exc:
+                self._send_one_by_one(position, items, exc)
+                return
+            self._send(_Batch(position, position + len(items), record))
 
     def _send_one_by_one(self, position: int, items: list[Any], error: Unserializable) -> None:
         """One of them can't be written: send those before it, and what is wrong with it."""
@@ -169,16 +181,15 @@ class StreamSource:
             self._send(_Batch(position, position + 1, record))
             position += 1
         self._send_error(position, error)
-        self._close(error)
+        # Whoever runs it closes it: that may be another thread.
+        self._failure = error
 
     def _finish(self, error: BaseException | None) -> None:
         """The iterator has no more items."""
-        if error is None:
-            if self._flush(end=True):
-                self._close(None)
-        elif self._flush():
+        self._flush(end=error is None)
+        if error is not None and self._failure is None:
             self._send_error(self._position, error)
-            self._close(error)
+        self._close(self._failure or error)
 
     def _send_error(self, position: int, error: BaseException) -> None:
         record = self._writer.write_error(position, error)
@@ -217,13 +228,14 @@ class StreamSource:
         """Something that was sent has arrived, or is lost with its connection."""
         with self._lock:
             self._under_way = max(0, self._under_way - 1)
-            wanted = bool(self._pending) and self._start()
+            # Who runs it may be waiting for the next item.
+            waiting = bool(self._pending) and (self._is_taking or not self._is_running)
             self._was_lost |= lost
             delivered = self._is_over and not self._under_way and not self._was_lost
         if delivered:
             self._writer.delivered()
-        elif wanted:
-            self._writer.run_source()
+        elif waiting:
+            self._writer.flush_source()
 
     def more(self, position: int, window: int, conn_id: str) -> None:
         """The caller has items, and wants more.

@@ -60,8 +60,9 @@ __all__ = ["RpcServer"]
 #: Longer requests are read by a worker, in bytes: the loop has other things to do.
 _MAX_READ_IN_LOOP: Final = 64 * 1024
 
-#: So many threads at most answer calls that were finished in the asyncio loop.
-_MAX_FINISHERS: Final = 8
+#: So many threads at most answer calls that were finished in the asyncio loop,
+#: and send items of streams whose next one takes a while.
+_MAX_HELPERS: Final = 8
 
 #: So many streams of one caller may be open.
 _MAX_STREAMS: Final = 1000
@@ -150,8 +151,8 @@ class RpcServer(Registry):
             max_per_object=max_per_object,
             max_waiting=max_waiting,
         )
-        #: answer calls that were finished in the asyncio loop
-        self.finishers = WorkerPool(_MAX_FINISHERS, "snakemq-rpc-async")
+        #: write what is ready while those who made it do something else
+        self.helpers = WorkerPool(_MAX_HELPERS, "snakemq-rpc-helper")
         self._reader = _loop_reader(pickler)
         self._unread = _Unread()
         self._lock = threading.Lock()
@@ -257,7 +258,7 @@ class RpcServer(Registry):
             self._messaging.on_connect.remove(self._connected)
             self._messaging.on_disconnect.remove(self._disconnected)
         ended = self.dispatcher.stop(timeout)
-        ended &= self.finishers.stop(timeout if ended else 0.0)
+        ended &= self.helpers.stop(timeout if ended else 0.0)
         if first:
             self.answers.close()
         return ended

@@ -25,6 +25,7 @@ class Caller:
     def __init__(self, iterator: Iterator[Any], window: int = 1000) -> None:
         self.sent: list[Part] = []
         self.wanted = 0
+        self.flushes = 0
         self.has_ended: list[BaseException | None] = []
         self.is_delivered = False
         self._records: dict[bytes, Part] = {}
@@ -51,6 +52,10 @@ class Caller:
 
     def run_source(self) -> None:
         self.wanted += 1
+
+    def flush_source(self) -> None:
+        self.flushes += 1
+        self.source.flush()
 
     def ended(self, error: BaseException | None) -> None:
         self.has_ended.append(error)
@@ -137,14 +142,16 @@ def test_what_was_taken_meanwhile_goes_when_the_first_has_left() -> None:
     def items() -> Iterator[int]:
         yield 0
         yield 1
-        # A worker is busy in here while the first part arrives.
+        # A worker is busy in here, perhaps for ever, while the first part arrives.
         caller.source.batch_left(lost=False)
-        assert caller.items == [0]
+        assert caller.items == [0, 1]
         yield 2
-        assert caller.items == [0, 1, 2]
+        assert caller.items == [0, 1]
 
     caller = Caller(items())
     caller.source.run()
+    assert caller.items == [0, 1, 2]
+    assert caller.flushes == 1
     assert caller.has_ended == [None]
 
 
@@ -220,6 +227,29 @@ def test_an_item_that_can_not_be_written() -> None:
     assert isinstance(caller.sent[-1].error, Unserializable)
     assert closed == [True]
     assert caller.source.is_over
+
+
+def test_an_item_that_can_not_be_written_while_the_next_one_is_made() -> None:
+    closed = []
+    caller = Caller(iter([]))
+
+    def items() -> Iterator[Any]:
+        try:
+            yield "first"
+            yield Unserializable
+            caller.source.batch_left(lost=False)
+            assert caller.sent[-1].position == 1
+            yield "behind"
+            raise AssertionError("it was asked for more")
+        finally:
+            closed.append(True)
+
+    caller = Caller(items())
+    caller.source.run()
+    assert caller.items == ["first"]
+    assert isinstance(caller.sent[-1].error, Unserializable)
+    assert closed == [True]
+    assert isinstance(caller.has_ended[0], Unserializable)
 
 
 def test_cancelling_closes_the_generator_in_a_worker() -> None:
