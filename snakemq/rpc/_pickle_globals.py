@@ -285,11 +285,7 @@ _MADE: Final = (RegisteredClass, _Uuid)
 
 
 def _reconstruct(cls: Any, base: Any, state: Any) -> Any:
-    if (
-        not isinstance(cls, _MADE)
-        or not isinstance(base, PlainClass)
-        or base.cls is not object
-    ):
+    if not isinstance(cls, _MADE) or not isinstance(base, PlainClass) or base.cls is not object:
         raise BadData("only objects without a base are made in this way")
     if state is not None:
         raise BadData("an object without a base has no state of it")

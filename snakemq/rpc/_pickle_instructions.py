@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import pickle
+import re
 import struct
 from collections.abc import Callable
 from typing import Any, Final
@@ -26,7 +28,13 @@ _I4: Final = struct.Struct("<i").unpack_from
 _U8: Final = struct.Struct("<Q").unpack_from
 _F8: Final = struct.Struct(">d").unpack_from
 
+_MEMOIZE: Final = 0x94
+_SHORT_TEXT: Final = 0x8C
 _STOP: Final = 0x2E
+
+#: Instructions that push a number or constant; a run of them is left to pickle itself.
+_NUMBERS: Final = frozenset(b"GJKMN\x88\x89")
+_MORE_NUMBERS: Final = re.compile(rb"(?:K.|M..|J.{4}|G.{8}|[N\x88\x89]){4,1000}", re.DOTALL).match
 
 
 def read_pickle(data: bytes, known: KnownTypes, *, stand_ins: bool = False) -> Any:
@@ -39,14 +47,36 @@ def read_pickle(data: bytes, known: KnownTypes, *, stand_ins: bool = False) -> A
     """
     machine = Machine(data, known, stand_ins=stand_ins)
     operations = _OPERATIONS
-    pos = 0
+    stack = machine.stack
+    memo = machine.memo
+    pos = behind_number = 0
     code = _STOP
     try:
         while True:
             code = data[pos]
-            if code == _STOP:
+            # What most of a large pickle consists of is done here.
+            if code == _MEMOIZE:
+                memo[len(memo)] = stack[-1]
+                pos += 1
+            elif code == _SHORT_TEXT:
+                end = pos + 2 + data[pos + 1]
+                text = data[pos + 2 : end]
+                if len(text) != data[pos + 1]:
+                    _take(machine, pos + 2, data[pos + 1])
+                stack.append(str(text, "utf-8", "surrogatepass"))
+                pos = end
+            elif code in _NUMBERS:
+                run = _MORE_NUMBERS(data, pos) if pos == behind_number else None
+                if run is None:
+                    pos = operations[code](machine, pos + 1)
+                else:
+                    stack += pickle.loads(b"(" + run[0] + b"t.")
+                    pos = run.end()
+                behind_number = pos
+            elif code == _STOP:
                 return machine.result()
-            pos = operations[code](machine, pos + 1)
+            else:
+                pos = operations[code](machine, pos + 1)
     except (BadData, UnknownType):
         raise
     except IndexError:
@@ -124,15 +154,6 @@ def _text(data: bytes) -> str:
 
 def _old_text(data: bytes) -> str:
     return str(data, "ascii")
-
-
-def _short_text(machine: Machine, pos: int) -> int:
-    data = machine.data
-    end = pos + 1 + data[pos]
-    if end > len(data):
-        _take(machine, pos + 1, data[pos])
-    machine.stack.append(str(data[pos + 1 : end], "utf-8", "surrogatepass"))
-    return end
 
 
 def _long(unpack: Callable[..., tuple[Any, ...]] | None, size: int) -> _Operation:
@@ -281,12 +302,6 @@ def _add_items(machine: Machine, pos: int) -> int:
     return pos
 
 
-def _memoize(machine: Machine, pos: int) -> int:
-    memo = machine.memo
-    memo[len(memo)] = machine.stack[-1]
-    return pos
-
-
 def _remember(machine: Machine, index: int) -> None:
     if not 0 <= index <= len(machine.data):
         raise BadData(f"memo index {index} in a pickle of {len(machine.data)} bytes")
@@ -420,7 +435,6 @@ _OPERATIONS: Final[dict[int, _Operation]] = {
     ord("U"): _sized(_old_text, None, 1),
     ord("V"): _unicode_line,
     ord("X"): _sized(_text, _U4, 4),
-    0x8C: _short_text,
     0x8D: _sized(_text, _U8, 8),
     ord("B"): _sized(bytes, _U4, 4),
     ord("C"): _sized(bytes, None, 1),
@@ -445,7 +459,6 @@ _OPERATIONS: Final[dict[int, _Operation]] = {
     ord("("): _mark,
     ord("0"): _pop,
     ord("1"): _pop_mark,
-    0x94: _memoize,
     ord("p"): _indexed_by_line(_remember),
     ord("q"): _indexed(_remember, False),
     ord("r"): _indexed(_remember, True),

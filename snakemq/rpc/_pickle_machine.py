@@ -197,10 +197,10 @@ class Machine:
         if not items:
             self.stack.append(())
             return
-        if not _NAMES.isdisjoint(map(type, items)):
-            self.stack.append(Arguments(items))
-            return
         made = tuple(items)
+        if not _NAMES.isdisjoint(map(type, made)):
+            self.stack.append(Arguments(made))
+            return
         self._note(made, made)
         self.stack.append(made)
 

@@ -114,8 +114,10 @@ class SafePickle:
         :raises UnknownType: it has a part of a class that is not registered
         :raises ValueError: this is no pickle, or one that is refused
         """
-        # Measured with a call of 160 bytes: pickle.loads takes 1.4 microseconds,
-        # the match adds 1.1.
+        # A call of 169 bytes, in turn with pickle.loads, the best of five: 3.4
+        # microseconds, 1.3 of them in pickle.loads. What the machine reads takes
+        # longer: an exception with its traceback 18 microseconds (pickle: 2), 1000
+        # small dictionaries 5 milliseconds (pickle: 0.3).
         if len(data) <= _SMALL and (_FEW_SHARED(data) or _WITHOUT_TUPLES(data)):
             try:
                 return pickle.loads(data)
