@@ -387,7 +387,8 @@ def test_it_says_that_it_is_safe() -> None:
 def documented() -> list[str]:
     """The examples of the specification."""
     path = Path(__file__).resolve().parents[2] / "docs" / "reference" / "protocol.rst"
-    section = path.read_text("utf-8").split("\nRemote calls in JSON\n")[1].split("\nA peer in one page\n")[0]
+    _, _, section = path.read_text("utf-8").partition("\nRemote calls in JSON\n")
+    section, _, _ = section.partition("\nA peer in one page\n")
     found = re.findall(r"^\.\. code-block:: json\n\n((?:   .*\n)+)", section, re.MULTILINE)
     return [json.dumps(json.loads(text), separators=(",", ":")) for text in found]
 
