@@ -234,6 +234,9 @@ EXPECTED = {
     "... and about so many bytes": size(_stream_source._BATCH_BYTES),
     "Open streams of one caller": str(server._MAX_STREAMS),
     "A stream whose caller is not connected is given up after": seconds(server._STREAM_PATIENCE),
+    "... and if the caller is connected again and does not ask for it, after": seconds(
+        server._ASKING
+    ),
     "A record that travels in one message": size(rpc_parts.PART_SIZE),
     "... the largest one in parts, and all that are unfinished on a connection": size(
         rpc_parts.MAX_RECORD_SIZE
