@@ -22,7 +22,6 @@ from tests.compat.harness import PythonEnv
 from tests.crash.processes import Role
 from tests.crash.proxy import CuttingProxy, Direction, Ending, Trap
 from tests.crash.workers.records import ACCEPTED, ENDED, OFFERED, RECEIVED, read_records
-from tests.helpers import DEADLINE
 
 #: How many rounds there are in one test at most.
 ROUNDS_PER_RUN = 25
