@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import logging
 import threading
+import uuid
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Protocol
-
-from snakemq.rpc.errors import Unserializable
 
 __all__ = ["MAX_WINDOW", "StreamSource", "StreamWriter"]
 
@@ -20,6 +22,17 @@ _BATCH_BYTES: Final = 256 * 1024
 
 #: With so many bytes sent and not asked to go on, the next item waits.
 _MAX_KEPT_BYTES: Final = 4 * 1024 * 1024
+
+#: Types of values that never change (a frozen set may only have such in it).
+_UNCHANGING: Final[frozenset[type]] = frozenset(
+    (
+        type(None), bool, int, float, complex, str, bytes, frozenset, range,
+        datetime.date, datetime.time, datetime.datetime, datetime.timedelta,
+        decimal.Decimal, uuid.UUID,
+    )
+)  # fmt: skip
+
+_log = logging.getLogger("snakemq.rpc.server")
 
 
 class StreamWriter(Protocol):
@@ -83,6 +96,8 @@ class StreamSource:
         self._limit = min(window, MAX_WINDOW)
         #: index of the next item that is taken
         self._position = 0
+        #: ... and of the next one that is sent
+        self._sent = 0
         self._pending: list[Any] = []
         self._kept: deque[_Batch] = deque()
         self._kept_bytes = 0
@@ -94,8 +109,8 @@ class StreamSource:
         #: the worker is inside of the iterator, perhaps for long
         self._is_taking = False
         self._is_cancelled = False
-        #: what of it could not be written
-        self._failure: Unserializable | None = None
+        #: why something of it could not be sent
+        self._failure: BaseException | None = None
         self._is_over = False
 
     @property
@@ -132,6 +147,11 @@ class StreamSource:
                     or len(self._pending) >= _BATCH_ITEMS
                     or len(self._pending) * self._item_bytes >= _BATCH_BYTES
                 )
+                if not is_due:
+                    try:
+                        self._pending[-1] = _as_it_is_now(item)
+                    except (_CanChange, RecursionError):
+                        is_due = True
             if is_due:
                 self.flush()
 
@@ -141,7 +161,9 @@ class StreamSource:
             with self._lock:
                 is_over = self._is_cancelled or self._failure is not None
                 if not is_over:
-                    if self._position < self._limit and self._kept_bytes < _MAX_KEPT_BYTES:
+                    has_credit = self._position < self._limit and self._kept_bytes < _MAX_KEPT_BYTES
+                    # What waits with nothing under way would wait for the next item.
+                    if has_credit and (self._under_way or not self._pending):
                         self._is_taking = True
                         return True
                     if not self._pending:
@@ -164,25 +186,31 @@ class StreamSource:
             if self._failure is not None or (not items and not end):
                 return
             try:
-                record = self._writer.write_items(position, items, end)
-            except Unserializable as exc:
+                self._write_and_send(position, items, end)
+            except BaseException as exc:
                 self._send_one_by_one(position, items, exc)
-                return
-            self._send(_Batch(position, position + len(items), record))
 
-    def _send_one_by_one(self, position: int, items: list[Any], error: Unserializable) -> None:
-        """One of them can't be written: send those before it, and what is wrong with it."""
-        for item in items:
-            try:
-                record = self._writer.write_items(position, [item], False)
-            except Unserializable as exc:
-                error = exc
-                break
-            self._send(_Batch(position, position + 1, record))
-            position += 1
+    def _write_and_send(self, position: int, items: list[Any], end: bool) -> None:
+        record = self._writer.write_items(position, items, end)
+        self._send(_Batch(position, position + len(items), record))
+
+    def _send_one_by_one(self, position: int, items: list[Any], error: BaseException) -> None:
+        """One of them can't be sent: send those before it, and what is wrong with it."""
+        if len(items) > 1:
+            for item in items:
+                try:
+                    self._write_and_send(position, [item], False)
+                except BaseException as exc:
+                    error = exc
+                    break
+                position += 1
         self._send_error(position, error)
         # Whoever runs it closes it: that may be another thread.
-        self._failure = error
+        with self._lock:
+            self._failure = error
+            wanted = self._start()
+        if wanted:
+            self._have_it_run()
 
     def _finish(self, error: BaseException | None) -> None:
         """The iterator has no more items."""
@@ -192,9 +220,13 @@ class StreamSource:
         self._close(self._failure or error)
 
     def _send_error(self, position: int, error: BaseException) -> None:
-        record = self._writer.write_error(position, error)
-        if record is not None:
-            self._send(_Batch(position, position, record))
+        try:
+            record = self._writer.write_error(position, error)
+            if record is not None:
+                self._send(_Batch(position, position, record))
+        except BaseException:
+            # SystemExit too: nothing that is in an exception ends the worker.
+            _log.exception("a caller can't be told of the end of its stream")
 
     def _close(self, error: BaseException | None) -> None:
         with self._lock:
@@ -203,14 +235,18 @@ class StreamSource:
             self._is_over = True
             self._is_running = False
             self._pending = []
-        close = getattr(self._iterator, "close", None)
         try:
+            close = getattr(self._iterator, "close", None)
             if close is not None:
                 close()
-        except Exception as exc:
+        except BaseException as exc:
             error = error or exc
-        finally:
-            self._writer.ended(error)
+        self._writer.ended(error)
+        # The acknowledgement of the last part may have been faster.
+        with self._lock:
+            delivered = self._is_delivered()
+        if delivered:
+            self._writer.delivered()
 
     def _send(self, batch: _Batch) -> None:
         with self._lock:
@@ -220,7 +256,16 @@ class StreamSource:
             self._kept_bytes += len(batch.record)
             self._item_bytes = len(batch.record) // max(1, batch.end - batch.position)
             self._under_way += 1
-        self._writer.send(batch.record)
+            self._sent = batch.end
+        try:
+            self._writer.send(batch.record)
+        except BaseException:
+            with self._lock:
+                if batch in self._kept:
+                    self._kept.remove(batch)
+                    self._kept_bytes -= len(batch.record)
+                    self._sent = batch.position
+            raise
 
     # Any thread.
 
@@ -231,7 +276,7 @@ class StreamSource:
             # Who runs it may be waiting for the next item.
             waiting = bool(self._pending) and (self._is_taking or not self._is_running)
             self._was_lost |= lost
-            delivered = self._is_over and not self._under_way and not self._was_lost
+            delivered = self._is_delivered()
         if delivered:
             self._writer.delivered()
         elif waiting:
@@ -241,26 +286,36 @@ class StreamSource:
         """The caller has items, and wants more.
 
         :param position: it has all items before this one
-        :param window: so many behind that may come
+        :param window: so many behind that may come; 0, with all items: it has
+            the end as well
         :param conn_id: another one than before: what it does not have is sent again
         """
+        again: list[_Batch] = []
         with self._lock:
+            # It can't have more than there was.
+            position = min(position, self._sent)
             while (
                 self._kept and self._kept[0].end <= position and (self._kept[0].position < position)
             ):
                 self._kept_bytes -= len(self._kept.popleft().record)
             self._limit = max(self._limit, position + min(window, MAX_WINDOW))
-            again: list[_Batch] = []
-            if conn_id != self._conn_id:
+            delivered = self._is_over and (
+                not self._kept or (not window and position == self._sent)
+            )
+            if conn_id != self._conn_id and not delivered:
                 self._conn_id = conn_id
                 again = list(self._kept)
                 self._under_way = len(again)
                 self._was_lost = False
             wanted = self._start()
-        for batch in again:
-            self._writer.send(batch.record)
-        if wanted:
-            self._writer.run_source()
+        if delivered:
+            self._writer.delivered()
+        try:
+            for batch in again:
+                self._writer.send(batch.record)
+        finally:
+            if wanted:
+                self._have_it_run()
 
     def repeat(self, conn_id: str) -> None:
         """The caller has nothing yet, and asks again."""
@@ -272,10 +327,22 @@ class StreamSource:
             self._is_cancelled = True
             self._kept.clear()
             self._kept_bytes = 0
+            is_over = self._is_over
             wanted = self._start()
-        if wanted:
+        if is_over:
+            # Not even what is lost.
+            self._writer.delivered()
+        elif wanted:
             # Closing a generator runs code of the program.
+            self._have_it_run()
+
+    def _have_it_run(self) -> None:
+        try:
             self._writer.run_source()
+        except BaseException:
+            with self._lock:
+                self._is_running = False  # somebody asks again
+            raise
 
     def _start(self) -> bool:
         """With the lock: whether a worker has to be asked to run it."""
@@ -283,3 +350,30 @@ class StreamSource:
             return False
         self._is_running = True
         return True
+
+    def _is_delivered(self) -> bool:
+        """With the lock: whether the caller has all that was sent, and nothing follows."""
+        return self._is_over and not self._under_way and not self._was_lost
+
+
+class _CanChange(Exception):
+    """It is not known how to keep a value as it is."""
+
+
+def _as_it_is_now(value: Any) -> Any:
+    """A value that stays the same when its owner goes on with it.
+
+    A generator may yield the same list again and again, with other things in it.
+
+    :raises _CanChange: it may be one that changes, of a type that is not known
+    """
+    kind = type(value)
+    if kind in _UNCHANGING:
+        return value
+    if kind is list or kind is tuple:
+        return kind(map(_as_it_is_now, value))
+    if kind is dict:
+        return {key: _as_it_is_now(part) for key, part in value.items()}
+    if kind is set or kind is bytearray:
+        return kind(value)
+    raise _CanChange
