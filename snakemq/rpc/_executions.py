@@ -27,9 +27,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from operator import itemgetter
+from typing import Any, Final, Protocol, TypeAlias
 
 __all__ = ["AnswerLimits", "AnswerStore", "Execution", "Executions", "State"]
+
+_Key: TypeAlias = "tuple[str, bytes]"
 
 _log = logging.getLogger("snakemq.rpc.server")
 
@@ -37,6 +40,9 @@ _log = logging.getLogger("snakemq.rpc.server")
 @dataclass(frozen=True)
 class AnswerLimits:
     """How many answers are kept for callers that have not acknowledged them.
+
+    When there are too many, the oldest one goes of a caller that has more than
+    others: nobody loses answers to one who does not fetch theirs.
 
     Without its answer a call can't be repeated: the caller then gets
     :class:`~snakemq.rpc.AnswerGone`. Of what is beyond count or age not even
@@ -112,6 +118,18 @@ class Execution:
         return self.state is State.ANSWERED and self.answer is None
 
 
+class _Share:
+    """What is remembered of one caller."""
+
+    __slots__ = ("answered", "bytes", "kept")
+
+    def __init__(self) -> None:
+        # In the order of their answers, as those of all callers are.
+        self.answered: OrderedDict[_Key, Execution] = OrderedDict()
+        self.kept: OrderedDict[_Key, Execution] = OrderedDict()
+        self.bytes = 0
+
+
 # What a record in the store begins with.
 _BEGUN: Final = b"\0"
 _ANSWER: Final = b"\1"
@@ -133,12 +151,16 @@ class Executions:
         self._time = time
         self._store = store
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, bytes], Execution] = {}
+        # By caller and request.
+        self._known: dict[str, dict[bytes, Execution]] = {}
+        self._count = 0
         # In the order of their answers.
-        self._answered: OrderedDict[tuple[str, bytes], Execution] = OrderedDict()
+        self._answered: OrderedDict[_Key, Execution] = OrderedDict()
         # Those of them whose answer is kept.
-        self._kept: OrderedDict[tuple[str, bytes], Execution] = OrderedDict()
+        self._kept: OrderedDict[_Key, Execution] = OrderedDict()
         self._bytes = 0
+        #: of callers that have any of those
+        self._shares: dict[str, _Share] = {}
         #: what an earlier process has stored, by key: when, and how its record begins
         self._earlier: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         if store is not None:
@@ -151,7 +173,7 @@ class Executions:
         self._evict_earlier()
 
     def __len__(self) -> int:
-        return len(self._known)
+        return self._count
 
     @property
     def kept_bytes(self) -> int:
@@ -165,11 +187,13 @@ class Executions:
         """
         key = (ident, req_id)
         with self._lock:
-            known = self._known.get(key)
+            of_caller = self._known.setdefault(ident, {})
+            known = of_caller.get(req_id)
             if known is not None:
                 known.received_on = conn_id
                 return known, False
-            execution = self._known[key] = Execution(ident, req_id, conn_id)
+            execution = of_caller[req_id] = Execution(ident, req_id, conn_id)
+            self._count += 1
             if not self._earlier:
                 return execution, True
             stored = self._earlier.pop(_digest(key), None)
@@ -182,8 +206,10 @@ class Executions:
                 return execution, True
             execution.state = State.ANSWERED
             execution.answered_at = when
-            self._answered[key] = execution
-            self._answered.move_to_end(key, last=False)
+            share = self._share(ident)
+            for line in (self._answered, share.answered):
+                line[key] = execution
+                line.move_to_end(key, last=False)
         if kind == _ANSWER:
             self._recall(key, execution)
         return execution, False
@@ -192,7 +218,7 @@ class Executions:
         """Whether :meth:`receive` of this request will read the store, which may take a while."""
         return bool(self._earlier) and _digest((ident, req_id)) in self._earlier
 
-    def _recall(self, key: tuple[str, bytes], execution: Execution) -> None:
+    def _recall(self, key: _Key, execution: Execution) -> None:
         """An earlier process has answered it."""
         assert self._store is not None
         try:
@@ -208,12 +234,13 @@ class Executions:
 
     def find(self, ident: str, req_id: bytes) -> Execution | None:
         """The execution of a request; ``None``: there is none."""
-        return self._known.get((ident, req_id))
+        of_caller = self._known.get(ident)
+        return None if of_caller is None else of_caller.get(req_id)
 
     def of(self, ident: str) -> list[Execution]:
         """All of one caller."""
         with self._lock:
-            return [each for each in self._known.values() if each.ident == ident]
+            return list(self._known.get(ident, {}).values())
 
     def store_begin(self, execution: Execution) -> None:
         """Have it known, after a restart too, that it was begun.
@@ -239,7 +266,7 @@ class Executions:
                 execution.state = State.ANSWERED
                 execution.answered_at = self._time()
                 execution.is_stored |= is_stored
-                self._answered[key] = execution
+                self._answered[key] = self._share(key[0]).answered[key] = execution
                 self._keep(key, execution, answer)
                 removed, gone = self._evict()
             elif is_stored:
@@ -297,23 +324,42 @@ class Executions:
 
     def _forget(self, execution: Execution) -> list[bytes]:
         key = (execution.ident, execution.req_id)
-        if self._known.get(key) is not execution:
+        of_caller = self._known.get(execution.ident, {})
+        if of_caller.get(execution.req_id) is not execution:
             return []
-        del self._known[key]
-        self._answered.pop(key, None)
-        self._drop_answer(key, execution)
+        del of_caller[execution.req_id]
+        self._count -= 1
+        if not of_caller:
+            del self._known[execution.ident]
+        if self._answered.pop(key, None) is not None:
+            self._drop_answer(key, execution)
+            share = self._shares[execution.ident]
+            del share.answered[key]
+            if not share.answered:
+                del self._shares[execution.ident]
         execution.state = State.FORGOTTEN
         execution.work = None
         return [_digest(key)] if execution.is_stored else []
 
-    def _keep(self, key: tuple[str, bytes], execution: Execution, answer: bytes) -> None:
-        execution.answer = answer
-        self._kept[key] = execution
-        self._bytes += len(answer)
+    def _share(self, ident: str) -> _Share:
+        share = self._shares.get(ident)
+        if share is None:
+            share = self._shares[ident] = _Share()
+        return share
 
-    def _drop_answer(self, key: tuple[str, bytes], execution: Execution) -> None:
+    def _keep(self, key: _Key, execution: Execution, answer: bytes) -> None:
+        share = self._shares[key[0]]
+        execution.answer = answer
+        self._kept[key] = share.kept[key] = execution
+        self._bytes += len(answer)
+        share.bytes += len(answer)
+
+    def _drop_answer(self, key: _Key, execution: Execution) -> None:
         if self._kept.pop(key, None) is not None and execution.answer is not None:
+            share = self._shares[key[0]]
+            del share.kept[key]
             self._bytes -= len(execution.answer)
+            share.bytes -= len(execution.answer)
             execution.answer = None
 
     def _evict(self) -> tuple[list[bytes], list[Execution]]:
@@ -326,16 +372,43 @@ class Executions:
         latest = self._time() - limits.max_age
         while self._answered:
             oldest = next(iter(self._answered.values()))
-            if len(self._answered) <= limits.max_count and oldest.answered_at >= latest:
-                break
+            if oldest.answered_at >= latest:
+                if len(self._answered) <= limits.max_count:
+                    break
+                oldest = self._first_of_most(
+                    self._answered,
+                    len(self._answered),
+                    lambda share: (share.answered, len(share.answered)),
+                )
             removed += self._forget(oldest)
         gone: list[Execution] = []
         while self._bytes > limits.max_bytes and len(self._kept) > 1:  # the last one is on its way
-            key, execution = next(iter(self._kept.items()))
-            self._drop_answer(key, execution)
+            execution = self._first_of_most(
+                self._kept, self._bytes, lambda share: (share.kept, share.bytes)
+            )
+            self._drop_answer((execution.ident, execution.req_id), execution)
             if execution.is_stored:
                 gone.append(execution)
         return removed, gone
+
+    def _first_of_most(
+        self,
+        line: OrderedDict[_Key, Execution],
+        total: int,
+        of: Callable[[_Share], tuple[OrderedDict[_Key, Execution], int]],
+    ) -> Execution:
+        """The oldest one of a caller that has much, but not the newest of all.
+
+        :param total: how much there is
+        :param of: what of a caller is in this line, and how much of it that is
+        """
+        newest = next(reversed(line))
+        own, much = of(self._shares[newest[0]])
+        if len(own) < 2 or much * len(self._shares) < total:
+            # It has less than most: most often there is one that has nearly all.
+            own, _ = max(map(of, self._shares.values()), key=itemgetter(1))
+        key, execution = next(iter(own.items()))
+        return execution if key != newest else next(iter(line.values()))
 
     def _evict_earlier(self) -> None:
         latest = self._time() - self.limits.max_age
@@ -352,9 +425,9 @@ class Executions:
             self._store.remove(keys)
 
     def __repr__(self) -> str:
-        return f"<Executions known={len(self._known)} answered={len(self._answered)}>"
+        return f"<Executions known={self._count} answered={len(self._answered)}>"
 
 
-def _digest(key: tuple[str, bytes]) -> bytes:
+def _digest(key: _Key) -> bytes:
     ident, req_id = key
     return hashlib.blake2b(ident.encode("utf-8", "surrogatepass") + req_id, digest_size=16).digest()
