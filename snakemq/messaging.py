@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
@@ -372,6 +373,10 @@ class Messaging(CallbackOwner):
     def is_inside_loop(self) -> bool:
         """See :meth:`snakemq.contracts.LinkInterface.is_inside_loop`."""
         return self.packeter.is_inside_loop()
+
+    def is_in_transaction(self) -> bool:
+        """Whether this thread is inside a transaction, for whose end the loop may be waiting."""
+        return threading.get_ident() in self.queues_manager.in_transaction
 
     def time(self) -> float:
         """See :meth:`snakemq.contracts.LinkInterface.time`."""

@@ -38,6 +38,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 __all__ = [
+    "MAX_COUNT",
+    "MAX_REQ_ID",
     "REPLY_PREFIX",
     "REQUEST_PREFIX",
     "BadRecord",
@@ -59,6 +61,12 @@ __all__ = [
 
 REQUEST_PREFIX: Final = b"rpcreq"
 REPLY_PREFIX: Final = b"rpcrep"
+
+#: How long a request identifier may be, in bytes. 1.6 and this release have 16.
+MAX_REQ_ID: Final = 64
+
+#: A timeout of so many seconds is none.
+_FOR_EVER: Final = 1e9
 
 #: The largest number in a record: what every language has exactly.
 MAX_COUNT: Final = 2**53
@@ -288,9 +296,7 @@ def parse_request(record: object) -> Request:
     headers = record.get("headers") or {}
     if not isinstance(headers, dict):
         raise BadRecord(f"headers are a dictionary, not {type(headers).__name__}")
-    timeout = record.get("timeout")
-    if timeout is not None and not _is_number(timeout):
-        raise BadRecord(f"a timeout is a number of at least 0, not {_shown(timeout)}")
+    timeout = _seconds(record.get("timeout"))
     window = record.get("window")
     if window is not None:
         window = _count(record, "window")
@@ -341,6 +347,8 @@ def _req_id(record: dict[Any, Any]) -> bytes:
     req_id = record["req_id"]
     if not isinstance(req_id, bytes):
         raise BadRecord(f"req_id is bytes, not {type(req_id).__name__}")
+    if len(req_id) > MAX_REQ_ID:
+        raise BadRecord(f"a req_id of {len(req_id)} bytes; {MAX_REQ_ID} are the limit")
     return req_id
 
 
@@ -351,9 +359,13 @@ def _count(record: dict[Any, Any], key: str) -> int:
     return value
 
 
-def _is_number(value: object) -> bool:
+def _seconds(value: object) -> float | None:
     # Not a number is not at least 0.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
+        raise BadRecord(f"a timeout is a number of at least 0, not {_shown(value)}")
+    return None if value > _FOR_EVER else float(value)
 
 
 def _shown(value: object) -> str:

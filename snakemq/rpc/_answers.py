@@ -7,11 +7,12 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from snakemq._core.rpc_parts import REPLY_PARTS
 from snakemq._core.rpc_records import REPLY_PREFIX, Code
 from snakemq.exceptions import QueueFull
+from snakemq.limits import DropReason
 from snakemq.message import Message
 from snakemq.rpc._executions import Execution, Executions
 from snakemq.rpc._parts import PartSender
@@ -20,9 +21,14 @@ from snakemq.rpc.errors import Unserializable
 from snakemq.rpc.remote_traceback import describe
 
 if TYPE_CHECKING:
+    from snakemq.contracts import TimerHandle
     from snakemq.messaging import ReceiveHook
 
 __all__ = ["Answers", "End"]
+
+#: When an answer for which there was no room is sent again, in seconds.
+_FIRST_RETRY: Final = 0.05
+_LAST_RETRY: Final = 5.0
 
 #: So many large answers are remembered, for the case that they are refused.
 _MAX_LARGE: Final = 1000
@@ -44,6 +50,12 @@ class End(enum.Enum):
 
 #: ``func(end, conn_id)``, the connection on which it was acknowledged, if it was
 _OnEnd: TypeAlias = Callable[[End, str], object]
+
+
+class _Blocked(NamedTuple):
+    record: bytes
+    on_end: _OnEnd
+    req_id: bytes | None
 
 
 class Answers:
@@ -70,6 +82,10 @@ class Answers:
         self._sent: dict[str, dict[bytes, _OnEnd]] = {}
         # Large ones may be refused by the caller, even when all of it was sent.
         self._large: OrderedDict[bytes, bytes] = OrderedDict()
+        # For which there was no room.
+        self._blocked: dict[str, list[_Blocked]] = {}
+        self._retry_delay = 0.0
+        self._retry_timer: TimerHandle | None = None
         #: told when one of them is acknowledged or lost
         self.on_change: Callable[[], object] = lambda: None
         self._timer: Any = None
@@ -79,13 +95,14 @@ class Answers:
         )
         messaging.on_messages_acked.wire(self._acknowledged)
         messaging.on_messages_left.wire(self._left)
+        messaging.on_messages_dropped.wire(self._dropped)
         messaging.on_disconnect.wire(self._disconnected)
 
     @property
     def under_way(self) -> int:
         """How many replies connected callers have not acknowledged."""
         with self._lock:
-            return sum(map(len, self._sent.values()))
+            return sum(map(len, self._sent.values())) + sum(map(len, self._blocked.values()))
 
     def keep_and_send(
         self, execution: Execution, answer: bytes, *, is_stored: bool = False
@@ -149,10 +166,10 @@ class Answers:
         """
         # Somebody waits for it: it goes before the messages that wait.
         message = Message(REPLY_PREFIX + record)
-        if on_end is not None:
-            with self._lock:
-                self._sent.setdefault(ident, {})[message.uuid] = on_end
-        queued = False
+        on_end = on_end or _ignore
+        with self._lock:
+            self._sent.setdefault(ident, {})[message.uuid] = on_end
+        end: End | None = End.LOST
         try:
             if len(message.data) <= self._parts.part_size:
                 queued = self._messaging.send_message(ident, message, urgent=True)
@@ -160,12 +177,16 @@ class Answers:
                 if req_id is not None:
                     self._remember_large(message.uuid, req_id)
                 queued = self._parts.send(ident, message.data, key=message.uuid, urgent=True)
+            if queued:
+                end = None
         except QueueFull as exc:
-            # Nor is there room for any other answer.
-            self._log.error("ident=%s is not answered, for its queue is full: %s", ident, exc)
+            self._log.warning("ident=%s is answered later, for its queue is full: %s", ident, exc)
+            self._take_back(ident, message.uuid)
+            self._block(ident, _Blocked(record, on_end, req_id))
+            end = None
         finally:
-            if not queued and on_end is not None:
-                self._end(ident, message.uuid, End.LOST)
+            if end is not None:
+                self._end(ident, message.uuid, end)
 
     def _remember_large(self, key: bytes, req_id: bytes) -> None:
         with self._lock:
@@ -177,23 +198,44 @@ class Answers:
         """Send nothing more."""
         self._closed = True
         messaging = self._messaging
-        messaging.call_soon(self._cancel_timer)
+        messaging.call_soon(self._cancel_timers)
         messaging.on_messages_acked.remove(self._acknowledged)
         messaging.on_messages_left.remove(self._left)
+        messaging.on_messages_dropped.remove(self._dropped)
         messaging.on_disconnect.remove(self._disconnected)
         self._parts.close()
         with self._lock:
             self._sent.clear()
+            self._blocked.clear()
 
-    def _end(self, ident: str, key: bytes, end: End, conn_id: str = "") -> None:
+    def _take_back(self, ident: str, key: bytes) -> _OnEnd | None:
         with self._lock:
             sent = self._sent.get(ident)
             on_end = sent.pop(key, None) if sent else None
             if sent is not None and not sent:
                 del self._sent[ident]
+            return on_end
+
+    def _end(self, ident: str, key: bytes, end: End, conn_id: str = "") -> None:
+        on_end = self._take_back(ident, key)
         if on_end is not None:
+            self._tell_end(on_end, end, conn_id)
+
+    def _tell_end(self, on_end: _OnEnd, end: End, conn_id: str) -> None:
+        try:
             on_end(end, conn_id)
-            self.on_change()
+        except Exception:
+            # There are others to be told.
+            self._log.exception("exception in %r", on_end)
+        self.on_change()
+
+    def _block(self, ident: str, blocked: _Blocked) -> None:
+        """Send something when there is room for it again."""
+        with self._lock:
+            first = not self._blocked
+            self._blocked.setdefault(ident, []).append(blocked)
+        if first:
+            self._messaging.call_soon(self._arm_retry)
 
     # In the thread of the loop.
 
@@ -207,6 +249,33 @@ class Answers:
             for message in messages:
                 self._end(ident, message.uuid, End.LEFT)
 
+    def _dropped(self, ident: str, messages: list[Message], reason: DropReason) -> None:
+        if reason is not DropReason.QUEUE_FULL or ident not in self._sent:
+            return  # with the connection all of it ends
+        for message in messages:
+            on_end = self._take_back(ident, message.uuid)
+            if on_end is not None:
+                record = message.data[len(REPLY_PREFIX) :]
+                self._block(ident, _Blocked(record, on_end, None))
+
+    def _arm_retry(self) -> None:
+        if self._retry_timer is None and not self._closed:
+            self._retry_delay = min(max(2 * self._retry_delay, _FIRST_RETRY), _LAST_RETRY)
+            self._retry_timer = self._messaging.call_later(self._retry_delay, self._retry)
+
+    def _retry(self) -> None:
+        self._retry_timer = None
+        with self._lock:
+            blocked, self._blocked = self._blocked, {}
+        for ident, some in blocked.items():
+            for record, on_end, req_id in some:
+                try:
+                    self.send(ident, record, on_end, req_id)
+                except Exception as exc:
+                    self._log.error("ident=%s can't be answered: %r", ident, exc)
+        if not self._blocked:
+            self._retry_delay = 0.0
+
     def _part_arrived(self, conn_id: str, ident: str, key: bytes) -> None:
         self._end(ident, key, End.ACKNOWLEDGED, conn_id)
 
@@ -219,13 +288,14 @@ class Answers:
 
     def _disconnected(self, conn_id: str, ident: str) -> None:
         with self._lock:
-            lost = self._sent.pop(ident, None)
-        for on_end in (lost or {}).values():
-            on_end(End.LOST, conn_id)
-        if lost:
-            self.on_change()
+            lost = list(self._sent.pop(ident, {}).values())
+            lost += [blocked.on_end for blocked in self._blocked.pop(ident, ())]
+        for on_end in lost:
+            self._tell_end(on_end, End.LOST, conn_id)
 
-    def _cancel_timer(self) -> None:
+    def _cancel_timers(self) -> None:
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
         if self._timer is not None and self._timer is not _ARMING:
             self._timer.cancel()
         self._timer = None
@@ -248,3 +318,7 @@ class Answers:
 
 
 _ARMING: Final = object()
+
+
+def _ignore(end: End, conn_id: str) -> None:
+    """Nobody has to know."""

@@ -68,8 +68,9 @@ class ReplyWriter:
             # those with other arguments than their class takes. Better found
             # out here than by the caller, who would know of no reply at all.
             self._check(data)
-        except Exception as reason:
-            self._log.debug("%s can't be sent: %r", describe(exc), reason)
+        except BaseException as reason:
+            # SystemExit too: it is the program's code that writes exceptions.
+            self._log.debug("%s can't be sent: %s", describe(exc), describe(reason))
             return self._substitute(req_id, exc, text, reason, code, position)
         return data
 
@@ -87,11 +88,11 @@ class ReplyWriter:
         req_id: bytes,
         exc: Exception,
         text: str,
-        reason: Exception,
+        reason: BaseException,
         code: Code | None,
         position: int | None,
     ) -> bytes | None:
-        message = f"{describe(exc)} (a substitute; the exception can't be sent: {reason!r})"
+        message = f"{describe(exc)} (a substitute; the exception can't be sent: {describe(reason)})"
         # The second for serializers that know no exceptions.
         for substitute in (Error(message), describe(exc)):
             try:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from snakemq._core.rpc_records import Code, Command, Request
 from snakemq.rpc._answers import End
 from snakemq.rpc._arguments import wrong_arguments
-from snakemq.rpc._executions import Execution, Executions
+from snakemq.rpc._async_calls import AsyncItems, Carried, InLoop
+from snakemq.rpc._executions import Execution, Executions, State
 from snakemq.rpc._hook_chain import HookChain
 from snakemq.rpc._stream_source import StreamSource
 from snakemq.rpc.context import CurrentCall, activate, deactivate
@@ -90,13 +91,30 @@ class ServedCall:
 
         :return: false: it goes on in the asyncio loop
         """
-        if self._is_not_wanted():
-            return True
         token = activate(self.call)
         try:
-            return self._run()
+            return self._is_not_wanted() or self._run()
+        except BaseException as exc:
+            self._give_up(exc)
+            return True
         finally:
             deactivate(token)
+
+    def _give_up(self, exc: BaseException) -> None:
+        """It could not even be said what went wrong: say at least that."""
+        server = self.server
+        server.log.error(
+            "ident=%s %s could not be answered", self.ident, self.call.name, exc_info=exc
+        )
+        execution = self.execution
+        if execution is None or execution.state is not State.BEGUN:
+            return
+        text = f"{self.call.name} could not be answered: {type(exc).__name__}; its log says more"
+        answer = server.replies.error(execution.req_id, Error(text), "")
+        if answer is None:
+            server.answers.keep_silence(execution)
+        else:
+            self._answer(execution, answer)
 
     def _is_not_wanted(self) -> bool:
         """It was cancelled, or its time is over, before it could begin."""
@@ -122,8 +140,8 @@ class ServedCall:
                 self._warn(served.name)
             if served.at_most_once and self.execution is not None:
                 server.executions.store_begin(self.execution)
-            if served.is_transactional and self.execution is not None:
-                self._run_in_transaction(self.execution, served)
+            if served.is_transactional:
+                self._run_in_transaction(served)
                 return True
             value = served.func(*request.args, **request.kwargs)
         except BaseException as exc:
@@ -135,20 +153,29 @@ class ServedCall:
         self._returned(value)
         return True
 
-    def _run_in_transaction(self, execution: Execution, served: Served) -> None:
+    def _run_in_transaction(self, served: Served) -> None:
         """What the method writes, what it sends, and its answer: all of it or nothing."""
         request = self.request
+        execution = self.execution
+        answer = b""
         with self.server.begin_transaction() as transaction:
             self.call.set_transaction(transaction)
             try:
                 value = served.func(*request.args, **request.kwargs)
-                answer = self.server.replies.value(execution.req_id, value, self.call.name)
-                key, record = Executions.record(execution, answer)
-                self.server.keep_in(transaction, key, record)
             finally:
                 self.call.set_transaction(None)
+            if any(hasattr(type(value), name) for name in ("__next__", "__anext__", "__await__")):
+                _close(value)
+                raise Error(
+                    f"{self.call.name} is transactional, so it has to be over when it returns: it"
+                    " can be no generator and no async def"
+                )
+            if execution is not None:
+                answer = self.server.replies.value(execution.req_id, value, self.call.name)
+                self.server.keep_in(transaction, *Executions.record(execution, answer))
         self._call_after(None)
-        self.server.answers.keep_and_send(execution, answer, is_stored=True)
+        if execution is not None:
+            self.server.answers.keep_and_send(execution, answer, is_stored=True)
 
     def _warn(self, name: str) -> None:
         if self.request.req_id is None:
@@ -205,8 +232,11 @@ class ServedCall:
         if hasattr(type(value), "__anext__"):
             loop = self._running_loop()
             if loop is not None:
-                self._stream(execution, _AsyncItems(value, loop, self.call), in_worker=in_worker)
+                self._stream(execution, AsyncItems(value, loop, self.call), in_worker=in_worker)
             return
+        self._reply(execution, value)
+
+    def _reply(self, execution: Execution, value: Any) -> None:
         try:
             answer = self.server.replies.value(execution.req_id, value, self.call.name)
         except Unserializable as exc:
@@ -230,33 +260,40 @@ class ServedCall:
     # An async def.
 
     def _go_on_in_asyncio(self, value: Any) -> bool:
+        if self.is_quick:
+            _close(value)
+            self._raised(Error(f"{self.call.name} is marked as quick, so it can't be awaited"))
+            return True
         loop = self._running_loop()
         if loop is None:
-            if hasattr(value, "close"):
-                value.close()
+            _close(value)
             return True
-        # Who has a loop has imported it; others need not wait for that.
-        import asyncio
-
         # It gets the context of this thread, and with it the current call.
-        future = asyncio.run_coroutine_threadsafe(_awaited(value), loop)
-        self.call.on_cancel(future.cancel)
-        future.add_done_callback(self._awaited)
+        running = InLoop(value, loop)
+        self.call.on_cancel(running.cancel)
+        running.future.add_done_callback(self._awaited)
         return False
 
     def _awaited(self, future: Future[Any]) -> None:
         # Not in the asyncio loop: the answer may have to be stored.
-        self.server.helpers.submit(self._finish, future)
+        try:
+            self.server.helpers.submit(self._finish, future)
+        except RuntimeError:  # the server was closed
+            self._finish(future)
 
     def _finish(self, future: Future[Any]) -> None:
         try:
             if future.cancelled():
                 # By the caller, or by itself, or because its loop ends.
                 self._fail(Error(f"{self.call.name} was cancelled in its asyncio loop"), "")
-            elif (exc := future.exception()) is not None:
-                self._raised(exc)
-            else:
+                return
+            exc = future.exception()
+            if exc is None:
                 self._returned(future.result(), in_worker=False)
+            else:
+                self._raised(exc.error if isinstance(exc, Carried) else exc)
+        except BaseException as exc:
+            self._give_up(exc)
         finally:
             self.server.dispatcher.finished(self)
 
@@ -278,9 +315,27 @@ class ServedCall:
     def _stream(self, execution: Execution, iterator: Iterator[Any], *, in_worker: bool) -> None:
         window = self.request.window
         if window is None:
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                close()
+            self._return_iterator(execution, iterator)
+            return
+        if not self.server.admit_stream(self):
+            _close(iterator)
+            self._raised(Error("so many streams of this caller are open that there is no other"))
+            return
+        self.source = StreamSource(iterator, window, execution.received_on, self)
+        # Whoever cancels sets this first, and then looks for the source.
+        if self._is_cancelled:
+            self.source.cancel()
+        if in_worker and not self.is_quick:
+            self.source.run()
+        else:
+            self.run_source()
+
+    def _return_iterator(self, execution: Execution, iterator: Iterator[Any]) -> None:
+        """As 1.6, to one who takes no streams: some iterators can be written."""
+        try:
+            answer = self.server.replies.value(execution.req_id, iterator, self.call.name)
+        except Unserializable:
+            _close(iterator)
             self._raised(
                 Error(
                     f"{self.call.name} gives a stream, which this caller (snakeMQ 1.6?) can't"
@@ -288,14 +343,8 @@ class ServedCall:
                 )
             )
             return
-        if not self.server.admit_stream(self):
-            self._raised(Error("so many streams of this caller are open that there is no other"))
-            return
-        self.source = StreamSource(iterator, window, execution.received_on, self)
-        if in_worker:
-            self.source.run()
-        else:
-            self.run_source()
+        self._call_after(None)
+        self._answer(execution, answer)
 
     def write_items(self, position: int, items: list[Any], end: bool) -> bytes:
         """See :class:`StreamWriter`, as for the next ones."""
@@ -330,7 +379,7 @@ class ServedCall:
 
     def ended(self, error: BaseException | None) -> None:
         self._call_after(error)
-        if self.call.cancelled:
+        if self._is_cancelled:
             self.server.stream_left(self)
 
     def delivered(self) -> None:
@@ -344,6 +393,10 @@ class ServedCall:
         self.call.cancel()
         if self.source is not None:
             self.source.cancel()
+
+    def is_wanted_again(self) -> None:
+        """The caller was thought to have cancelled it, and asks for it all the same."""
+        self._is_cancelled = False
 
 
 class _Continuation:
@@ -367,48 +420,8 @@ class _Continuation:
         return True
 
 
-async def _awaited(value: Any) -> Any:
-    return await value
-
-
-class _AsyncItems:
-    """The items of an asynchronous iterator, for a thread that may wait for them.
-
-    :param call: the wait ends when it is cancelled
-    """
-
-    def __init__(
-        self, items: AsyncIterator[Any], loop: asyncio.AbstractEventLoop, call: CurrentCall
-    ) -> None:
-        self._items = items
-        self._loop = loop
-        self._waiting: Future[Any] | None = None
-        self._is_cancelled = False
-        call.on_cancel(self._cancel)
-
-    def _cancel(self) -> None:
-        self._is_cancelled = True
-        waiting = self._waiting
-        if waiting is not None:
-            waiting.cancel()
-
-    def __iter__(self) -> _AsyncItems:
-        return self
-
-    def __next__(self) -> Any:
-        import asyncio
-
-        self._waiting = asyncio.run_coroutine_threadsafe(_awaited(anext(self._items)), self._loop)
-        if self._is_cancelled:
-            self._waiting.cancel()
-        try:
-            return self._waiting.result()
-        except StopAsyncIteration:
-            raise StopIteration from None
-
-    def close(self) -> None:
-        import asyncio
-
-        close = getattr(self._items, "aclose", None)
-        if close is not None and self._loop.is_running():
-            asyncio.run_coroutine_threadsafe(close(), self._loop).result()
+def _close(value: Any) -> None:
+    """Close a generator or coroutine that nobody wants."""
+    close = getattr(value, "close", None)
+    if close is not None:
+        close()

@@ -249,8 +249,7 @@ class RpcClient:
         :raises ValueError: the timeout is negative or not a number
         """
         timeout = checked_timeout(timeout)
-        if self.receive_hook.messaging.is_inside_loop():
-            raise self._would_deadlock(remote_ident, f"{object_name}.{method_name}")
+        self._check_may_wait(remote_ident, object_name, method_name)
         req_id = new_request_id()
         hooks, data = self._write_call(
             remote_ident, object_name, method_name, args, kwargs or {}, req_id, timeout
@@ -329,7 +328,7 @@ class RpcClient:
         if self.closed:
             raise ClientClosed("the client was closed")
         if self.log.isEnabledFor(logging.DEBUG):
-            self.log.debug("signal ident=%s %s.%s", remote_ident, object_name, method_name)
+            self.log.debug("signal ident=%s %s", remote_ident, _full(object_name, method_name))
         record = signal_record(object_name, method_name, args, kwargs or {})
         if not self.hooks:
             self._send_signal(remote_ident, record, ttl)
@@ -365,8 +364,7 @@ class RpcClient:
         """
         options = CallOptions(timeout, wait_for_peer, self.options)
         limit = checked_timeout(options.timeout)
-        if self.receive_hook.messaging.is_inside_loop():
-            raise self._would_deadlock(remote_ident, "describe")
+        self._check_may_wait(remote_ident, "", "describe")
         req_id = new_request_id()
         data = self._write(describe_record(req_id))
         call = BlockingCall(remote_ident, req_id, data, options.wait_for_peer, limit, None)
@@ -392,10 +390,9 @@ class RpcClient:
     ) -> tuple[HookChain | None, bytes]:
         if self.log.isEnabledFor(logging.DEBUG):
             self.log.debug(
-                "call ident=%s %s.%s req_id=%s",
+                "call ident=%s %s req_id=%s",
                 remote_ident,
-                object_name,
-                method_name,
+                _full(object_name, method_name),
                 req_id.hex(),
             )
         hooks: HookChain | None = None
@@ -416,14 +413,14 @@ class RpcClient:
             headers=headers,
         )
         try:
-            return hooks, self._write(record, f"the call of {object_name}.{method_name}")
+            return hooks, self._write(record, f"the call of {_full(object_name, method_name)}")
         except BaseException as exc:
             if hooks is not None:
                 hooks.end(exc)
             raise
 
     def _send_signal(self, ident: str, record: dict[str, Any], ttl: float | None) -> None:
-        data = self._write(record, f"the signal {record['object']}.{record['method']}")
+        data = self._write(record, f"the signal {_full(record['object'], record['method'])}")
         message = Message(REQUEST_PREFIX + data, ttl)
         self.receive_hook.messaging.send_message(ident, message)
 
@@ -443,12 +440,19 @@ class RpcClient:
             call.wait(None)
         return call.outcome()
 
-    def _would_deadlock(self, ident: str, name: str) -> WouldDeadlock:
-        return WouldDeadlock(
-            f"{name} of {ident!r} was called in a callback: "
-            "the loop can't receive the reply before the callback returns; call it in "
-            "another thread, use .future or .callback, or send a signal"
-        )
+    def _check_may_wait(self, ident: str, object_name: str, method_name: str) -> None:
+        messaging = self.receive_hook.messaging
+        if messaging.is_inside_loop():
+            raise WouldDeadlock(
+                f"{_full(object_name, method_name)} of {ident!r} was called in a callback: "
+                "the loop can't receive the reply before the callback returns; call it in "
+                "another thread, use .future or .callback, or send a signal"
+            )
+        if messaging.is_in_transaction():
+            raise WouldDeadlock(
+                f"{_full(object_name, method_name)} of {ident!r} was called in a transaction of "
+                "the storage, for whose end the loop may be waiting; call it before or after that"
+            )
 
     # In any thread.
 
@@ -615,3 +619,7 @@ class RpcClient:
         return (
             f"<RpcClient connected={outstanding.count_connected()} waiting={outstanding.count()}>"
         )
+
+
+def _full(object_name: str, method_name: str) -> str:
+    return f"{object_name}.{method_name}" if object_name else method_name

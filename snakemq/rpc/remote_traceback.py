@@ -25,7 +25,12 @@ def format_remote(exc: BaseException) -> str:
     frames = exc.__traceback__
     if frames is not None and frames.tb_next is not None:
         frames = frames.tb_next
-    return "".join(traceback.format_exception(type(exc), exc, frames))
+    try:
+        return "".join(traceback.format_exception(type(exc), exc, frames))
+    except Exception:
+        # There are exceptions that can't even be printed.
+        _log.debug("no traceback of a %s", type(exc), exc_info=True)
+        return "".join(traceback.format_tb(frames)) + describe(exc)
 
 
 def describe(exc: BaseException) -> str:

@@ -30,6 +30,7 @@ from snakemq.rpc._dispatcher import (
     Task,
 )
 from snakemq.rpc._executions import AnswerLimits, Execution, Executions, State
+from snakemq.rpc._known_types import UnknownType
 from snakemq.rpc._parts import PartReceiver
 from snakemq.rpc._registry import Registry
 from snakemq.rpc._replies import ReplyWriter
@@ -39,6 +40,7 @@ from snakemq.rpc.errors import (
     AnswerGone,
     Busy,
     CallInterrupted,
+    Error,
     NoInstanceError,
     ServerClosing,
     StreamGone,
@@ -60,9 +62,15 @@ __all__ = ["RpcServer"]
 #: Longer requests are read by a worker, in bytes: the loop has other things to do.
 _MAX_READ_IN_LOOP: Final = 64 * 1024
 
+#: So much of either end of a request is looked at for its identifier, in bytes.
+_ENDS: Final = 4096
+
 #: So many threads at most answer calls that were finished in the asyncio loop,
 #: and send items of streams whose next one takes a while.
 _MAX_HELPERS: Final = 8
+
+#: So many calls of one caller are remembered as cancelled before they are read.
+_MAX_CANCELLED: Final = 1000
 
 #: So many streams of one caller may be open.
 _MAX_STREAMS: Final = 1000
@@ -76,6 +84,9 @@ _ASKING: Final = 60.0
 
 #: Under this name answers are kept in the storage.
 _LEDGER: Final = "answers to calls"
+
+#: How long :meth:`RpcServer.drain` waits for the loop, in seconds; it may not run.
+_BARRIER: Final = 1.0
 
 #: How often :meth:`RpcServer.drain` looks, in seconds, for what nobody tells it.
 _LOOK_INTERVAL: Final = 0.05
@@ -212,6 +223,10 @@ class RpcServer(Registry):
         def left() -> float | None:
             return None if end is None else max(0.0, end - messaging.time())
 
+        # What the loop is just receiving has seen that nothing new is taken, or is taken.
+        received = threading.Event()
+        messaging.call_soon(received.set)
+        received.wait(_BARRIER if timeout is None else min(timeout, _BARRIER))
         if not self.dispatcher.idle(left()):
             return False
         return self._changed_until(
@@ -258,7 +273,8 @@ class RpcServer(Registry):
             self._messaging.on_connect.remove(self._connected)
             self._messaging.on_disconnect.remove(self._disconnected)
         ended = self.dispatcher.stop(timeout)
-        ended &= self.helpers.stop(timeout if ended else 0.0)
+        if ended:
+            ended = self.helpers.stop(timeout)
         if first:
             self.answers.close()
         return ended
@@ -283,11 +299,16 @@ class RpcServer(Registry):
                 return
         # It can take long, run code of the program, and import modules.
         self._unread.begin(ident)
-        if not self._submit(_Reading(self, conn_id, ident, data)):
+        reading = _Later(ident, self._read, conn_id, ident, data, size=len(data))
+        if not self._submit(reading):
             self._unread.end(ident, None)
-            self.log.warning("ident=%s a request is dropped: too many wait to be read", ident)
+            self.log.warning("ident=%s a request is not read: too many wait for that", ident)
+            # It is near the end, most often; all of it may be large.
+            req_id = request_id_in(data[:_ENDS]) or request_id_in(data[-_ENDS:])
+            if req_id is not None:
+                self._refuse(ident, req_id, self._busy(), Code.BUSY)
 
-    def read(self, conn_id: str, ident: str, data: bytes) -> None:
+    def _read(self, conn_id: str, ident: str, data: bytes) -> None:
         """Read a request that could not be read in the loop. In a worker."""
         request = None
         cancelled = False
@@ -307,10 +328,11 @@ class RpcServer(Registry):
         if req_id is None:
             self.log.debug("ident=%s nobody to tell", ident)
             return
-        text = f"the request can't be read by {self._messaging.identifier!r}: {describe(error)}"
+        reason = str(error) if isinstance(error, UnknownType) else describe(error)
+        text = f"the request can't be read by {self._messaging.identifier!r}: {reason}"
         self._refuse(ident, req_id, UnreadableRequest(text), Code.UNREADABLE)
 
-    def _refuse(self, ident: str, req_id: bytes, error: Exception, code: Code) -> None:
+    def _refuse(self, ident: str, req_id: bytes, error: Exception, code: Code | None) -> None:
         """Answer that a call was not begun; it is not remembered."""
         record = self.replies.error(req_id, error, "", code=code)
         if record is not None:
@@ -351,6 +373,12 @@ class RpcServer(Registry):
                 failure = ServerClosing(f"{self._messaging.identifier!r} is about to end")
                 self._refuse(ident, req_id, failure, Code.CLOSING)
             return
+        if self._messaging.is_inside_loop() and self.executions.is_of_earlier(ident, req_id):
+            # Its answer is read from the storage, which may take a while.
+            again = _Later(ident, self._receive_call, conn_id, ident, request, size)
+            if not self._submit(again):
+                self._refuse(ident, req_id, self._busy(), Code.BUSY)
+            return
         execution, is_new = self.executions.receive(ident, req_id, conn_id)
         if not is_new:
             self._repeated(conn_id, execution)
@@ -363,7 +391,12 @@ class RpcServer(Registry):
             if record is not None:
                 self.answers.keep_and_send(execution, record)
         else:
-            self._begin(conn_id, ident, request, execution, size)
+            try:
+                self._begin(conn_id, ident, request, execution, size)
+            except Exception as exc:
+                self.log.exception("ident=%s a call can't be begun", ident)
+                self.executions.forget(execution)
+                self._refuse(ident, req_id, Error(f"it can't be begun: {describe(exc)}"), None)
 
     def _repeated(self, conn_id: str, execution: Execution) -> None:
         """A request that is known came once more."""
@@ -373,8 +406,10 @@ class RpcServer(Registry):
             self._refuse(execution.ident, execution.req_id, failure, Code.ANSWER_GONE)
         elif execution.state is State.ANSWERED:
             self.answers.send_again(execution)
-        elif isinstance(work, ServedCall) and work.source is not None:
-            work.source.repeat(conn_id)
+        elif isinstance(work, ServedCall):
+            work.is_wanted_again()
+            if work.source is not None:
+                work.source.repeat(conn_id)
 
     def _begin(
         self,
@@ -411,7 +446,8 @@ class RpcServer(Registry):
                 call.name,
                 request.req_id and request.req_id.hex(),
             )
-        if served.is_quick and self._messaging.is_inside_loop():
+        # Where answers are stored, that may take a while.
+        if served.is_quick and self._ledger is None and messaging.is_inside_loop():
             served.run()
         elif not self._submit(served):
             self._refuse_busy(served)
@@ -429,8 +465,10 @@ class RpcServer(Registry):
             self.log.warning("ident=%s a signal is dropped, too many calls wait", served.ident)
             return
         self.executions.forget(execution)
-        failure = Busy(f"too many calls wait at {self._messaging.identifier!r}; try again later")
-        self._refuse(served.ident, execution.req_id, failure, Code.BUSY)
+        self._refuse(served.ident, execution.req_id, self._busy(), Code.BUSY)
+
+    def _busy(self) -> Busy:
+        return Busy(f"too many calls wait at {self._messaging.identifier!r}; try again later")
 
     def _cancel(self, ident: str, request: Request) -> None:
         req_id = request.req_id
@@ -439,6 +477,9 @@ class RpcServer(Registry):
         if execution is None:
             self._unread.cancel(ident, req_id)
             return
+        self._cancel_work(execution)
+
+    def _cancel_work(self, execution: Execution) -> None:
         work = execution.work
         if work is None:
             self.executions.forget(execution)
@@ -511,27 +552,28 @@ class RpcServer(Registry):
             self._change.notify_all()
 
     def _connected(self, conn_id: str, ident: str) -> None:
-        if ident in self._away:
-            # It asks for its streams at once. What it does not ask for, it does
-            # not want any more, or has all of.
-            self._give_up_streams_in(_ASKING, ident, conn_id)
+        if ident in self._away or self._has_begun(ident):
+            # It asks at once for what it still wants.
+            self._give_up_in(_ASKING, ident, conn_id)
 
     def _disconnected(self, conn_id: str, ident: str) -> None:
-        if ident in self._streams:
-            self._give_up_streams_in(_STREAM_PATIENCE, ident, None)
+        if ident in self._streams or ident in self._away:
+            self._give_up_in(_STREAM_PATIENCE, ident, None)
 
-    def _give_up_streams_in(self, seconds: float, ident: str, conn_id: str | None) -> None:
+    def _has_begun(self, ident: str) -> bool:
+        return any(execution.state is State.BEGUN for execution in self.executions.of(ident))
+
+    def _give_up_in(self, seconds: float, ident: str, conn_id: str | None) -> None:
         timer = self._away.pop(ident, None)
         if timer is not None:
             timer.cancel()
-        self._away[ident] = self._messaging.call_later(
-            seconds, self._give_up_streams, ident, conn_id
-        )
+        self._away[ident] = self._messaging.call_later(seconds, self._give_up, ident, conn_id)
 
-    def _give_up_streams(self, ident: str, conn_id: str | None) -> None:
-        """Give up the streams of a caller that did not ask for them.
+    def _give_up(self, ident: str, conn_id: str | None) -> None:
+        """Give up what a caller did not ask for again.
 
-        :param conn_id: on this connection; ``None``: it was away for long
+        :param conn_id: on this connection; ``None``: it was away for long, and
+            its streams are given up
         """
         del self._away[ident]
         with self._lock:
@@ -540,6 +582,12 @@ class RpcServer(Registry):
             if conn_id is None or call.source is None or call.source.conn_id != conn_id:
                 call.cancel()
                 self.stream_left(call)
+        if conn_id is None:
+            return
+        for execution in self.executions.of(ident):
+            if execution.state is State.BEGUN and execution.received_on != conn_id:
+                # It was cancelled while there was no connection to say so.
+                self._cancel_work(execution)
 
     def _watch_stream(self, ident: str) -> None:
         """A stream has begun whose caller was not connected then."""
@@ -554,20 +602,22 @@ class RpcServer(Registry):
         return f"<RpcServer objects={sorted(map(str, self.instances))} {self.dispatcher!r}>"
 
 
-class _Reading:
-    """A request that is to be read by a worker."""
+class _Later:
+    """Something about a request that a worker has to do.
+
+    :param func: called with the other arguments
+    """
 
     object_name = ""
 
-    def __init__(self, server: RpcServer, conn_id: str, ident: str, data: bytes) -> None:
-        self._server = server
-        self._conn_id = conn_id
+    def __init__(self, ident: str, func: Callable[..., object], *args: Any, size: int = 0) -> None:
         self.ident = ident
-        self._data = data
-        self.size = len(data)
+        self.size = size
+        self._func = func
+        self._args = args
 
     def run(self) -> bool:
-        self._server.read(self._conn_id, self.ident, self._data)
+        self._func(*self._args)
         return True
 
 
@@ -586,7 +636,9 @@ class _Unread:
     def cancel(self, ident: str, req_id: bytes) -> None:
         with self._lock:
             if ident in self._counts:
-                self._cancelled.setdefault(ident, set()).add(req_id)
+                cancelled = self._cancelled.setdefault(ident, set())
+                if len(cancelled) < _MAX_CANCELLED:
+                    cancelled.add(req_id)
 
     def end(self, ident: str, req_id: bytes | None) -> bool:
         """One was read; whether it was cancelled."""

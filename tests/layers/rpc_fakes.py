@@ -80,6 +80,9 @@ class FakeMessaging:
     def is_inside_loop(self) -> bool:
         return self.inside_loop or self._loop_thread == threading.get_ident()
 
+    def is_in_transaction(self) -> bool:
+        return False
+
     def connected_peers(self) -> list[str]:
         return self._connected
 
