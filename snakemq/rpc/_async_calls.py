@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import asyncio
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from snakemq.rpc.context import CurrentCall
 
 __all__ = ["AsyncItems", "Carried", "InLoop"]
+
+
+#: How often who waits for an asyncio loop looks whether it still runs, in seconds.
+_LOOK_INTERVAL: Final = 2.0
 
 
 class Carried(Exception):
@@ -73,6 +77,19 @@ class InLoop:
         if close is not None:
             close()
 
+    def result(self) -> Any:
+        """Wait for its end, or for that of the loop.
+
+        :raises RuntimeError: the loop has ended before
+        :raises Carried: it raised what would end the loop
+        :raises BaseException: whatever else it raised
+        """
+        while not self.future.done():
+            wait([self.future], _LOOK_INTERVAL)
+            if not self.future.done() and not self._loop.is_running():
+                raise RuntimeError("the asyncio loop has ended")
+        return self.future.result()
+
     def cancel(self) -> None:
         """Have it cancelled, as :meth:`asyncio.Task.cancel` does."""
         if self._task is None:
@@ -111,7 +128,7 @@ class AsyncItems:
         if self._is_cancelled:
             waiting.cancel()
         try:
-            return waiting.future.result()
+            return waiting.result()
         except StopAsyncIteration:
             raise StopIteration from None
         except Carried as carried:
@@ -121,6 +138,6 @@ class AsyncItems:
         close = getattr(self._items, "aclose", None)
         if close is not None and self._loop.is_running():
             try:
-                InLoop(close(), self._loop).future.result()
+                InLoop(close(), self._loop).result()
             except Carried as carried:
                 raise carried.error from None
