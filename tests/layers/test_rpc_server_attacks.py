@@ -21,6 +21,7 @@ from snakemq._core.rpc_records import (
     signal_record,
 )
 from snakemq.exceptions import QueueFull, StorageError
+from snakemq.limits import DropReason
 from snakemq.message import Message
 from snakemq.rpc import CallHook, CallInfo, as_signal, current_call, transactional
 from snakemq.rpc._executions import AnswerLimits, Executions
@@ -195,6 +196,9 @@ def test_any_item_is_answered(side: Side, value: object) -> None:
 
 
 class BadlyClosed:
+    def __reduce__(self) -> Any:
+        raise TypeError("not to be written")
+
     def __iter__(self) -> BadlyClosed:
         return self
 
@@ -227,6 +231,31 @@ def test_an_asyncio_loop_that_was_closed_in_the_last_moment(make: Callable[..., 
     side.send("later", 1)
     assert not side.reply()["ok"]
     side.wait_idle()
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
+def test_an_async_method_does_not_end_the_asyncio_loop(
+    make: Callable[..., Side], error: BaseException
+) -> None:
+    # A loop of its own, which survives nothing.
+    loop = asyncio.new_event_loop()
+    ended = InThread(loop.run_forever)
+    wait_until(loop.is_running)
+    try:
+        side = make(asyncio_loop=loop)
+
+        async def leave() -> None:
+            raise error
+
+        serve(side, leave)
+        call(side)
+        assert type(error).__name__ in text_of(side.reply())
+        assert ended.running
+        side.wait_idle()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        ended.join()
+        loop.close()
 
 
 class Angry(CallHook):
@@ -453,6 +482,20 @@ def test_an_answer_for_which_there_was_no_room_is_sent_later(side: Side) -> None
     side.messaging.failure = None
     side.messaging.advance(60)
     assert side.reply()["return"] == "value"
+
+
+def test_an_answer_that_is_dropped_to_make_room_is_sent_again(side: Side) -> None:
+    side.send("note", "value")
+    message = side.messaging.wait_sent(1)[0].message
+    side.wait_idle()
+    side.messaging.in_loop(
+        side.messaging.on_messages_dropped, "alice", [message], DropReason.QUEUE_FULL
+    )
+    side.messaging.advance(60)
+    assert side.reply(2)["return"] == "value"
+    side.acknowledge()
+    assert side.server.answers.under_way == 0
+    assert len(side.server.executions) == 0
 
 
 # The store.
