@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from snakemq.rpc import AnswerGone, AnswerLimits, Busy, NotConnected
+from snakemq.limits import QueueLimits
+from snakemq.rpc import AnswerGone, AnswerLimits, Busy, NotConnected, current_call
 from tests.crash.proxy import CuttingProxy, Direction, Ending, Trap
 from tests.helpers import DEADLINE, wait_until
 from tests.integration.rpc_support import (
@@ -224,6 +225,33 @@ class TestEveryStage:
         assert leftovers_of_client(sim.client) == {}
         counting.gate.set()
 
+    def test_a_call_that_is_cancelled_while_there_is_no_connection(
+        self, sim: SimPair, counting: Counting
+    ) -> None:
+        """It is not asked for again, and so the server finds out by and by."""
+        told: list[bool] = []
+
+        class Patient:
+            def wait(self) -> None:
+                counting.entered.release()
+                told.append(current_call().wait_cancelled(DEADLINE))
+
+        sim.server.register_object(Patient(), "patient")
+        method: Any = sim.client.get_proxy("alice", "patient").wait
+        running, other = method.future(), sim.proxy.hold.future(1)
+        sim.until(lambda: counting.effects)
+        counting.wait_entered()
+        counting.wait_entered()
+        sim.disconnect()
+        assert running.cancel()
+        sim.reconnect()
+        sim.run(2000)
+        wait_until(lambda: told == [True])
+        counting.gate.set()
+        assert ends(sim, other) == (1, b"")
+        sim.run(2 * sim.server.executions.limits.max_age)
+        assert leftovers_of_server(sim.server) == {}
+
 
 class TestLimits:
     """What is kept is bounded, and the caller learns of it."""
@@ -258,6 +286,26 @@ class TestLimits:
             assert ends(sim, sim.proxy.effect.future(2)) == 2
             assert counting.effects == {1: 1, 2: 1}
             sim.until(lambda: not leftovers_of_server(sim.server))
+
+    def test_answers_for_which_there_is_no_room_come_later(
+        self, sim: SimPair, counting: Counting
+    ) -> None:
+        sim.alice.messaging.queue_limits = QueueLimits(max_messages=5)
+        futures = [sim.proxy.effect.future(token) for token in range(100)]
+        assert [ends(sim, future) for future in futures] == [*range(100)]
+        assert counting.effects == dict.fromkeys(range(100), 1)
+        sim.until(lambda: not leftovers_of_server(sim.server))
+
+    def test_a_queue_that_is_full_of_other_messages(self, sim: SimPair, counting: Counting) -> None:
+        sim.alice.messaging.queue_limits = QueueLimits(max_messages=3)
+        sim.network.drop_silently("alice", "bob")
+        for _ in range(3):
+            sim.alice.send("bob", b"x")
+        future = sim.proxy.effect.future(1)
+        sim.until(lambda: counting.effects)
+        wait_until(lambda: sim.server.dispatcher.idle(0))
+        sim.network.heal()
+        assert ends(sim, future) == 1
 
 
 class TestSockets:
