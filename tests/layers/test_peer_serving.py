@@ -264,21 +264,27 @@ def test_durable_calls_need_a_storage() -> None:
 def test_an_answer_survives_the_server(tmp_path: Path) -> None:
     """The method has run, and the process ends before the caller has its answer."""
     counter = Counter()
-    storage = tmp_path / "bob.db"
-    first = Peer("bob", listen=0, storage=storage, durable_calls=True, serve={"up": counter.up})
+
+    def up() -> int:
+        if counter.value == 0:
+            # The answer will find no connection.
+            alice.del_connector(address)
+            wait_until(lambda: not first.peers)
+        return counter.up()
+
+    options: dict[str, Any] = {"storage": tmp_path / "bob.db", "serve": {"up": up}}
+    first = Peer("bob", listen=0, durable_calls=True, **options)
     address = first.addresses[0]
-    with Peer("alice", connect=address, reconnect_interval=0.05) as alice:
+    with Peer("alice", connect=address) as alice:
         with first:
-            server = first.rpc_server
-            # The answer is stored, and lost on its way.
-            server.answers.send = lambda *args, **kwargs: None  # type: ignore[method-assign]
             future = alice.proxy("bob").up.future()
             wait_until(lambda: counter.value)
-            wait_until(lambda: not server.executions.of("alice")[0].work)
+            (execution,) = first.rpc_server.executions.of("alice")
+            wait_until(lambda: execution.is_stored)
             first.stop(drain=0)
         assert not future.done()
-        options: dict[str, Any] = {"storage": storage, "serve": {"up": counter.up}}
         with Peer("bob", listen=address, durable_calls=True, **options):
+            alice.add_connector(address)
             assert future.result(DEADLINE) == 1
         assert counter.value == 1
 
