@@ -23,14 +23,17 @@ _BATCH_BYTES: Final = 256 * 1024
 #: With so many bytes sent and not asked to go on, the next item waits.
 _MAX_KEPT_BYTES: Final = 4 * 1024 * 1024
 
-#: Types of values that never change (a frozen set may only have such in it).
+#: Types of values that never change.
 _UNCHANGING: Final[frozenset[type]] = frozenset(
     (
-        type(None), bool, int, float, complex, str, bytes, frozenset, range,
+        type(None), bool, int, float, complex, str, bytes, range,
         datetime.date, datetime.time, datetime.datetime, datetime.timedelta,
         decimal.Decimal, uuid.UUID,
     )
 )  # fmt: skip
+
+#: Types of values that are what is in them.
+_HOLDING: Final[frozenset[type]] = frozenset((list, tuple, set, frozenset))
 
 _log = logging.getLogger("snakemq.rpc.server")
 
@@ -137,21 +140,22 @@ class StreamSource:
                 # SystemExit too: it ends no thread here, and the caller waits.
                 self._finish(exc)
                 return
+            is_due = not self._under_way
+            if not is_due:  # its owner goes on with it meanwhile
+                try:
+                    item = _as_it_is_now(item, {})
+                except (_CanChange, RecursionError):
+                    is_due = True
             with self._lock:
                 self._is_taking = False
                 self._pending.append(item)
                 self._position += 1
                 # How large they are is not known before they are written.
-                is_due = (
+                is_due |= (
                     not self._under_way
                     or len(self._pending) >= _BATCH_ITEMS
                     or len(self._pending) * self._item_bytes >= _BATCH_BYTES
                 )
-                if not is_due:
-                    try:
-                        self._pending[-1] = _as_it_is_now(item)
-                    except (_CanChange, RecursionError):
-                        is_due = True
             if is_due:
                 self.flush()
 
@@ -360,20 +364,29 @@ class _CanChange(Exception):
     """It is not known how to keep a value as it is."""
 
 
-def _as_it_is_now(value: Any) -> Any:
+def _as_it_is_now(value: Any, copies: dict[int, Any]) -> Any:
     """A value that stays the same when its owner goes on with it.
 
     A generator may yield the same list again and again, with other things in it.
 
+    :param copies: of what is in it, by ``id()``: it may be there more than once
     :raises _CanChange: it may be one that changes, of a type that is not known
     """
     kind = type(value)
     if kind in _UNCHANGING:
         return value
-    if kind is list or kind is tuple:
-        return kind(map(_as_it_is_now, value))
-    if kind is dict:
-        return {key: _as_it_is_now(part) for key, part in value.items()}
-    if kind is set or kind is bytearray:
-        return kind(value)
-    raise _CanChange
+    copy = copies.get(id(value))
+    if copy is not None:
+        return copy
+    if kind in _HOLDING:
+        copy = kind([_as_it_is_now(part, copies) for part in value])
+    elif kind is dict:
+        copy = {
+            _as_it_is_now(key, copies): _as_it_is_now(part, copies) for key, part in value.items()
+        }
+    elif kind is bytearray:
+        copy = bytearray(value)
+    else:
+        raise _CanChange
+    copies[id(value)] = copy
+    return copy

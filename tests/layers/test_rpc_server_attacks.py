@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from snakemq._core.frames import FRAME_VERSION, encode_identification
 from snakemq._core.rpc_records import (
     REQUEST_PREFIX,
     call_record,
@@ -26,7 +27,10 @@ from snakemq.message import Message
 from snakemq.rpc import CallHook, CallInfo, as_signal, current_call, transactional
 from snakemq.rpc._executions import AnswerLimits, Executions
 from snakemq.rpc._stream_source import MAX_WINDOW
+from snakemq.storage import MemoryQueuesStorage
+from snakemq.testing import SimNetwork, SimStack
 from tests.helpers import DEADLINE, wait_until
+from tests.layers.delivery_support import HandMade
 from tests.layers.rpc_fakes import InThread
 from tests.layers.test_rpc_server_calls import (
     Bank,
@@ -209,6 +213,12 @@ class BadlyClosed:
         raise OSError("can't be closed")
 
 
+def test_an_iterator_that_can_not_be_closed(side: Side) -> None:
+    serve(side, BadlyClosed)
+    call(side, window=None)
+    assert "return a list" in text_of(side.reply())
+
+
 def test_an_awaitable_that_can_not_be_closed(side: Side) -> None:
     class Awaitable(BadlyClosed):
         def __await__(self) -> Iterator[Any]:
@@ -358,6 +368,21 @@ def test_a_stream_outlives_the_deadline_of_its_call(side: Side) -> None:
     assert parts_of(side)[-1]["end"]
 
 
+def test_one_that_is_asked_for_late_is_not_run_again(side: Side) -> None:
+    req_id = side.send("hold", "value")
+    assert side.service.entered.acquire(timeout=DEADLINE)
+    side.messaging.disconnect("alice", "c1")
+    side.messaging.connect("alice", "c2")
+    side.messaging.advance(100)  # its argument is large, and the connection slow
+    side.service.gate.set()
+    side.wait_idle()
+    side.conn_id = "c2"
+    side.send("hold", "value", req_id=req_id)
+    wait_until(lambda: bool(side.messaging.sent))
+    side.wait_idle()
+    assert side.service.calls == ["value"]
+
+
 @pytest.mark.parametrize(
     "timeout", [10**400, float("inf"), 1e300, 0, 0.0, 1 << 20_000], ids=lambda _: ""
 )
@@ -498,6 +523,35 @@ def test_an_answer_that_is_dropped_to_make_room_is_sent_again(side: Side) -> Non
     assert len(side.server.executions) == 0
 
 
+def test_a_caller_who_reads_nothing_fills_no_memory(side: Side) -> None:
+    side.messaging.failure = QueueFull("full")
+    for _ in range(200):
+        side.send("note", bytes(50_000))
+        side.deliver(more_record(bytes(16), 0, 1))
+    wait_until(lambda: len(side.service.calls) == 200)
+    side.wait_idle()
+    kept = side.server.executions.kept_bytes
+    blocked = side.server.answers._blocked["alice"]
+    side.server.executions.limits = AnswerLimits(max_count=0)
+    side.server.executions.expire()
+    assert side.server.executions.kept_bytes == 0
+    assert kept
+    assert sum(len(each.record) for each in blocked) < 1_000_000
+
+
+def test_a_full_queue_is_not_tried_again_for_each_answer(
+    side: Side, caplog: pytest.LogCaptureFixture
+) -> None:
+    side.messaging.failure = QueueFull("full")
+    for _ in range(100):
+        side.send("note")
+    wait_until(lambda: len(side.service.calls) == 100)
+    side.wait_idle()
+    caplog.clear()
+    side.messaging.advance(0.1)
+    assert len(caplog.records) < 10
+
+
 # The store.
 
 
@@ -613,6 +667,7 @@ def test_a_repeated_call_does_not_wait_for_a_transaction(durable: Durable) -> No
     req_id = side.send("note", "value")
     side.reply()
     side.wait_idle()
+    assert side.server.close(DEADLINE)
     side = durable.start()
     entered, gate = threading.Event(), threading.Event()
 
@@ -768,6 +823,16 @@ def test_names_that_nobody_has(side: Side, object_name: str, method: str) -> Non
     assert reply["code"] in ("no-method", "no-instance")
     assert len(side.messaging.sent[0].message.data) < 5000
     side.wait_idle()
+
+
+def test_nobody_has_the_name_of_a_ledger() -> None:
+    network = SimNetwork(seed=1)
+    bob = SimStack(network, "bob", storage=MemoryQueuesStorage())
+    name = bob.messaging.open_ledger("answers to calls").name
+    raw = HandMade(network, name, bob)
+    raw.say(FRAME_VERSION, encode_identification(name))
+    assert not bob.messaging.is_connected(name)
+    bob.close()
 
 
 # Concurrent ends.
@@ -1023,6 +1088,17 @@ def test_items_are_sent_as_they_were(function: Callable[[], Iterator[Any]]) -> N
     written: list[bytes] = []
     Writing(function()).source.run()
     assert written == [pickle.dumps(item) for item in function()]
+
+
+def test_an_item_that_shares_its_parts() -> None:
+    shared: list[Any] = []
+    for _ in range(100):
+        shared = [shared, shared]
+    caller = Caller(iter([1, shared, 2]))
+    caller.source.run()
+    assert len(caller.items) == 3
+    assert caller.items[1][0] is caller.items[1][1]
+    assert caller.items[1] is not shared
 
 
 def test_an_item_that_is_endless() -> None:
