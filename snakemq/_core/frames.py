@@ -162,11 +162,14 @@ def encode_identification(identifier: str) -> bytes:
 def decode_identification(payload: bytes) -> str:
     """The identifier in an identification frame. As in 1.6 broken UTF-8 is replaced.
 
-    :raises SnakeMQBrokenMessage: more bytes than any valid identifier has
+    :raises SnakeMQBrokenMessage: longer than any valid identifier
     """
     if len(payload) > MAX_IDENT_LENGTH * 4:
         raise SnakeMQBrokenMessage(f"an identifier of {len(payload)} bytes")
-    return payload.decode("utf-8", "replace")
+    ident = payload.decode("utf-8", "replace")
+    if len(ident) > MAX_IDENT_LENGTH:
+        raise SnakeMQBrokenMessage(f"an identifier of {len(ident)} characters")
+    return ident
 
 
 def _wire_ttl(ttl: float | None) -> int:

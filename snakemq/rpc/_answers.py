@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
@@ -17,7 +17,7 @@ from snakemq.message import Message
 from snakemq.rpc._executions import Execution, Executions
 from snakemq.rpc._parts import PartSender
 from snakemq.rpc._replies import ReplyWriter
-from snakemq.rpc.errors import Unserializable
+from snakemq.rpc.errors import AnswerGone, Unserializable
 from snakemq.rpc.remote_traceback import describe
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ __all__ = ["Answers", "End"]
 #: When an answer for which there was no room is sent again, in seconds.
 _FIRST_RETRY: Final = 0.05
 _LAST_RETRY: Final = 5.0
+
+#: So many replies of one caller wait for room.
+_MAX_BLOCKED: Final = 10_000
 
 #: So many large answers are remembered, for the case that they are refused.
 _MAX_LARGE: Final = 1000
@@ -53,9 +56,13 @@ _OnEnd: TypeAlias = Callable[[End, str], object]
 
 
 class _Blocked(NamedTuple):
+    """A reply for which there is no room."""
+
+    #: whose answer it is; it is kept there, as long as it is kept
+    execution: Execution | None
+    #: else the record itself
     record: bytes
     on_end: _OnEnd
-    req_id: bytes | None
 
 
 class Answers:
@@ -83,7 +90,7 @@ class Answers:
         # Large ones may be refused by the caller, even when all of it was sent.
         self._large: OrderedDict[bytes, bytes] = OrderedDict()
         # For which there was no room.
-        self._blocked: dict[str, list[_Blocked]] = {}
+        self._blocked: dict[str, deque[_Blocked]] = {}
         self._retry_delay = 0.0
         self._retry_timer: TimerHandle | None = None
         #: told when one of them is acknowledged or lost
@@ -136,7 +143,7 @@ class Answers:
 
         ident = execution.ident
         try:
-            self.send(ident, answer, ended, execution.req_id)
+            self._send(ident, answer, ended, execution)
         except Exception as exc:
             # Too large, most often; that it is so is not.
             self._log.warning("ident=%s an answer can't be sent: %r", ident, exc)
@@ -154,39 +161,50 @@ class Answers:
             except Exception as reason:
                 self._log.error("ident=%s can't be answered: %r", ident, reason)
 
-    def send(
-        self, ident: str, record: bytes, on_end: _OnEnd | None = None, req_id: bytes | None = None
-    ) -> None:
+    def send(self, ident: str, record: bytes, on_end: _OnEnd | None = None) -> None:
         """Send a reply. It is lost if the caller is not connected. Any thread.
 
         :param on_end: called when it is known to have arrived, or nothing more
             will be known of it
-        :param req_id: of the call that has to be told if this is refused
         :raises Exception: it can't be sent
         """
+        self._send(ident, record, on_end or _ignore, None)
+
+    def _send(self, ident: str, record: bytes, on_end: _OnEnd, execution: Execution | None) -> None:
+        blocked = _Blocked(execution, b"" if execution is not None else record, on_end)
+        # Behind those for which there was no room before.
+        if ident in self._blocked:
+            self._block(ident, blocked)
+            return
+        full = self._try_to_send(ident, record, on_end, execution)
+        if full is not None:
+            self._log.warning("ident=%s is answered later, for its queue is full: %s", ident, full)
+            self._block(ident, blocked)
+
+    def _try_to_send(
+        self, ident: str, record: bytes, on_end: _OnEnd, execution: Execution | None
+    ) -> QueueFull | None:
+        """Send a reply, unless there is no room for it."""
         # Somebody waits for it: it goes before the messages that wait.
         message = Message(REPLY_PREFIX + record)
-        on_end = on_end or _ignore
         with self._lock:
             self._sent.setdefault(ident, {})[message.uuid] = on_end
-        end: End | None = End.LOST
+        is_lost = True
         try:
             if len(message.data) <= self._parts.part_size:
-                queued = self._messaging.send_message(ident, message, urgent=True)
+                is_lost = not self._messaging.send_message(ident, message, urgent=True)
             else:
-                if req_id is not None:
-                    self._remember_large(message.uuid, req_id)
-                queued = self._parts.send(ident, message.data, key=message.uuid, urgent=True)
-            if queued:
-                end = None
+                if execution is not None:
+                    self._remember_large(message.uuid, execution.req_id)
+                is_lost = not self._parts.send(ident, message.data, key=message.uuid, urgent=True)
         except QueueFull as exc:
-            self._log.warning("ident=%s is answered later, for its queue is full: %s", ident, exc)
+            is_lost = False
             self._take_back(ident, message.uuid)
-            self._block(ident, _Blocked(record, on_end, req_id))
-            end = None
+            return exc
         finally:
-            if end is not None:
-                self._end(ident, message.uuid, end)
+            if is_lost:
+                self._end(ident, message.uuid, End.LOST)
+        return None
 
     def _remember_large(self, key: bytes, req_id: bytes) -> None:
         with self._lock:
@@ -231,9 +249,15 @@ class Answers:
 
     def _block(self, ident: str, blocked: _Blocked) -> None:
         """Send something when there is room for it again."""
+        lost: list[_Blocked] = []
         with self._lock:
             first = not self._blocked
-            self._blocked.setdefault(ident, []).append(blocked)
+            line = self._blocked.setdefault(ident, deque())
+            line.append(blocked)
+            if len(line) > _MAX_BLOCKED:
+                lost.append(line.popleft())
+        for each in lost:
+            self._tell_end(each.on_end, End.LOST, "")
         if first:
             self._messaging.call_soon(self._arm_retry)
 
@@ -256,7 +280,7 @@ class Answers:
             on_end = self._take_back(ident, message.uuid)
             if on_end is not None:
                 record = message.data[len(REPLY_PREFIX) :]
-                self._block(ident, _Blocked(record, on_end, None))
+                self._block(ident, _Blocked(None, record, on_end))
 
     def _arm_retry(self) -> None:
         if self._retry_timer is None and not self._closed:
@@ -265,16 +289,42 @@ class Answers:
 
     def _retry(self) -> None:
         self._retry_timer = None
-        with self._lock:
-            blocked, self._blocked = self._blocked, {}
-        for ident, some in blocked.items():
-            for record, on_end, req_id in some:
-                try:
-                    self.send(ident, record, on_end, req_id)
-                except Exception as exc:
-                    self._log.error("ident=%s can't be answered: %r", ident, exc)
-        if not self._blocked:
+        for ident in list(self._blocked):
+            self._retry_line(ident)
+        if self._blocked:
+            self._arm_retry()
+        else:
             self._retry_delay = 0.0
+
+    def _retry_line(self, ident: str) -> None:
+        """Send what waits for a caller, as far as there is room."""
+        while True:
+            with self._lock:
+                line = self._blocked.get(ident)
+                if line is None:
+                    return
+                if not line:
+                    del self._blocked[ident]
+                    return
+                blocked = line[0]
+            execution, record, on_end = blocked
+            if execution is not None:
+                record = self._answer_of(execution)
+            try:
+                if record and self._try_to_send(ident, record, on_end, execution) is not None:
+                    return
+            except Exception as exc:
+                self._log.error("ident=%s can't be answered: %r", ident, exc)
+            with self._lock:
+                if line and line[0] is blocked:
+                    line.popleft()
+
+    def _answer_of(self, execution: Execution) -> bytes:
+        """What is kept for a caller; empty: nothing has to be said any more."""
+        if not execution.is_gone:
+            return execution.answer or b""
+        gone = AnswerGone("the method has run, and its answer was not kept until now")
+        return self._replies.error(execution.req_id, gone, "", code=Code.ANSWER_GONE) or b""
 
     def _part_arrived(self, conn_id: str, ident: str, key: bytes) -> None:
         self._end(ident, key, End.ACKNOWLEDGED, conn_id)

@@ -14,7 +14,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from snakemq._core.rpc_records import Code, Command, Request
 from snakemq.rpc._answers import End
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from snakemq.rpc.server import RpcServer
 
 __all__ = ["ServedCall"]
+
+_log: Final = logging.getLogger("snakemq.rpc.server")
 
 _CODES: dict[type, Code] = {
     NoInstanceError: Code.NO_INSTANCE,
@@ -394,10 +396,6 @@ class ServedCall:
         if self.source is not None:
             self.source.cancel()
 
-    def is_wanted_again(self) -> None:
-        """The caller was thought to have cancelled it, and asks for it all the same."""
-        self._is_cancelled = False
-
 
 class _Continuation:
     """Takes more items of a stream."""
@@ -424,4 +422,8 @@ def _close(value: Any) -> None:
     """Close a generator or coroutine that nobody wants."""
     close = getattr(value, "close", None)
     if close is not None:
-        close()
+        try:
+            close()
+        except Exception:
+            # What the caller is to be told is something else.
+            _log.exception("exception while closing %s", type(value))

@@ -149,7 +149,7 @@ class CurrentCall(CallInfo):
             return self._event.wait()
         # More than once only if the clock of the link and that of the system differ.
         while (left := min(ends) - self._clock()) > 0:
-            if self._event.wait(left):
+            if self._event.wait(min(left, threading.TIMEOUT_MAX)):
                 return True
         return self.cancelled
 

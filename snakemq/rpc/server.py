@@ -406,10 +406,8 @@ class RpcServer(Registry):
             self._refuse(execution.ident, execution.req_id, failure, Code.ANSWER_GONE)
         elif execution.state is State.ANSWERED:
             self.answers.send_again(execution)
-        elif isinstance(work, ServedCall):
-            work.is_wanted_again()
-            if work.source is not None:
-                work.source.repeat(conn_id)
+        elif isinstance(work, ServedCall) and work.source is not None:
+            work.source.repeat(conn_id)
 
     def _begin(
         self,
@@ -586,8 +584,19 @@ class RpcServer(Registry):
             return
         for execution in self.executions.of(ident):
             if execution.state is State.BEGUN and execution.received_on != conn_id:
-                # It was cancelled while there was no connection to say so.
-                self._cancel_work(execution)
+                self._presume_cancelled(execution)
+
+    def _presume_cancelled(self, execution: Execution) -> None:
+        """It was cancelled, it seems, while there was no connection to say so.
+
+        If not, and it is asked for after all, it must not run again.
+        """
+        work = execution.work
+        if isinstance(work, ServedCall):
+            if self.dispatcher.cancel(work):
+                self.executions.forget(execution)
+            else:
+                work.call.cancel()
 
     def _watch_stream(self, ident: str) -> None:
         """A stream has begun whose caller was not connected then."""

@@ -406,11 +406,12 @@ def test_a_reply_for_which_there_is_no_room_is_logged_once(
     side.send_call("note", 1)
     wait_until(lambda: caplog.records)
     side.messaging.failure = None
-    side.call("note", 2)
-    assert side.service.seen == [1, 2]
-    assert caplog.messages == ["ident=alice is answered later, for its queue is full: no room"]
+    side.send_call("note", 2)
+    wait_until(lambda: side.service.seen == [1, 2] and side.idle())
+    assert side.messaging.sent == []
     side.messaging.advance(1)
-    side.messaging.wait_sent(2)
+    assert [reply["ok"] for reply in side.replies(2)] == [True, True]
+    assert caplog.messages == ["ident=alice is answered later, for its queue is full: no room"]
 
 
 def test_exceptions_stay_here_if_they_are_not_to_be_transferred(
