@@ -35,6 +35,7 @@ from snakemq.limits import QueueLimits
 from snakemq.peer import _calls, _stack
 from snakemq.peer import _inbox as peer_inbox
 from snakemq.rpc import (
+    _answers,
     _dispatcher,
     _pickle_machine,
     _stream_source,
@@ -120,6 +121,7 @@ SECOND = "What a second connection of a connected identifier may send meanwhile"
 
 LEASE = "... the lease of a process that is not heard of ends after"
 EARLY = "Requests that a ``Peer`` keeps before it serves anything"
+HELPERS = "Threads beside the workers: for answers of ``async def`` methods, and items that wait"
 SPARE_PAGES = "SQLite: free pages that stay in the file"
 
 OPTIONS = link_socket.TcpOptions()
@@ -223,6 +225,10 @@ EXPECTED = {
     "Answers kept for callers that have not acknowledged them": str(rpc.AnswerLimits().max_count),
     "... and their bytes": size(rpc.AnswerLimits().max_bytes),
     "... and for how long each": seconds(rpc.AnswerLimits().max_age),
+    "Replies to one caller that wait for room in its queue": str(_answers._MAX_BLOCKED),
+    "... and are tried again after": seconds(_answers._FIRST_RETRY),
+    "Calls of one caller that are cancelled before they were read": str(server._MAX_CANCELLED),
+    HELPERS: str(server._MAX_HELPERS),
     "Stream: items on their way, or not yet taken by their reader": str(
         client.DEFAULT_STREAM_WINDOW
     ),
@@ -326,6 +332,7 @@ def test_numbers_in_the_remarks() -> None:
     dead_after = OPTIONS.keepalive_idle + OPTIONS.keepalive_interval * OPTIONS.keepalive_count
     assert f"({dead_after} s)" in remarks["Unanswered probes of the system"]
     assert seconds(_calls._EARLY_SECONDS) in remarks[EARLY]
+    assert seconds(_answers._LAST_RETRY) in remarks["... and are tried again after"]
     for what in (SECOND, "Messages held back of a connection that is paused"):
         assert f"may send {size(_holding._LIMIT)}" in remarks[what]
     assert f"last {received.MAX_STREAMS} streams" in remarks[IDENTIFIERS]
