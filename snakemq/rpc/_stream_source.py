@@ -294,6 +294,13 @@ class StreamSource:
             the end as well
         :param conn_id: another one than before: what it does not have is sent again
         """
+        self._ask(position, window, conn_id, has_end=not window)
+
+    def repeat(self, conn_id: str) -> None:
+        """The caller has nothing yet, and asks again."""
+        self._ask(0, 0, conn_id, has_end=False)
+
+    def _ask(self, position: int, window: int, conn_id: str, *, has_end: bool) -> None:
         again: list[_Batch] = []
         with self._lock:
             # It can't have more than there was.
@@ -303,9 +310,7 @@ class StreamSource:
             ):
                 self._kept_bytes -= len(self._kept.popleft().record)
             self._limit = max(self._limit, position + min(window, MAX_WINDOW))
-            delivered = self._is_over and (
-                not self._kept or (not window and position == self._sent)
-            )
+            delivered = self._is_over and (not self._kept or (has_end and position == self._sent))
             if conn_id != self._conn_id and not delivered:
                 self._conn_id = conn_id
                 again = list(self._kept)
@@ -320,10 +325,6 @@ class StreamSource:
         finally:
             if wanted:
                 self._have_it_run()
-
-    def repeat(self, conn_id: str) -> None:
-        """The caller has nothing yet, and asks again."""
-        self.more(0, 0, conn_id)
 
     def cancel(self) -> None:
         """The caller wants no more."""

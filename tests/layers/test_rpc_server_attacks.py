@@ -435,6 +435,32 @@ def test_a_large_request_for_which_there_is_no_room_is_answered(make: Callable[.
     assert (reply["req_id"], reply["code"]) == (req_id, "busy")
 
 
+def test_a_large_call_that_runs_is_not_said_to_be_refused(make: Callable[..., Side]) -> None:
+    side = make(max_workers=1, max_waiting=1)
+    value = bytes(100_000)
+    req_id = side.send("hold", value)
+    assert side.service.entered.acquire(timeout=DEADLINE)
+    side.send("note", "waits")
+    side.conn_id = "c2"
+    side.send("hold", value, req_id=req_id)
+    assert side.messaging.sent == [], "it is attached to the one that runs"
+    side.service.gate.set()
+    side.messaging.wait_sent(2)
+    side.wait_idle()
+    assert side.service.calls == [value, "waits"]
+
+
+def test_a_large_call_that_is_refused_is_not_run_after_all(make: Callable[..., Side]) -> None:
+    side = make(max_workers=1, max_waiting=1)
+    blocked(side)
+    req_id = side.send("note", bytes(100_000))
+    side.send("note", bytes(100_000), req_id=req_id)
+    assert side.reply()["code"] == "busy"
+    side.service.gate.set()
+    side.wait_idle()
+    assert side.service.calls == [None]
+
+
 def test_a_flood_of_cancels_while_a_request_waits_to_be_read(make: Callable[..., Side]) -> None:
     side = make(max_workers=1)
     blocked(side)
@@ -688,6 +714,18 @@ def test_a_repeated_call_does_not_wait_for_a_transaction(durable: Durable) -> No
     side.reply(2)
 
 
+def test_one_that_has_run_is_answered_at_the_end_too(durable: Durable) -> None:
+    side = durable.start()
+    req_id = side.send("note", "value")
+    side.reply()
+    side.wait_idle()
+    assert side.server.close(DEADLINE)
+    side = durable.start()
+    assert side.server.drain(0.1)
+    side.send("note", "value", req_id=req_id)
+    assert side.reply()["return"] == "value"
+
+
 def test_a_signal_to_a_transactional_method(durable: Durable) -> None:
     side = durable.start()
     done: list[Any] = []
@@ -878,6 +916,29 @@ def test_async_calls_are_answered_after_close(
         assert side.reply()["return"] == "held"
 
 
+def test_a_stream_that_begins_after_the_end_is_closed(side: Side) -> None:
+    entered, gate = threading.Event(), threading.Event()
+    closed: list[int] = []
+
+    class Items(BadlyClosed):
+        def close(self) -> None:
+            closed.append(1)
+
+    def items() -> Items:
+        entered.set()
+        assert gate.wait(DEADLINE)
+        return Items()
+
+    serve(side, items)
+    call(side)
+    assert entered.wait(DEADLINE)
+    assert not side.server.close()
+    gate.set()
+    assert side.server.close(DEADLINE)
+    assert closed == [1]
+    assert not side.server._streams
+
+
 def test_a_stream_that_is_not_admitted_is_closed(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -972,6 +1033,17 @@ def test_all_of_it_has_arrived_on_another_connection() -> None:
     caller.more(2, 0, "c2")
     assert caller.is_delivered
     assert len(caller.sent) == number
+
+
+def test_an_empty_stream_that_is_lost_is_sent_again() -> None:
+    caller = Caller(iter(()))
+    caller.source.run()
+    caller.leave(lost=True)
+    caller.source.repeat("c2")
+    assert not caller.is_delivered
+    assert [part.end for part in caller.sent] == [True, True]
+    caller.more(0, 0, "c2")
+    assert caller.is_delivered
 
 
 def test_cancelled_when_all_that_is_left_is_lost() -> None:
