@@ -25,7 +25,7 @@ from snakemq.exceptions import QueueFull, StorageError
 from snakemq.limits import DropReason
 from snakemq.message import Message
 from snakemq.rpc import CallHook, CallInfo, as_signal, current_call, transactional
-from snakemq.rpc._executions import AnswerLimits, Executions
+from snakemq.rpc._executions import AnswerLimits, Execution, Executions
 from snakemq.rpc._stream_source import MAX_WINDOW
 from snakemq.storage import MemoryQueuesStorage
 from snakemq.testing import SimNetwork, SimStack
@@ -606,14 +606,22 @@ class Store:
             self.records.pop(key, None)
 
 
+def received(
+    executions: Executions, req_id: bytes = bytes(16), ident: str = "alice"
+) -> tuple[Execution, bool]:
+    found = executions.receive(ident, req_id, "c1")
+    assert found is not None
+    return found
+
+
 def test_a_store_that_can_not_be_read_when_a_call_is_repeated() -> None:
     store = Store()
     executions = Executions(time.monotonic, AnswerLimits(), store)
-    execution, _ = executions.receive("alice", bytes(16), "c1")
+    execution, _ = received(executions)
     executions.answered(execution, b"answer")
     executions = Executions(time.monotonic, AnswerLimits(), store)
     store.failure = StorageError("no disk")
-    execution, is_new = executions.receive("alice", bytes(16), "c2")
+    execution, is_new = received(executions)
     assert not is_new
     assert execution.is_gone
 
@@ -621,7 +629,7 @@ def test_a_store_that_can_not_be_read_when_a_call_is_repeated() -> None:
 def test_forgotten_while_it_is_stored() -> None:
     store = Store()
     executions = Executions(time.monotonic, AnswerLimits(), store)
-    execution, _ = executions.receive("alice", bytes(16), "c1")
+    execution, _ = received(executions)
     store.on_put = lambda: executions.forget(execution)
     executions.answered(execution, b"answer")
     assert store.records == {}
@@ -632,9 +640,9 @@ def test_forgotten_while_it_is_stored() -> None:
 def test_acknowledged_while_its_answer_is_dropped() -> None:
     store = Store()
     executions = Executions(time.monotonic, AnswerLimits(max_bytes=10), store)
-    one, _ = executions.receive("alice", bytes(16), "c1")
+    one, _ = received(executions)
     executions.answered(one, bytes(8))
-    two, _ = executions.receive("alice", bytes([1] * 16), "c1")
+    two, _ = received(executions, bytes([1] * 16))
     puts = iter((lambda: None, lambda: executions.acknowledged(one, "c1")))
     store.on_put = lambda: next(puts)()
     executions.answered(two, bytes(8))
@@ -712,6 +720,24 @@ def test_a_repeated_call_does_not_wait_for_a_transaction(durable: Durable) -> No
         gate.set()
     called.join()
     side.reply(2)
+
+
+def test_one_that_has_run_is_not_said_to_be_refused(durable: Durable) -> None:
+    side = durable.start()
+    req_id = side.send("note", "value", req_id=bytes([7] * 16))
+    side.reply()
+    side.wait_idle()
+    assert side.server.close(DEADLINE)
+    side = durable.start()
+    side.server.dispatcher.max_waiting = 0
+    side.server.dispatcher.max_workers = 1
+    blocked(side)
+    side.send("note", "value", req_id=req_id)
+    side.service.gate.set()
+    wait_until(lambda: len(side.messaging.sent) >= 1)
+    side.wait_idle()
+    replies = [pickle.loads(sent.message.data[6:]) for sent in side.messaging.sent]
+    assert [reply["return"] for reply in replies if reply["req_id"] == req_id] == ["value"]
 
 
 def test_one_that_has_run_is_answered_at_the_end_too(durable: Durable) -> None:
@@ -798,7 +824,7 @@ def test_who_has_most_loses_answers_first(limits: AnswerLimits) -> None:
     executions = Executions(time.monotonic, limits, store)
 
     def answered(ident: str, number: int) -> None:
-        execution, _ = executions.receive(ident, number.to_bytes(16, "big"), "c1")
+        execution, _ = received(executions, number.to_bytes(16, "big"), ident)
         executions.answered(execution, bytes(10))
 
     def kept(ident: str) -> list[int]:
