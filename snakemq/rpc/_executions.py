@@ -163,6 +163,10 @@ class Executions:
         self._shares: dict[str, _Share] = {}
         #: what an earlier process has stored, by key: when, and how its record begins
         self._earlier: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
+        #: how many requests of a caller are received later
+        self._deferred: dict[str, int] = {}
+        #: connections of those that have ended meanwhile
+        self._ended: dict[str, set[str]] = {}
         if store is not None:
             self._load(store)
 
@@ -180,13 +184,36 @@ class Executions:
         """How large the answers are that are kept in memory."""
         return self._bytes
 
-    def receive(self, ident: str, req_id: bytes, conn_id: str) -> tuple[Execution, bool]:
+    def defer(self, ident: str) -> None:
+        """A request of a caller is received later, in another thread."""
+        with self._lock:
+            self._deferred[ident] = self._deferred.get(ident, 0) + 1
+
+    def deferred(self, ident: str) -> None:
+        """Such a request was received, or came to nothing."""
+        with self._lock:
+            self._deferred[ident] -= 1
+            if not self._deferred[ident]:
+                del self._deferred[ident]
+                self._ended.pop(ident, None)
+
+    def connection_ended(self, ident: str, conn_id: str) -> None:
+        """What came on a connection and was not received yet comes again, if it is still wanted."""
+        with self._lock:
+            if ident in self._deferred:
+                self._ended.setdefault(ident, set()).add(conn_id)
+
+    def receive(self, ident: str, req_id: bytes, conn_id: str) -> tuple[Execution, bool] | None:
         """A request came.
 
-        :return: its execution, and whether it is new: then it has to be begun
+        :return: its execution, and whether it is new: then it has to be begun.
+            ``None``: its connection has ended. It may have been repeated since,
+            and answered, and be forgotten: it must not be begun.
         """
         key = (ident, req_id)
         with self._lock:
+            if self._ended and conn_id in self._ended.get(ident, ()):
+                return None
             of_caller = self._known.setdefault(ident, {})
             known = of_caller.get(req_id)
             if known is not None:

@@ -21,6 +21,7 @@ from snakemq._io.workers import WorkerPool
 from snakemq.exceptions import StorageError
 from snakemq.message import Message
 from snakemq.rpc._answers import Answers
+from snakemq.rpc._deferred import Later, Unread
 from snakemq.rpc._dispatcher import (
     DEFAULT_MAX_PER_OBJECT,
     DEFAULT_MAX_PER_PEER,
@@ -68,9 +69,6 @@ _ENDS: Final = 4096
 #: So many threads at most answer calls that were finished in the asyncio loop,
 #: and send items of streams whose next one takes a while.
 _MAX_HELPERS: Final = 8
-
-#: So many calls of one caller are remembered as cancelled before they are read.
-_MAX_CANCELLED: Final = 1000
 
 #: So many streams of one caller may be open.
 _MAX_STREAMS: Final = 1000
@@ -165,7 +163,7 @@ class RpcServer(Registry):
         #: write what is ready while those who made it do something else
         self.helpers = WorkerPool(_MAX_HELPERS, "snakemq-rpc-helper")
         self._reader = _loop_reader(pickler)
-        self._unread = _Unread()
+        self._unread = Unread()
         self._lock = threading.Lock()
         self._streams: dict[str, set[ServedCall]] = {}
         #: callers with open streams that are not connected
@@ -299,27 +297,42 @@ class RpcServer(Registry):
                 return
         # It can take long, run code of the program, and import modules.
         self._unread.begin(ident)
-        reading = _Later(ident, self._read, conn_id, ident, data, size=len(data))
-        if not self._submit(reading):
-            self._unread.end(ident, None)
-            self.log.warning("ident=%s a request is not read: too many wait for that", ident)
-            # It is near the end, most often; all of it may be large.
-            req_id = request_id_in(data[:_ENDS]) or request_id_in(data[-_ENDS:])
-            if req_id is not None:
+        self.executions.defer(ident)
+        if not self._submit(Later(ident, self._read, conn_id, ident, data, size=len(data))):
+            self._too_large_to_wait(conn_id, ident, data)
+
+    def _too_large_to_wait(self, conn_id: str, ident: str, data: bytes) -> None:
+        """There is no room for a request that has to be read by a worker."""
+        self.log.warning("ident=%s a request is not read: too many wait for that", ident)
+        # It is near the end, most often; all of it may be large.
+        req_id = request_id_in(data[:_ENDS]) or request_id_in(data[-_ENDS:])
+        if req_id is not None:
+            execution = self.executions.find(ident, req_id)
+            if execution is not None:
+                self.executions.receive(ident, req_id, conn_id)
+                self._repeated(conn_id, execution)
+            else:
+                # Its first copy may wait to be read.
+                self._unread.cancel(ident, req_id)
                 self._refuse(ident, req_id, self._busy(), Code.BUSY)
+        self.executions.deferred(ident)
+        self._unread.end(ident, None)
 
     def _read(self, conn_id: str, ident: str, data: bytes) -> None:
         """Read a request that could not be read in the loop. In a worker."""
         request = None
         cancelled = False
         try:
-            request = parse_request(self.pickler.loads(data[len(REQUEST_PREFIX) :]))
-        except Exception as exc:
-            self._unreadable(ident, data, exc)
+            try:
+                request = parse_request(self.pickler.loads(data[len(REQUEST_PREFIX) :]))
+            except Exception as exc:
+                self._unreadable(ident, data, exc)
+            finally:
+                cancelled = self._unread.end(ident, None if request is None else request.req_id)
+            if request is not None and not cancelled:
+                self._received(conn_id, ident, request, len(data))
         finally:
-            cancelled = self._unread.end(ident, None if request is None else request.req_id)
-        if request is not None and not cancelled:
-            self._received(conn_id, ident, request, len(data))
+            self.executions.deferred(ident)
 
     def _unreadable(self, ident: str, data: bytes, error: Exception) -> None:
         """Somebody waits, and is told if it can be seen for what."""
@@ -367,19 +380,24 @@ class RpcServer(Registry):
             )
             self._refuse(ident, req_id, unknown, Code.NO_INSTANCE)
             return
-        if self._is_draining and self.executions.find(ident, req_id) is None:
+        if self._is_draining and not self._is_known(ident, req_id):
             # Who takes no streams is 1.6, and would raise what it does not know.
             if request.window is not None:
                 failure = ServerClosing(f"{self._messaging.identifier!r} is about to end")
                 self._refuse(ident, req_id, failure, Code.CLOSING)
             return
         if self._messaging.is_inside_loop() and self.executions.is_of_earlier(ident, req_id):
-            # Its answer is read from the storage, which may take a while.
-            again = _Later(ident, self._receive_call, conn_id, ident, request, size)
-            if not self._submit(again):
-                self._refuse(ident, req_id, self._busy(), Code.BUSY)
+            # Its answer is read from the storage, which may take a while. It has
+            # run, so it is not refused.
+            again = Later(ident, self._receive_later, conn_id, ident, request, size)
+            self.executions.defer(ident)
+            if not self.dispatcher.submit(again, force=True):
+                self.executions.deferred(ident)
             return
-        execution, is_new = self.executions.receive(ident, req_id, conn_id)
+        received = self.executions.receive(ident, req_id, conn_id)
+        if received is None:
+            return
+        execution, is_new = received
         if not is_new:
             self._repeated(conn_id, execution)
         elif execution.state is State.INTERRUPTED:
@@ -397,6 +415,16 @@ class RpcServer(Registry):
                 self.log.exception("ident=%s a call can't be begun", ident)
                 self.executions.forget(execution)
                 self._refuse(ident, req_id, Error(f"it can't be begun: {describe(exc)}"), None)
+
+    def _is_known(self, ident: str, req_id: bytes) -> bool:
+        executions = self.executions
+        return executions.find(ident, req_id) is not None or executions.is_of_earlier(ident, req_id)
+
+    def _receive_later(self, conn_id: str, ident: str, request: Request, size: int) -> None:
+        try:
+            self._receive_call(conn_id, ident, request, size)
+        finally:
+            self.executions.deferred(ident)
 
     def _repeated(self, conn_id: str, execution: Execution) -> None:
         """A request that is known came once more."""
@@ -525,6 +553,8 @@ class RpcServer(Registry):
     def admit_stream(self, call: ServedCall) -> bool:
         """Whether the caller may have one more."""
         with self._lock:
+            if self._is_closed:
+                return False
             streams = self._streams.setdefault(call.ident, set())
             if len(streams) >= _MAX_STREAMS:
                 return False
@@ -555,6 +585,7 @@ class RpcServer(Registry):
             self._give_up_in(_ASKING, ident, conn_id)
 
     def _disconnected(self, conn_id: str, ident: str) -> None:
+        self.executions.connection_ended(ident, conn_id)
         if ident in self._streams or ident in self._away:
             self._give_up_in(_STREAM_PATIENCE, ident, None)
 
@@ -600,8 +631,9 @@ class RpcServer(Registry):
 
     def _watch_stream(self, ident: str) -> None:
         """A stream has begun whose caller was not connected then."""
-        if not self._messaging.is_connected(ident) and ident not in self._away:
-            self._disconnected("", ident)
+        if self._is_closed or self._messaging.is_connected(ident) or ident in self._away:
+            return
+        self._give_up_in(_STREAM_PATIENCE, ident, None)
 
     def _cancel_timers(self) -> None:
         for ident in list(self._away):
@@ -609,56 +641,6 @@ class RpcServer(Registry):
 
     def __repr__(self) -> str:
         return f"<RpcServer objects={sorted(map(str, self.instances))} {self.dispatcher!r}>"
-
-
-class _Later:
-    """Something about a request that a worker has to do.
-
-    :param func: called with the other arguments
-    """
-
-    object_name = ""
-
-    def __init__(self, ident: str, func: Callable[..., object], *args: Any, size: int = 0) -> None:
-        self.ident = ident
-        self.size = size
-        self._func = func
-        self._args = args
-
-    def run(self) -> bool:
-        self._func(*self._args)
-        return True
-
-
-class _Unread:
-    """How many requests of whom are being read, and which of them were cancelled meanwhile."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts: dict[str, int] = {}
-        self._cancelled: dict[str, set[bytes]] = {}
-
-    def begin(self, ident: str) -> None:
-        with self._lock:
-            self._counts[ident] = self._counts.get(ident, 0) + 1
-
-    def cancel(self, ident: str, req_id: bytes) -> None:
-        with self._lock:
-            if ident in self._counts:
-                cancelled = self._cancelled.setdefault(ident, set())
-                if len(cancelled) < _MAX_CANCELLED:
-                    cancelled.add(req_id)
-
-    def end(self, ident: str, req_id: bytes | None) -> bool:
-        """One was read; whether it was cancelled."""
-        with self._lock:
-            count = self._counts[ident] = self._counts[ident] - 1
-            cancelled = self._cancelled.get(ident)
-            found = cancelled is not None and req_id in cancelled
-            if not count:
-                del self._counts[ident]
-                self._cancelled.pop(ident, None)
-            return found
 
 
 def _loop_reader(serializer: Serializer) -> Serializer | None:
