@@ -36,6 +36,7 @@ from snakemq.peer import _calls, _stack
 from snakemq.peer import _inbox as peer_inbox
 from snakemq.rpc import (
     _answers,
+    _deferred,
     _dispatcher,
     _pickle_machine,
     _stream_source,
@@ -227,7 +228,7 @@ EXPECTED = {
     "... and for how long each": seconds(rpc.AnswerLimits().max_age),
     "Replies to one caller that wait for room in its queue": str(_answers._MAX_BLOCKED),
     "... and are tried again after": seconds(_answers._FIRST_RETRY),
-    "Calls of one caller that are cancelled before they were read": str(server._MAX_CANCELLED),
+    "Calls of one caller that are cancelled before they were read": str(_deferred._MAX_CANCELLED),
     HELPERS: str(server._MAX_HELPERS),
     "Stream: items on their way, or not yet taken by their reader": str(
         client.DEFAULT_STREAM_WINDOW
