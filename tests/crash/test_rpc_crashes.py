@@ -48,7 +48,7 @@ SETUPS = {
 }
 
 #: In all, by default.
-ROUNDS = 24
+ROUNDS = 18
 
 
 def runs() -> list[object]:
