@@ -73,7 +73,8 @@ class IncomingStream:
         self.ident = call.ident
         self.req_id = call.req_id
         self.wait_for_peer = call.wait_for_peer
-        self.sent = call.sent
+        # It was, though the thread that has sent it may not have noted that yet.
+        self.sent = max(call.sent, 1)
         self.timeout = timeout
         #: whether nothing more will come; what has come may still be to be read
         self.over = False

@@ -523,3 +523,21 @@ def test_a_finalizer_may_let_go_of_one_anywhere(side: Streaming) -> None:
     side.messaging.run_soon()
     assert side.cancelled()
     assert side.ended()
+
+
+def test_one_that_comes_before_the_sender_knows_that_it_has_sent(side: Streaming) -> None:
+    """The other side is told all the same when nobody wants it."""
+    send = side.messaging.send_message
+
+    def answer_at_once(ident: str, message: Any, **options: Any) -> bool:
+        side.messaging.send_message = send  # type: ignore[method-assign]
+        queued = send(ident, message, **options)
+        side.req_id = side.records("call")[-1]["req_id"]
+        side.part(0, ["first"])
+        return queued
+
+    side.messaging.send_message = answer_at_once  # type: ignore[method-assign]
+    stream = side.proxy.read.future().result(0)
+    assert next(stream) == "first"
+    stream.close()
+    assert side.cancelled()
