@@ -292,8 +292,10 @@ class TestLimits:
     ) -> None:
         sim.alice.messaging.queue_limits = QueueLimits(max_messages=5)
         futures = [sim.proxy.effect.future(token) for token in range(100)]
+        start = sim.network.now
         assert [ends(sim, future) for future in futures] == [*range(100)]
         assert counting.effects == dict.fromkeys(range(100), 1)
+        assert sim.network.now - start < 10
         sim.until(lambda: not leftovers_of_server(sim.server))
 
     def test_a_queue_that_is_full_of_other_messages(self, sim: SimPair, counting: Counting) -> None:
