@@ -461,6 +461,21 @@ def test_a_large_call_that_is_refused_is_not_run_after_all(make: Callable[..., S
     assert side.service.calls == [None]
 
 
+def test_a_large_call_that_is_cancelled_while_it_is_repeated(make: Callable[..., Side]) -> None:
+    side = make(max_workers=1)
+    value = bytes(100_000)
+    req_id = side.send("note", value)
+    side.reply()
+    side.wait_idle()
+    blocked(side)
+    side.conn_id = "c2"
+    side.send("note", value, req_id=req_id)
+    side.deliver(cancel_record(req_id))
+    side.service.gate.set()
+    side.wait_idle()
+    assert side.service.calls == [value, None]
+
+
 def test_a_flood_of_cancels_while_a_request_waits_to_be_read(make: Callable[..., Side]) -> None:
     side = make(max_workers=1)
     blocked(side)
