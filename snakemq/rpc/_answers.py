@@ -267,11 +267,15 @@ class Answers:
         if ident in self._sent:
             for message in messages:
                 self._end(ident, message.uuid, End.ACKNOWLEDGED, conn_id)
+        if ident in self._blocked:
+            self._retry_line(ident)  # there may be room now
 
     def _left(self, conn_id: str, ident: str, messages: list[Message]) -> None:
         if ident in self._sent:
             for message in messages:
                 self._end(ident, message.uuid, End.LEFT)
+        if ident in self._blocked:
+            self._retry_line(ident)
 
     def _dropped(self, ident: str, messages: list[Message], reason: DropReason) -> None:
         if reason is not DropReason.QUEUE_FULL or ident not in self._sent:

@@ -88,10 +88,13 @@ class CallOptions:
 def checked_timeout(timeout: float | None) -> float | None:
     """The timeout; ``None`` if it never ends.
 
-    :raises ValueError: it is negative or not a number
+    :raises ValueError: it is negative, or NaN
+    :raises TypeError: it is no number
     """
     if timeout is None:
         return None
+    if not isinstance(timeout, (int, float)):
+        raise TypeError(f"a timeout is a number of seconds or None, not {type(timeout).__name__}")
     if not timeout >= 0:
         raise ValueError(f"a timeout is None or at least 0 seconds, not {timeout!r}")
     return None if timeout == float("inf") else timeout

@@ -499,11 +499,11 @@ class RpcServer(Registry):
     def _cancel(self, ident: str, request: Request) -> None:
         req_id = request.req_id
         assert req_id is not None
+        # A copy of the request may wait to be read.
+        self._unread.cancel(ident, req_id)
         execution = self.executions.find(ident, req_id)
-        if execution is None:
-            self._unread.cancel(ident, req_id)
-            return
-        self._cancel_work(execution)
+        if execution is not None:
+            self._cancel_work(execution)
 
     def _cancel_work(self, execution: Execution) -> None:
         work = execution.work
@@ -593,6 +593,8 @@ class RpcServer(Registry):
         return any(execution.state is State.BEGUN for execution in self.executions.of(ident))
 
     def _give_up_in(self, seconds: float, ident: str, conn_id: str | None) -> None:
+        if self._is_closed:
+            return
         timer = self._away.pop(ident, None)
         if timer is not None:
             timer.cancel()
@@ -631,9 +633,8 @@ class RpcServer(Registry):
 
     def _watch_stream(self, ident: str) -> None:
         """A stream has begun whose caller was not connected then."""
-        if self._is_closed or self._messaging.is_connected(ident) or ident in self._away:
-            return
-        self._give_up_in(_STREAM_PATIENCE, ident, None)
+        if not self._messaging.is_connected(ident) and ident not in self._away:
+            self._give_up_in(_STREAM_PATIENCE, ident, None)
 
     def _cancel_timers(self) -> None:
         for ident in list(self._away):

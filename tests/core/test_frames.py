@@ -32,7 +32,7 @@ def test_broken_utf8_is_replaced() -> None:
 
 
 def test_a_longer_identifier_than_any_is_refused() -> None:
-    assert len(frames.decode_identification("𝕏".encode() * 50)) == 50
+    assert len(frames.decode_identification("\N{MUSICAL SYMBOL G CLEF}".encode() * 50)) == 50
     with pytest.raises(SnakeMQBrokenMessage, match="51 characters"):
         frames.decode_identification(b"x" * 51)
     with pytest.raises(SnakeMQBrokenMessage, match="201 bytes"):
