@@ -54,13 +54,14 @@ class Unread:
                 if len(cancelled) < _MAX_CANCELLED:
                     cancelled.add(req_id)
 
-    def end(self, ident: str, req_id: bytes | None) -> bool:
-        """One was read; whether it was cancelled."""
+    def is_cancelled(self, ident: str, req_id: bytes) -> bool:
+        """Whether a call was cancelled before it was read."""
+        return bool(self._cancelled) and req_id in self._cancelled.get(ident, ())
+
+    def end(self, ident: str) -> None:
+        """One was read and received."""
         with self._lock:
             count = self._counts[ident] = self._counts[ident] - 1
-            cancelled = self._cancelled.get(ident)
-            found = cancelled is not None and req_id in cancelled
             if not count:
                 del self._counts[ident]
                 self._cancelled.pop(ident, None)
-            return found

@@ -316,22 +316,19 @@ class RpcServer(Registry):
                 self._unread.cancel(ident, req_id)
                 self._refuse(ident, req_id, self._busy(), Code.BUSY)
         self.executions.deferred(ident)
-        self._unread.end(ident, None)
+        self._unread.end(ident)
 
     def _read(self, conn_id: str, ident: str, data: bytes) -> None:
         """Read a request that could not be read in the loop. In a worker."""
-        request = None
-        cancelled = False
         try:
             try:
                 request = parse_request(self.pickler.loads(data[len(REQUEST_PREFIX) :]))
             except Exception as exc:
                 self._unreadable(ident, data, exc)
-            finally:
-                cancelled = self._unread.end(ident, None if request is None else request.req_id)
-            if request is not None and not cancelled:
+            else:
                 self._received(conn_id, ident, request, len(data))
         finally:
+            self._unread.end(ident)
             self.executions.deferred(ident)
 
     def _unreadable(self, ident: str, data: bytes, error: Exception) -> None:
@@ -400,6 +397,9 @@ class RpcServer(Registry):
         execution, is_new = received
         if not is_new:
             self._repeated(conn_id, execution)
+        elif self._unread.is_cancelled(ident, req_id):
+            # Another copy of it may have run, and was forgotten when it was cancelled.
+            self.executions.forget(execution)
         elif execution.state is State.INTERRUPTED:
             interrupted = CallInterrupted(
                 f"{request.object}.{request.method} was running when its server was restarted,"
