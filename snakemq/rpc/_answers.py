@@ -365,10 +365,14 @@ class Answers:
         self._messaging.call_soon(self._expire)
 
     def _expire(self) -> None:
-        self._timer = None
         delay = self._executions.expire()
-        if delay is not None and not self._closed:
-            self._timer = self._messaging.call_later(max(delay, _EXPIRY_INTERVAL), self._expire)
+        with self._lock:
+            # Until now nobody else could set one.
+            self._timer = None
+            if delay is not None and not self._closed:
+                self._timer = self._messaging.call_later(max(delay, _EXPIRY_INTERVAL), self._expire)
+        if delay is None and self._executions.has_answers:
+            self._watch()  # there is one that came meanwhile
 
 
 _ARMING: Final = object()

@@ -176,6 +176,11 @@ class Executions:
             self._earlier[key] = (now - age, record[:1])
         self._evict_earlier()
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether there is something that will be too old some day."""
+        return bool(self._answered)
+
     def __len__(self) -> int:
         return self._count
 
