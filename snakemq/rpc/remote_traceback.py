@@ -7,7 +7,7 @@ import sys
 import traceback
 from typing import Final
 
-__all__ = ["REMOTE_TRACEBACK_ATTR", "attach", "describe", "format_remote"]
+__all__ = ["REMOTE_TRACEBACK_ATTR", "RemoteTraceback", "attach", "describe", "format_remote"]
 
 #: Attribute of a remote exception that has the remote traceback, a string.
 REMOTE_TRACEBACK_ATTR: Final = "__remote_traceback__"
@@ -15,6 +15,10 @@ REMOTE_TRACEBACK_ATTR: Final = "__remote_traceback__"
 _HEADING: Final = "Remote traceback"
 
 _log = logging.getLogger("snakemq.rpc")
+
+
+class RemoteTraceback(Exception):
+    """What a remote exception is shown with on Python 3.10: its remote traceback."""
 
 
 def format_remote(exc: BaseException) -> str:
@@ -45,7 +49,8 @@ def describe(exc: BaseException) -> str:
 def attach(exc: Exception, text: str, remote_ident: str) -> None:
     """Give an exception that came over the wire its remote traceback.
 
-    From Python 3.11 on a note shows it wherever the exception is printed.
+    It is shown wherever the exception is printed: by a note, and on Python
+    3.10, which has none, by a cause.
     """
     # Not by setattr and add_note: a class may forbid both (frozen dataclass).
     attributes = exc.__dict__
@@ -62,3 +67,6 @@ def attach(exc: Exception, text: str, remote_ident: str) -> None:
             kept.append(f"{_HEADING} ({remote_ident}):\n{text.rstrip()}")
         if kept or notes is not None:
             attributes["__notes__"] = kept
+    elif text:
+        cause = RemoteTraceback(f"\n{_HEADING} ({remote_ident}):\n{text.rstrip()}")
+        BaseException.__setattr__(exc, "__cause__", cause)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -538,8 +539,20 @@ def test_a_remote_exception_is_raised_with_its_traceback(side: Side) -> None:
     assert REMOTE_TRACEBACK_ATTR == "__remote_traceback__"
 
 
+def test_the_remote_traceback_is_printed_with_the_exception(side: Side) -> None:
+    side.connect()
+    call = InThread(side.proxy.read)
+    reply = error_record(
+        side.requests(1)[0]["req_id"], KeyError("kitchen"), "Traceback ...\n  line\n"
+    )
+    side.reply(reply)
+    error = call.error()
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    assert "Remote traceback (bob):\nTraceback ...\n  line" in text
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="notes came with Python 3.11")
-def test_the_remote_traceback_is_shown_when_the_exception_is_printed(side: Side) -> None:
+def test_the_notes_of_an_exception_are_kept_when_the_exception_is_printed(side: Side) -> None:
     side.connect()
     call = InThread(side.proxy.read)
     exc = KeyError("kitchen")
