@@ -576,8 +576,9 @@ class RpcServer(Registry):
         self._tell()
 
     def _tell(self) -> None:
-        with self._change:
-            self._change.notify_all()
+        if self._is_draining:  # else nobody waits for it
+            with self._change:
+                self._change.notify_all()
 
     def _connected(self, conn_id: str, ident: str) -> None:
         if ident in self._away or self._has_begun(ident):
