@@ -43,7 +43,7 @@ from tests.integration.rpc_support import (
 )
 from tests.layers.rpc_fakes import InThread
 
-SECONDS = float(os.environ.get("SNAKEMQ_SOAK_SECONDS", "4"))
+SECONDS = float(os.environ.get("SNAKEMQ_SOAK_SECONDS", "2"))
 
 #: Threads that call.
 CALLERS = 4
