@@ -179,9 +179,15 @@ class CuttingProxy:
             func()
             return
         done = threading.Event()
-        self._calls.append(func)
-        self._calls.append(done.set)
-        self._bell_rope.send(b"\0")
+
+        def call() -> None:
+            func()
+            done.set()
+
+        self._calls.append(call)
+        # It may have come by itself meanwhile, and have been told to end.
+        with contextlib.suppress(OSError):
+            self._bell_rope.send(b"\0")
         assert done.wait(DEADLINE), "the thread of the proxy is gone or stuck"
 
     # Its own thread.

@@ -195,3 +195,21 @@ def test_close_ends_all(ends: Ends) -> None:
     ends.proxy.close()
     for sock in (near, far, waiting):
         assert not rest(sock)
+
+
+def test_it_ends_when_it_has_come_by_itself() -> None:
+    """The thread of the proxy wakes up, and is told to end, before the bell is rung."""
+    proxy = CuttingProxy()
+    rope = proxy._bell_rope
+
+    class SlowRope:
+        def send(self, data: bytes) -> int:
+            with socket.create_connection(("127.0.0.1", proxy.port)):
+                proxy._thread.join(DEADLINE)
+            return rope.send(data)
+
+        def close(self) -> None:
+            rope.close()
+
+    proxy._bell_rope = SlowRope()  # type: ignore[assignment]
+    proxy.close()
