@@ -21,7 +21,7 @@ from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.storage import QueuesStorageBase, Removal, StoredItem
 from snakemq.storage._mirror import MirroredStorage
 
-__all__ = ["Ledger", "Queue", "QueuesManager", "Reserved"]
+__all__ = ["Ledger", "Queue", "QueuesManager", "Reserved", "is_ledger"]
 
 #: Messages with the queues for which there is room.
 Reserved: TypeAlias = list[tuple[Queue, Message]]

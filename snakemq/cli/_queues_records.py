@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from snakemq.message import FLAG_PERSISTENT, MAX_UUID_LENGTH, Message
+from snakemq.queues import is_ledger
 from snakemq.storage import DeadLetter, InboxItem
 
 __all__ = [
@@ -169,7 +170,8 @@ class _Fields:
         meaning = f"the name of a peer, 1 to {_MAX_IDENT_LENGTH} characters"
         peer: str = self.take("peer", (str,), meaning)
         _utf8(peer, "peer")
-        if not 1 <= len(peer) <= _MAX_IDENT_LENGTH:
+        # What a peer keeps for itself has a name that is none of a peer.
+        if not 1 <= len(peer) <= _MAX_IDENT_LENGTH and not is_ledger(peer):
             raise RecordError(f"'peer' has to be {meaning}, not {peer!r:.100}")
         return peer
 

@@ -18,6 +18,7 @@ from snakemq.cli import _queues_opening, main
 from snakemq.cli._queues_pages import MAX_MESSAGES, MAX_RECEIVED, read_tail
 from snakemq.exceptions import StorageError, StorageUnavailable
 from snakemq.message import FLAG_PERSISTENT, Message
+from snakemq.queues import QueuesManager
 from snakemq.storage import (
     DeadLetter,
     MemoryQueuesStorage,
@@ -405,6 +406,17 @@ class TestImport:
         assert [item.data for item in found] == ["ž".encode(), b"\xff"] * 2
         assert len({item.uuid for item in found}) == 4
         assert {(item.ttl, item.flags) for item in found} == {(None, FLAG_PERSISTENT)}
+
+    def test_answers_to_calls_go_along(self, storages: Storages, run: Run, tmp_path: Path) -> None:
+        """What a peer keeps for itself has no name that a peer can have."""
+        manager = QueuesManager(storages["a"])
+        manager.open_ledger("answers to calls").put(b"k" * 16, b"answer")
+        path = tmp_path / "out.jsonl"
+        assert run("a", "export", "--output", path).status == 0
+        done = run("b", "import", path)
+        assert (done.status, done.err) == (0, "")
+        ledger = QueuesManager(storages["b"]).open_ledger("answers to calls")
+        assert [(key, record) for key, record, _ in ledger.load()] == [(b"k" * 16, b"answer")]
 
     def test_what_has_expired_is_told_by_the_program(
         self, storages: Storages, run: Run, tmp_path: Path
