@@ -1,14 +1,47 @@
-"""The hooks around one call."""
+"""The hooks of a client or server, and what they are told of one call."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Sequence
+from typing import Final
 
 from snakemq.rpc.hooks import CallHook, CallInfo
 
-__all__ = ["HookChain"]
+__all__ = ["HookChain", "Hooked"]
+
+#: Few are added, by whatever thread.
+_changing: Final = threading.Lock()
+
+
+class Hooked:
+    """Base of what has hooks around its calls.
+
+    :ivar hooks: what is told of every call, in this order. Never changed, but
+        replaced: by :meth:`add_hook` and :meth:`remove_hook`.
+    """
+
+    def __init__(self) -> None:
+        self.hooks: list[CallHook] = []
+
+    def add_hook(self, hook: CallHook) -> None:
+        """Have a hook told of every call from now on, inside of those that there are. Any thread.
+
+        See :class:`CallHook` for where and when.
+        """
+        with _changing:
+            self.hooks = [*self.hooks, hook]
+
+    def remove_hook(self, hook: CallHook) -> None:
+        """Undo :meth:`add_hook`. Calls that have begun are not concerned.
+
+        :raises ValueError: it is not there
+        """
+        with _changing:
+            hooks = list(self.hooks)
+            hooks.remove(hook)
+            self.hooks = hooks
 
 
 class HookChain:

@@ -24,13 +24,13 @@ from snakemq._core.rpc_records import (
 from snakemq.message import Message
 from snakemq.rpc._call_future import CallFuture
 from snakemq.rpc._deadlines import Deadlines
-from snakemq.rpc._hook_chain import HookChain
+from snakemq.rpc._hook_chain import HookChain, Hooked
 from snakemq.rpc._outgoing_call import BlockingCall, FutureCall, OutgoingCall, Pending, too_late
 from snakemq.rpc._outstanding import Outstanding
 from snakemq.rpc._parts import PartReceiver, PartSender
 from snakemq.rpc._remote_stream import IncomingStream, RemoteStream
 from snakemq.rpc.errors import ClientClosed, UnreadableReply, WouldDeadlock
-from snakemq.rpc.hooks import CallHook, CallInfo
+from snakemq.rpc.hooks import CallInfo
 from snakemq.rpc.options import UNSET, CallOptions, Unset, checked_timeout
 from snakemq.rpc.proxy import RpcInstProxy
 from snakemq.rpc.request_ids import new_request_id
@@ -50,7 +50,7 @@ DEFAULT_STREAM_WINDOW: Final = 64
 _CLOSING: Final = Code.CLOSING.value
 
 
-class RpcClient:
+class RpcClient(Hooked):
     """Makes calls to the objects that other peers have registered.
 
     One client serves any number of threads, peers and objects. A client and a
@@ -79,6 +79,7 @@ class RpcClient:
         timeout: float | None = None,
         wait_for_peer: bool = True,
     ) -> None:
+        super().__init__()
         self.log = logging.getLogger("snakemq.rpc.client")
         self.receive_hook = receive_hook
         self.pickler = pickler
@@ -90,9 +91,6 @@ class RpcClient:
         #: thread of the caller. ``None``: calls raise. Not for futures and
         #: callbacks, which have places of their own for it.
         self.exception_handler: Callable[[Exception], object] | None = None
-        #: What is told of every call, in this order. Never changed, but
-        #: replaced: by :meth:`add_hook` and :meth:`remove_hook`.
-        self.hooks: list[CallHook] = []
 
         messaging = receive_hook.messaging
         self._sender = PartSender(receive_hook, REQUEST_PARTS, self._not_sent)
@@ -198,27 +196,6 @@ class RpcClient:
                     # It only spares the other side some work.
                     self.log.debug("ident=%s can't be told of the end: %r", ident, exc)
             pending.end(None, ClientClosed("the client was closed during the call"))
-
-    def add_hook(self, hook: CallHook) -> None:
-        """Have a hook told of every call that is made from now on. From any thread.
-
-        ``before`` is called in the thread of the caller, before the arguments
-        are serialized; ``after`` in the thread that learns of the end: of
-        calls that block that of the caller, of others mostly that of the loop.
-        A stream ends with its last item, or when it is closed.
-        """
-        with self._outstanding.lock:
-            self.hooks = [*self.hooks, hook]
-
-    def remove_hook(self, hook: CallHook) -> None:
-        """Undo :meth:`add_hook`. Calls that are being made are not concerned.
-
-        :raises ValueError: it is not there
-        """
-        with self._outstanding.lock:
-            hooks = list(self.hooks)
-            hooks.remove(hook)
-            self.hooks = hooks
 
     def pending_calls(self, ident: str | None = None) -> int:
         """How many calls and streams have not ended. From any thread.

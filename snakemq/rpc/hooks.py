@@ -56,9 +56,10 @@ class CallHook:
     def before(self, call: CallInfo) -> None:
         """A call is about to be made, or to be served.
 
-        On the side of the caller this runs in the thread of the caller, and
-        may put something into ``call.headers``. On the side of the server it runs in the
-        thread in which the method will run.
+        On the side of the caller this runs in the thread of the caller, before
+        the arguments are serialized, and may put something into
+        ``call.headers``. On the side of the server it runs in the thread in
+        which the method will run.
 
         :raises Exception: then it is not made, or not served: the caller gets
             what was raised. :class:`~snakemq.rpc.Refused` says why best.
@@ -66,6 +67,10 @@ class CallHook:
 
     def after(self, call: CallInfo, error: BaseException | None) -> None:
         """It has ended. Called if ``before`` returned. What this raises is logged.
+
+        In the thread that learns of the end: on the side of the caller that of
+        the caller if the call blocks, else mostly that of the loop. A stream
+        ends with its last item, or when it is closed.
 
         :param error: what it raised; ``None``: it returned
         """

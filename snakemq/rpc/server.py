@@ -31,6 +31,7 @@ from snakemq.rpc._dispatcher import (
     Task,
 )
 from snakemq.rpc._executions import AnswerLimits, Execution, Executions, State
+from snakemq.rpc._hook_chain import Hooked
 from snakemq.rpc._known_types import UnknownType
 from snakemq.rpc._parts import PartReceiver
 from snakemq.rpc._registry import Registry
@@ -47,7 +48,6 @@ from snakemq.rpc.errors import (
     StreamGone,
     UnreadableRequest,
 )
-from snakemq.rpc.hooks import CallHook
 from snakemq.rpc.remote_traceback import describe
 from snakemq.rpc.safe_pickle import SAFE_PICKLE
 from snakemq.rpc.serializer import Serializer, is_safe, request_id_in
@@ -90,7 +90,7 @@ _BARRIER: Final = 1.0
 _LOOK_INTERVAL: Final = 0.05
 
 
-class RpcServer(Registry):
+class RpcServer(Registry, Hooked):
     """Serves the public methods of objects, and functions, that are registered with it.
 
     Methods run in threads of their own, several at a time, in no guaranteed
@@ -138,7 +138,8 @@ class RpcServer(Registry):
         answers: AnswerLimits | None = None,
         asyncio_loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__()
+        Registry.__init__(self)
+        Hooked.__init__(self)
         self.log = logging.getLogger("snakemq.rpc.server")
         self.receive_hook = receive_hook
         self.pickler = pickler
@@ -147,7 +148,6 @@ class RpcServer(Registry):
         #: is logged here and, as in 1.6, nothing is sent: the caller waits
         #: until its timeout and raises :class:`PartialCall`.
         self.transfer_exceptions = True
-        self.hooks: tuple[CallHook, ...] = ()
         self.replies = ReplyWriter(pickler, self.log)
         messaging = self._messaging = receive_hook.messaging
         self._ledger = messaging.open_ledger(_LEDGER) if durable else None
@@ -175,21 +175,6 @@ class RpcServer(Registry):
         messaging.on_disconnect.wire(self._disconnected)
         self._parts = PartReceiver(receive_hook, REQUEST_PARTS, self.on_recv)
         receive_hook.register(REQUEST_PREFIX, self.on_recv)
-
-    def add_hook(self, hook: CallHook) -> None:
-        """Have a hook called around every call, inside of those that there are."""
-        with self._lock:
-            self.hooks = (*self.hooks, hook)
-
-    def remove_hook(self, hook: CallHook) -> None:
-        """Undo :meth:`add_hook`.
-
-        :raises ValueError: it was not added
-        """
-        with self._lock:
-            hooks = list(self.hooks)
-            hooks.remove(hook)
-            self.hooks = tuple(hooks)
 
     def get_registered_objects(self) -> dict[str, Any]:
         """The registered objects by name: the dictionary itself, as in 1.6."""
