@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from snakemq.rpc._description import describe_function, describe_object, public_methods
 from snakemq.rpc.errors import NoInstanceError, NoMethodError
+from snakemq.rpc.hooks import call_name
 from snakemq.rpc.marks import marks_of
 
 __all__ = ["Registry", "Served"]
@@ -187,7 +188,7 @@ class Registry:
         """
         if not isinstance(object_name, str):
             raise NoInstanceError(f"an object's name is a string, not {type(object_name).__name__}")
-        name = f"{object_name}.{method_name}" if object_name else method_name
+        name = call_name(object_name, method_name)
         if self._functions:
             function = self._functions.get(name)
             if function is not None:
@@ -231,7 +232,7 @@ class Registry:
         if not isinstance(object_name, str):
             return "", False
         if self._functions:
-            name = f"{object_name}.{method_name}" if object_name else method_name
+            name = call_name(object_name, method_name)
             function = self._functions.get(name)
             if function is not None:
                 return name, _is_quick(function.func, registered=function.quick)

@@ -30,7 +30,7 @@ from snakemq.rpc._outstanding import Outstanding
 from snakemq.rpc._parts import PartReceiver, PartSender
 from snakemq.rpc._remote_stream import IncomingStream, RemoteStream
 from snakemq.rpc.errors import ClientClosed, UnreadableReply, WouldDeadlock
-from snakemq.rpc.hooks import CallInfo
+from snakemq.rpc.hooks import CallInfo, call_name
 from snakemq.rpc.options import UNSET, CallOptions, Unset, checked_timeout
 from snakemq.rpc.proxy import RpcInstProxy
 from snakemq.rpc.request_ids import new_request_id
@@ -305,7 +305,7 @@ class RpcClient(Hooked):
         if self.closed:
             raise ClientClosed("the client was closed")
         if self.log.isEnabledFor(logging.DEBUG):
-            self.log.debug("signal ident=%s %s", remote_ident, _full(object_name, method_name))
+            self.log.debug("signal ident=%s %s", remote_ident, call_name(object_name, method_name))
         record = signal_record(object_name, method_name, args, kwargs or {})
         if not self.hooks:
             self._send_signal(remote_ident, record, ttl)
@@ -369,7 +369,7 @@ class RpcClient(Hooked):
             self.log.debug(
                 "call ident=%s %s req_id=%s",
                 remote_ident,
-                _full(object_name, method_name),
+                call_name(object_name, method_name),
                 req_id.hex(),
             )
         hooks: HookChain | None = None
@@ -390,14 +390,14 @@ class RpcClient(Hooked):
             headers=headers,
         )
         try:
-            return hooks, self._write(record, f"the call of {_full(object_name, method_name)}")
+            return hooks, self._write(record, f"the call of {call_name(object_name, method_name)}")
         except BaseException as exc:
             if hooks is not None:
                 hooks.end(exc)
             raise
 
     def _send_signal(self, ident: str, record: dict[str, Any], ttl: float | None) -> None:
-        data = self._write(record, f"the signal {_full(record['object'], record['method'])}")
+        data = self._write(record, f"the signal {call_name(record['object'], record['method'])}")
         message = Message(REQUEST_PREFIX + data, ttl)
         self.receive_hook.messaging.send_message(ident, message)
 
@@ -421,14 +421,15 @@ class RpcClient(Hooked):
         messaging = self.receive_hook.messaging
         if messaging.is_inside_loop():
             raise WouldDeadlock(
-                f"{_full(object_name, method_name)} of {ident!r} was called in a callback: "
+                f"{call_name(object_name, method_name)} of {ident!r} was called in a callback: "
                 "the loop can't receive the reply before the callback returns; call it in "
                 "another thread, use .future or .callback, or send a signal"
             )
         if messaging.is_in_transaction():
             raise WouldDeadlock(
-                f"{_full(object_name, method_name)} of {ident!r} was called in a transaction of "
-                "the storage, for whose end the loop may be waiting; call it before or after that"
+                f"{call_name(object_name, method_name)} of {ident!r} was called in a transaction "
+                "of the storage, for whose end the loop may be waiting; call it before or "
+                "after that"
             )
 
     # In any thread.
@@ -596,7 +597,3 @@ class RpcClient(Hooked):
         return (
             f"<RpcClient connected={outstanding.count_connected()} waiting={outstanding.count()}>"
         )
-
-
-def _full(object_name: str, method_name: str) -> str:
-    return f"{object_name}.{method_name}" if object_name else method_name

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["CallHook", "CallInfo"]
+__all__ = ["CallHook", "CallInfo", "call_name"]
+
+
+def call_name(object_name: str, method_name: str) -> str:
+    """The full name of what is called: with a dot, but a function's without an object."""
+    return f"{object_name}.{method_name}" if object_name else method_name
 
 
 class CallInfo:
@@ -43,7 +48,7 @@ class CallInfo:
     @property
     def name(self) -> str:
         """Object and method, with a dot between them; a function has a name only."""
-        return f"{self.object}.{self.method}" if self.object else self.method
+        return call_name(self.object, self.method)
 
 
 class CallHook:

@@ -48,6 +48,7 @@ from snakemq.rpc.errors import (
     StreamGone,
     UnreadableRequest,
 )
+from snakemq.rpc.hooks import call_name
 from snakemq.rpc.remote_traceback import describe
 from snakemq.rpc.safe_pickle import SAFE_PICKLE
 from snakemq.rpc.serializer import Serializer, is_safe, request_id_in
@@ -387,8 +388,8 @@ class RpcServer(Registry, Hooked):
             self.executions.forget(execution)
         elif execution.state is State.INTERRUPTED:
             interrupted = CallInterrupted(
-                f"{request.object}.{request.method} was running when its server was restarted,"
-                " and is not run again"
+                f"{call_name(request.object, request.method)} was running when its server was"
+                " restarted, and is not run again"
             )
             record = self.replies.error(req_id, interrupted, "", code=Code.INTERRUPTED)
             if record is not None:
