@@ -127,10 +127,12 @@ class Answers:
         self._watch()
 
     def send_again(self, execution: Execution) -> None:
-        """The caller has asked again for the answer that is kept. Any thread."""
+        """The caller has asked again for an answer. Any thread."""
         answer = execution.answer
         if answer:
             self._send_answer(execution, answer)
+        elif execution.is_gone and (gone := self._answer_of(execution)):
+            self.send(execution.ident, gone)
 
     def keep_silence(self, execution: Execution) -> None:
         """A call has ended and gets no answer, also when it is asked for again. Any thread."""
@@ -249,33 +251,30 @@ class Answers:
 
     def _block(self, ident: str, blocked: _Blocked) -> None:
         """Send something when there is room for it again."""
-        lost: list[_Blocked] = []
         with self._lock:
             first = not self._blocked
             line = self._blocked.setdefault(ident, deque())
             line.append(blocked)
-            if len(line) > _MAX_BLOCKED:
-                lost.append(line.popleft())
-        for each in lost:
-            self._tell_end(each.on_end, End.LOST, "")
+            lost = line.popleft() if len(line) > _MAX_BLOCKED else None
+        if lost is not None:
+            self._tell_end(lost.on_end, End.LOST, "")
         if first:
             self._messaging.call_soon(self._arm_retry)
 
     # In the thread of the loop.
 
     def _acknowledged(self, conn_id: str, ident: str, messages: list[Message]) -> None:
-        if ident in self._sent:
-            for message in messages:
-                self._end(ident, message.uuid, End.ACKNOWLEDGED, conn_id)
-        if ident in self._blocked:
-            self._retry_line(ident)  # there may be room now
+        self._out_of_queue(ident, messages, End.ACKNOWLEDGED, conn_id)
 
     def _left(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+        self._out_of_queue(ident, messages, End.LEFT, conn_id)
+
+    def _out_of_queue(self, ident: str, messages: list[Message], end: End, conn_id: str) -> None:
         if ident in self._sent:
             for message in messages:
-                self._end(ident, message.uuid, End.LEFT)
+                self._end(ident, message.uuid, end, conn_id)
         if ident in self._blocked:
-            self._retry_line(ident)
+            self._retry_line(ident)  # there may be room now
 
     def _dropped(self, ident: str, messages: list[Message], reason: DropReason) -> None:
         if reason is not DropReason.QUEUE_FULL or ident not in self._sent:

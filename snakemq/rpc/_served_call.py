@@ -112,11 +112,7 @@ class ServedCall:
         if execution is None or execution.state is not State.BEGUN:
             return
         text = f"{self.call.name} could not be answered: {type(exc).__name__}; its log says more"
-        answer = server.replies.error(execution.req_id, Error(text), "")
-        if answer is None:
-            server.answers.keep_silence(execution)
-        else:
-            self._answer(execution, answer)
+        self._answer(execution, server.replies.error(execution.req_id, Error(text), ""))
 
     def _is_not_wanted(self) -> bool:
         """It was cancelled, or its time is over, before it could begin."""
@@ -217,11 +213,8 @@ class ServedCall:
             return
         if server.log.isEnabledFor(logging.DEBUG):
             server.log.debug("ident=%s exception to the caller: %s", self.ident, describe(exc))
-        answer = server.replies.error(execution.req_id, exc, text, code=_CODES.get(type(exc)))
-        if answer is None:
-            server.answers.keep_silence(execution)
-        else:
-            self._answer(execution, answer)
+        code = _CODES.get(type(exc))
+        self._answer(execution, server.replies.error(execution.req_id, exc, text, code=code))
 
     def _returned(self, value: Any, *, in_worker: bool = True) -> None:
         execution = self.execution
@@ -248,8 +241,11 @@ class ServedCall:
         self._call_after(None)
         self._answer(execution, answer)
 
-    def _answer(self, execution: Execution, answer: bytes) -> None:
-        if self._is_cancelled:
+    def _answer(self, execution: Execution, answer: bytes | None) -> None:
+        """Answer a call; ``None``: with silence, because nothing can be written."""
+        if answer is None:
+            self.server.answers.keep_silence(execution)
+        elif self._is_cancelled:
             # Who cancels a call does not ask for it again.
             self.server.executions.forget(execution)
         else:

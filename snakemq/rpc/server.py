@@ -6,7 +6,8 @@ import contextlib
 import logging
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 from snakemq._core.rpc_parts import REQUEST_PARTS
@@ -39,7 +40,6 @@ from snakemq.rpc._replies import ReplyWriter
 from snakemq.rpc._served_call import ServedCall
 from snakemq.rpc.context import CurrentCall
 from snakemq.rpc.errors import (
-    AnswerGone,
     Busy,
     CallInterrupted,
     Error,
@@ -415,10 +415,7 @@ class RpcServer(Registry, Hooked):
     def _repeated(self, conn_id: str, execution: Execution) -> None:
         """A request that is known came once more."""
         work = execution.work
-        if execution.is_gone:
-            failure = AnswerGone("the method has run, and its answer was not kept until now")
-            self._refuse(execution.ident, execution.req_id, failure, Code.ANSWER_GONE)
-        elif execution.state is State.ANSWERED:
+        if execution.state is State.ANSWERED:
             self.answers.send_again(execution)
         elif isinstance(work, ServedCall) and work.source is not None:
             work.source.repeat(conn_id)
@@ -517,8 +514,7 @@ class RpcServer(Registry, Hooked):
 
     # For the calls that are served.
 
-    @contextlib.contextmanager
-    def begin_transaction(self) -> Iterator[Transaction]:
+    def begin_transaction(self) -> AbstractContextManager[Transaction]:
         """See :func:`snakemq.rpc.transactional`.
 
         :raises snakemq.exceptions.StorageError: there is nothing to keep the answer in
@@ -528,8 +524,7 @@ class RpcServer(Registry, Hooked):
                 "a transactional method needs a server that keeps its answers:"
                 " RpcServer(..., durable=True)"
             )
-        with self._messaging.transaction() as transaction:
-            yield transaction
+        return self._messaging.transaction()
 
     def keep_in(self, transaction: Transaction, key: bytes, record: bytes) -> None:
         """Store an answer with a transaction."""
