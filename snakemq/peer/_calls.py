@@ -42,11 +42,11 @@ _IDLE_END: Final = 0.2
 class CallSettings(NamedTuple):
     """What :class:`~snakemq.Peer` was told about calls.
 
-    :ivar pickler: serializer of both sides; ``None``: their default
+    :ivar pickler: serializer of both sides
     :ivar durable: keep answers in the storage
     """
 
-    pickler: Serializer | None
+    pickler: Serializer
     durable: bool
     limits: CallLimits | None
     asyncio_loop: asyncio.AbstractEventLoop | None
@@ -96,10 +96,9 @@ class Calls:
         if self._server is None:
             settings = self._settings
             limits = settings.limits or CallLimits()
-            make = functools.partial(RpcServer, self._hook)
-            if settings.pickler is not None:
-                make = functools.partial(make, settings.pickler)
-            self._server = make(
+            self._server = RpcServer(
+                self._hook,
+                settings.pickler,
                 max_workers=limits.max_workers,
                 max_per_peer=limits.max_per_peer,
                 max_per_object=limits.max_per_object,
@@ -113,10 +112,7 @@ class Calls:
     def client(self) -> RpcClient:
         """The client; from now on there is one."""
         if self._client is None:
-            pickler = self._settings.pickler
-            self._client = (
-                RpcClient(self._hook) if pickler is None else RpcClient(self._hook, pickler)
-            )
+            self._client = RpcClient(self._hook, self._settings.pickler)
         return self._client
 
     def serve(self, obj: object, name: str) -> None:

@@ -28,7 +28,7 @@ from snakemq.peer._sends import Sends
 from snakemq.peer._shutdown import Shutdown
 from snakemq.peer._stack import Stack, StorageLike
 from snakemq.peer._waiting import Changes
-from snakemq.rpc import Serializer
+from snakemq.rpc import SAFE_PICKLE, Serializer
 from snakemq.storage import DeadLetter
 
 if TYPE_CHECKING:
@@ -222,7 +222,9 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         self._addresses: list[Address] = []
         self._closed = False
 
-        calls = CallSettings(pickler, durable_calls, call_limits, asyncio_loop)
+        calls = CallSettings(
+            SAFE_PICKLE if pickler is None else pickler, durable_calls, call_limits, asyncio_loop
+        )
         self._stack = stack = Stack(
             identifier, storage, throttle, keepalive, durable_receive, calls, self.log
         )

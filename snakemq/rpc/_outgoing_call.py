@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from snakemq._core.rpc_records import REQUEST_PREFIX, Reply
@@ -61,7 +62,7 @@ class Pending(Protocol):
         """
 
 
-class OutgoingCall:
+class OutgoingCall(ABC):
     """A call that waits for its end; it ends once.
 
     :ivar hooks: those that are told of its end; ``None``: nobody
@@ -92,13 +93,13 @@ class OutgoingCall:
         """See :class:`Pending`."""
         return self.payload
 
+    @abstractmethod
     def end(self, reply: Reply | None, error: Exception | None = None) -> None:
         """See :class:`Pending`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end_with_stream(self, stream: RemoteStream[Any]) -> None:
         """The result is a stream. It will tell the hooks of the end."""
-        raise NotImplementedError
 
 
 class BlockingCall(OutgoingCall):
