@@ -9,6 +9,7 @@ from snakemq.peer._arguments import check_ident
 from snakemq.peer._calls import Calls
 from snakemq.peer._runner import Runner
 from snakemq.rpc import RpcClient, RpcInstProxy, RpcServer
+from snakemq.rpc._registry import decorate
 from snakemq.rpc.options import UNSET, Unset
 
 __all__ = ["RemoteCalls"]
@@ -96,18 +97,9 @@ class RemoteCalls:
 
         The function itself is not changed. See :meth:`serve_function`.
         """
-        if callable(f):
-            self.serve_function(f, name, quick=quick, at_most_once=at_most_once)
-            return f
-        if not (f is None or isinstance(f, str)):
+        if not (f is None or isinstance(f, str) or callable(f)):
             raise TypeError(f"function() takes a function or a name, not {f!r}")
-        chosen = name if f is None else f
-
-        def register(function: F) -> F:
-            self.serve_function(function, chosen, quick=quick, at_most_once=at_most_once)
-            return function
-
-        return register
+        return decorate(self.serve_function, f, name, quick=quick, at_most_once=at_most_once)
 
     @overload
     def proxy(

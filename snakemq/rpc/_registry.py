@@ -13,7 +13,7 @@ from snakemq.rpc.errors import NoInstanceError, NoMethodError
 from snakemq.rpc.hooks import call_name
 from snakemq.rpc.marks import marks_of
 
-__all__ = ["Registry", "Served"]
+__all__ = ["Registry", "Served", "decorate"]
 
 #: Names that are longer are cut in messages and not compared with others: they
 #: come from other peers, and comparing takes time. In characters.
@@ -164,16 +164,7 @@ class Registry:
 
         The function itself is not changed. See :meth:`register_function`.
         """
-        if callable(f):
-            self.register_function(f, name, quick=quick, at_most_once=at_most_once)
-            return f
-        chosen = name if f is None else f
-
-        def register(function: _F) -> _F:
-            self.register_function(function, chosen, quick=quick, at_most_once=at_most_once)
-            return function
-
-        return register
+        return decorate(self.register_function, f, name, quick=quick, at_most_once=at_most_once)
 
     def resolve(self, object_name: Any, method_name: str) -> Served:
         """Find what a request asks for.
@@ -309,6 +300,25 @@ class Registry:
             f"<Registry objects={sorted(map(str, self.instances.copy()))} "
             f"functions={sorted(self._functions.copy())}>"
         )
+
+
+def decorate(register: Callable[..., object], f: Any, name: str | None, **marks: bool) -> Any:
+    """What a decorator with or without arguments gives for a function below it.
+
+    :param register: ``func(function, name, **marks)``
+    :param f: the function, or the first argument of the decorator
+    :param name: the argument of that name
+    """
+    if callable(f):
+        register(f, name, **marks)
+        return f
+    chosen = name if f is None else f
+
+    def take(function: _F) -> _F:
+        register(function, chosen, **marks)
+        return function
+
+    return take
 
 
 def _check(name: object, what: str) -> None:
