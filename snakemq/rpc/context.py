@@ -119,6 +119,8 @@ class CurrentCall(CallInfo):
 
     def remaining(self) -> float | None:
         """How long somebody waits for the answer, in seconds; ``None``: for ever."""
+        if self._cancelled:  # which may come before the deadline here
+            return 0.0
         if self.deadline is None:
             return None
         return max(0.0, self.deadline - self._clock())

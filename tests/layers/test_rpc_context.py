@@ -142,6 +142,14 @@ def test_a_call_without_a_deadline() -> None:
     assert not call.cancelled
 
 
+@pytest.mark.parametrize("deadline", [None, 101.5])
+def test_nobody_waits_for_one_that_was_cancelled(deadline: float | None) -> None:
+    """The caller's clock may be a little ahead of the one here."""
+    call = make_call(deadline=deadline)
+    call.cancel()
+    assert call.remaining() == 0.0
+
+
 def test_a_deadline() -> None:
     clock = Clock()
     call = make_call(deadline=101.5, clock=clock)
