@@ -9,11 +9,11 @@ network. Every implementation passes the contract suites in
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from snakemq.callbacks import Callback
 
-__all__ = ["Buffer", "LinkInterface", "TimerHandle"]
+__all__ = ["Buffer", "LinkInterface", "TimerHandle", "TlsInfo"]
 
 #: What can be sent: any object that holds bytes.
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
@@ -24,6 +24,24 @@ class TimerHandle(Protocol):
 
     def cancel(self) -> None:
         """Do not call. Harmless after the call or a second time. Loop thread only."""
+
+
+class TlsInfo(NamedTuple):
+    """What TLS knows of a connection."""
+
+    #: the other side's certificate as :meth:`ssl.SSLSocket.getpeercert` has it;
+    #: ``None``: it was not verified, or there is none
+    certificate: dict[str, Any] | None
+    #: the same in DER, also if it was not verified; ``None``: there is none
+    certificate_bytes: bytes | None
+    #: bytes that are the same on both sides of this connection, and of no other
+    channel_binding: bytes
+    #: "TLSv1.3" for instance
+    version: str
+    #: name of the cipher
+    cipher: str
+    #: the protocol that was agreed on (ALPN)
+    alpn: str | None
 
 
 class LinkInterface(Protocol):
@@ -123,6 +141,21 @@ class LinkInterface(Protocol):
         :return: as :meth:`ssl.SSLSocket.getpeercert` has it; ``None``: the
             connection has no TLS, or no certificate that was verified, or is
             not there any more
+        """
+
+    def get_tls(self, conn_id: str) -> TlsInfo | None:
+        """What TLS knows of the connection. Loop thread only.
+
+        :return: ``None``: it has no TLS
+        :raises KeyError: no such connection
+        """
+
+    def get_remote_host(self, conn_id: str) -> str:
+        """Where the other side is: an address without port, or another name of the place.
+
+        Loop thread only.
+
+        :raises KeyError: no such connection
         """
 
     def wakeup_poll(self) -> None:

@@ -11,6 +11,19 @@
     │   └── SnakeMQBrokenMessage   ... on the frame level
     ├── SnakeMQIncompatibleProtocol
     ├── SnakeMQNoIdent             a message before the identification
+    ├── TlsError                   a TLS connection could not be made, or broke
+    │   ├── CertificateExpired     ... the other side's certificate is not valid now
+    │   ├── CertificateNotTrusted  ... it was not issued by anybody that is trusted here
+    │   ├── CertificateMissing     ... the other side has shown none
+    │   ├── WrongHostName          ... it is for another host than the one that was dialled
+    │   ├── OwnCertificateRefused  ... the other side did not accept what this side showed
+    │   └── NotTls                 ... one side speaks TLS, and the other one does not
+    ├── AuthenticationError        the other side has not proved that it is who it says
+    │   ├── AuthenticationMissing  ... it did not even try
+    │   ├── IdentityMismatch       ... its certificate is somebody else's
+    │   ├── WrongSecret            ... it does not know the secret
+    │   └── NotAdmitted            ... the application's own check refused it
+    ├── RefusedByPeer              the other side says that it does not want this one
     ├── SnakeMQUnknownRoute
     ├── QueueFull                  no room for one more message
     ├── StorageError               a queue storage can't do what was asked
@@ -27,10 +40,20 @@ Names that start with ``SnakeMQ`` and :class:`NoConnection` and
 from __future__ import annotations
 
 __all__ = [
+    "AuthenticationError",
+    "AuthenticationMissing",
+    "CertificateExpired",
+    "CertificateMissing",
+    "CertificateNotTrusted",
+    "IdentityMismatch",
     "NoConnection",
+    "NotAdmitted",
+    "NotTls",
+    "OwnCertificateRefused",
     "PacketTooLarge",
     "PeerClosed",
     "QueueFull",
+    "RefusedByPeer",
     "SendNotFinished",
     "SnakeMQBrokenFormat",
     "SnakeMQBrokenMessage",
@@ -43,6 +66,9 @@ __all__ = [
     "StorageError",
     "StorageInUse",
     "StorageUnavailable",
+    "TlsError",
+    "WrongHostName",
+    "WrongSecret",
 ]
 
 
@@ -99,6 +125,79 @@ class SnakeMQIncompatibleProtocol(SnakeMQException):
 
 class SnakeMQNoIdent(SnakeMQException):
     """The other side sent a message before it identified itself."""
+
+
+class TlsError(SnakeMQException):
+    """A TLS connection could not be made, or was ended by TLS; the message says why.
+
+    :ivar remote_peer: address of the other side
+    """
+
+    def __init__(self, message: str, remote_peer: object = None) -> None:
+        super().__init__(message)
+        self.remote_peer = remote_peer
+
+
+class CertificateExpired(TlsError):
+    """The other side's certificate is not valid any more, or not yet."""
+
+
+class CertificateNotTrusted(TlsError):
+    """The other side's certificate was not issued by anybody that is trusted here."""
+
+
+class CertificateMissing(TlsError):
+    """The other side has shown no certificate, and it has to."""
+
+
+class WrongHostName(TlsError):
+    """The other side's certificate is not for the host that was dialled."""
+
+
+class OwnCertificateRefused(TlsError):
+    """The other side did not accept the certificate of this one, or asks for one."""
+
+
+class NotTls(TlsError):
+    """One of the two sides speaks TLS, and the other one does not."""
+
+
+class AuthenticationError(SnakeMQException):
+    """The other side has not proved that it is who it says; its connection is closed.
+
+    :ivar ident: who it says that it is
+    """
+
+    def __init__(self, message: str, ident: str = "") -> None:
+        super().__init__(message)
+        self.ident = ident
+
+
+class AuthenticationMissing(AuthenticationError):
+    """It did not try to prove anything: it is of 1.6, or pretends to be, or is not set up for it."""
+
+
+class IdentityMismatch(AuthenticationError):
+    """Its certificate is somebody else's, or it has none."""
+
+
+class WrongSecret(AuthenticationError):
+    """Its proof is wrong: another secret, or a proof that was made for another connection."""
+
+
+class NotAdmitted(AuthenticationError):
+    """The application's own check refused it."""
+
+
+class RefusedByPeer(SnakeMQException):
+    """The other side says why it closes the connection.
+
+    :ivar code: the reason, a number of the protocol
+    """
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class SnakeMQUnknownRoute(SnakeMQException):

@@ -1,12 +1,12 @@
-"""How much may be queued, and what happens when that is reached."""
+"""How much may be queued, how many may connect, and what happens when that is reached."""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
-__all__ = ["DropReason", "QueueLimits", "WhenFull"]
+__all__ = ["ConnectionLimits", "DropReason", "QueueLimits", "WhenFull"]
 
 
 class WhenFull(enum.Enum):
@@ -101,3 +101,56 @@ class QueueLimits:
             total_messages=self.total_stored_messages,
             total_bytes=self.total_stored_bytes,
         )
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """What those who connect may take, above all before it is known who they are.
+
+    A stranger is never kept waiting by other strangers: when there are too many, the
+    one that has been there for longest without saying who it is has to go. The addresses
+    of a network of IPv6 whose first 64 bits are the same count as one.
+
+    :ivar max_connections: accepted connections at a time; more are closed at once
+    :ivar accept_rate: connections accepted in a second; more wait with the system.
+        As many as in one second may come at once.
+    :ivar max_handshakes: TLS handshakes at a time of connections that were accepted
+    :ivar max_handshakes_per_address: of these from one address
+    :ivar handshake_timeout: how long a TLS handshake may take, in seconds
+    :ivar max_unidentified: connections at a time of which it is not known who they are
+    :ivar max_unidentified_per_address: of these from one address
+    :ivar identification_timeout: how long a connection may take to say who it is, and
+        to prove it if it has to, in seconds
+    :ivar max_packet_size: the largest packet that is sent or accepted, in bytes
+    :ivar max_unfinished_bytes: what all connections together may have received of
+        packets that are not complete, in bytes; the connection with which it becomes more
+        is closed
+    :raises TypeError: a limit is not a number
+    :raises ValueError: a limit is too small, or too large
+    """
+
+    max_connections: int = 16_384
+    accept_rate: float = 1000.0
+    max_handshakes: int = 512
+    max_handshakes_per_address: int = 128
+    handshake_timeout: float = 10.0
+    max_unidentified: int = 1024
+    max_unidentified_per_address: int = 256
+    identification_timeout: float = 10.0
+    max_packet_size: int = 1 << 30
+    max_unfinished_bytes: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            is_seconds = field.type == "float"
+            allowed = (int, float) if is_seconds else int
+            if isinstance(value, bool) or not isinstance(value, allowed):
+                kind = "a number" if is_seconds else "a whole number"
+                raise TypeError(f"{field.name} takes {kind}, not {type(value).__name__}")
+            if not value > 0:
+                raise ValueError(f"{field.name} must be more than 0, not {value!r}")
+        if self.max_packet_size > 0xFFFFFFFF:
+            raise ValueError(
+                f"max_packet_size must be at most {0xFFFFFFFF}, not {self.max_packet_size}"
+            )

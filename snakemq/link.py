@@ -22,8 +22,10 @@ from snakemq._io.listener import Listener
 from snakemq._io.loop import POLL_TIMEOUT, Loop
 from snakemq._io.tls import SSLConfig
 from snakemq.callbacks import CallbackSlot
-from snakemq.contracts import Buffer
+from snakemq.contracts import Buffer, TlsInfo
+from snakemq.counters import Counters
 from snakemq.exceptions import SendNotFinished
+from snakemq.limits import ConnectionLimits
 
 __all__ = ["POLL_TIMEOUT", "Link", "LinkSocket", "SSLConfig", "TcpOptions"]
 
@@ -54,6 +56,11 @@ class Link(Loop):
     :meth:`stop`. Callbacks come from the thread that runs :meth:`loop`.
 
     :param tcp_options: options of every TCP connection
+    :param limits: how many connections, and how fast; ``None``: the default
+    :param verify_tls: connectors check certificates and host names unless their
+        ``ssl_config`` says otherwise, and listeners that know authorities ask for
+        certificates. 1.6, and so the default, checks what ``ssl_config`` says
+        and nothing else.
     """
 
     #: ``func(conn_id)``
@@ -70,7 +77,13 @@ class Link(Loop):
     #: ``func(conn_id, exception)``; a callback raised. ``conn_id`` may be ``None``.
     on_error = CallbackSlot[[str | None, Exception]]()
 
-    def __init__(self, *, tcp_options: TcpOptions | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        tcp_options: TcpOptions | None = None,
+        limits: ConnectionLimits | None = None,
+        verify_tls: bool = False,
+    ) -> None:
         super().__init__()
         self.log = logging.getLogger("snakemq.link")
         #: the first delay before connecting again, in seconds, of connectors
@@ -80,6 +93,10 @@ class Link(Loop):
         self.reconnect_interval_max = DEFAULT_CAP
         self.recv_block_size = RECV_BLOCK_SIZE
         self.tcp_options = tcp_options or TcpOptions()
+        self.verify_tls = verify_tls
+        self.limits = limits or ConnectionLimits()
+        #: how often its limits were reached, and handshakes failed
+        self.counters = Counters()
 
         self._ready: deque[LinkSocket] = deque()
         self._sockets: dict[str, LinkSocket] = {}
@@ -198,6 +215,21 @@ class Link(Loop):
         """
         sock = self._sockets.get(conn_id)
         return sock.certificate if sock is not None else None
+
+    def get_tls(self, conn_id: str) -> TlsInfo | None:
+        """What TLS knows of the connection.
+
+        :return: ``None``: it has no TLS
+        :raises KeyError: no such connection
+        """
+        return self._sockets[conn_id].tls_info()
+
+    def get_remote_host(self, conn_id: str) -> str:
+        """The address of the other side, without its port.
+
+        :raises KeyError: no such connection
+        """
+        return str(self._sockets[conn_id].remote_peer[0])
 
     def send(self, conn_id: str, data: Buffer) -> None:
         """Send what can be sent of ``data`` now; ``on_ready_to_send`` tells how much.

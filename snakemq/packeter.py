@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from snakemq._core.framing import HEADER_SIZE, MAX_LENGTH, PacketDecoder, encode_header
 from snakemq.callbacks import CallbackOwner, CallbackSlot
-from snakemq.contracts import Buffer, LinkInterface, TimerHandle
+from snakemq.contracts import Buffer, LinkInterface, TimerHandle, TlsInfo
 from snakemq.exceptions import NoConnection, PacketTooLarge
 
 __all__ = ["DEFAULT_MAX_PACKET_SIZE", "FINISH_TIMEOUT", "SEND_BLOCK_SIZE", "Packeter"]
@@ -153,6 +153,14 @@ class Packeter(CallbackOwner):
     def get_certificate(self, conn_id: str) -> dict[str, Any] | None:
         """See :meth:`snakemq.contracts.LinkInterface.get_certificate`."""
         return self.link.get_certificate(conn_id)
+
+    def get_tls(self, conn_id: str) -> TlsInfo | None:
+        """See :meth:`snakemq.contracts.LinkInterface.get_tls`."""
+        return self.link.get_tls(conn_id)
+
+    def get_remote_host(self, conn_id: str) -> str:
+        """See :meth:`snakemq.contracts.LinkInterface.get_remote_host`."""
+        return self.link.get_remote_host(conn_id)
 
     def pause_recv(self, conn_id: str) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.pause_recv`."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from snakemq._core.token_bucket import TokenBucket
 from snakemq.callbacks import CallbackOwner, CallbackSlot
-from snakemq.contracts import Buffer, LinkInterface, TimerHandle
+from snakemq.contracts import Buffer, LinkInterface, TimerHandle, TlsInfo
 from snakemq.exceptions import SendNotFinished
 
 __all__ = ["Throttle"]
@@ -121,6 +121,14 @@ class Throttle(CallbackOwner):
     def get_certificate(self, conn_id: str) -> dict[str, Any] | None:
         """See :meth:`snakemq.contracts.LinkInterface.get_certificate`."""
         return self.link.get_certificate(conn_id)
+
+    def get_tls(self, conn_id: str) -> TlsInfo | None:
+        """See :meth:`snakemq.contracts.LinkInterface.get_tls`."""
+        return self.link.get_tls(conn_id)
+
+    def get_remote_host(self, conn_id: str) -> str:
+        """See :meth:`snakemq.contracts.LinkInterface.get_remote_host`."""
+        return self.link.get_remote_host(conn_id)
 
     def wakeup_poll(self) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.wakeup_poll`."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from snakemq._io.tls import SSLConfig
-from snakemq.contracts import Buffer
+from snakemq.contracts import Buffer, TlsInfo
 
 if TYPE_CHECKING:
     from snakemq._io.timers import Timer
@@ -159,6 +159,21 @@ class LinkSocket:
             with contextlib.suppress(ValueError, OSError):
                 return self.sock.getpeercert(binary_form)
         return None
+
+    def tls_info(self) -> TlsInfo | None:
+        """What TLS knows of the connection; ``None`` without TLS. Once the handshake is done."""
+        sock = self.sock
+        if not isinstance(sock, ssl.SSLSocket):
+            return None
+        cipher = sock.cipher()
+        return TlsInfo(
+            self.certificate,
+            self.getpeercert(binary_form=True),
+            sock.get_channel_binding("tls-unique") or b"",
+            sock.version() or "",
+            cipher[0] if cipher else "",
+            sock.selected_alpn_protocol(),
+        )
 
     def start_tls(self, context: ssl.SSLContext, *, server_side: bool) -> None:
         """Wrap the connected socket. The handshake is :meth:`do_handshake`'s."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from snakemq._core.backoff import Backoff
 from snakemq.callbacks import CallbackOwner, CallbackSlot
-from snakemq.contracts import Buffer
+from snakemq.contracts import Buffer, TlsInfo
 from snakemq.exceptions import SendNotFinished
 from snakemq.testing._stream import End
 
@@ -264,6 +264,15 @@ class SimLink(CallbackOwner):
     def get_certificate(self, conn_id: str) -> dict[str, Any] | None:
         """See :meth:`snakemq.contracts.LinkInterface.get_certificate`. There is no TLS here."""
         return None
+
+    def get_tls(self, conn_id: str) -> TlsInfo | None:
+        """See :meth:`snakemq.contracts.LinkInterface.get_tls`. There is no TLS here."""
+        self._end(conn_id)
+        return None
+
+    def get_remote_host(self, conn_id: str) -> str:
+        """See :meth:`snakemq.contracts.LinkInterface.get_remote_host`: the name of the host."""
+        return self._end(conn_id).remote.link.name
 
     def unreported(self, conn_id: str) -> int:
         """See :meth:`snakemq.contracts.LinkInterface.unreported`."""

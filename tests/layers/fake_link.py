@@ -7,7 +7,7 @@ from typing import Any
 
 from snakemq._io.timers import Timer, Timers
 from snakemq.callbacks import CallbackOwner, CallbackSlot
-from snakemq.contracts import Buffer
+from snakemq.contracts import Buffer, TlsInfo
 
 
 class FakeLink(CallbackOwner):
@@ -55,6 +55,12 @@ class FakeLink(CallbackOwner):
 
     def get_certificate(self, conn_id: str) -> dict[str, Any] | None:
         return {"of": conn_id}
+
+    def get_tls(self, conn_id: str) -> TlsInfo | None:
+        return None
+
+    def get_remote_host(self, conn_id: str) -> str:
+        return f"host of {conn_id}"
 
     def unreported(self, conn_id: str) -> int:
         return self.unreported_bytes

@@ -96,6 +96,9 @@ class FakeMessaging:
     def get_certificate(self, conn_id: str) -> dict[str, object] | None:
         return None
 
+    def get_remote_host(self, conn_id: str) -> str:
+        return f"host of {conn_id}"
+
     def call_soon(self, func: Callable[..., object], *args: object) -> None:
         self.soon_calls += 1
         self._soon.append((func, args))
