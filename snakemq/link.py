@@ -14,13 +14,16 @@ import ssl
 from collections import deque
 from typing import Any, Final, cast
 
+from snakemq._core.admission import Admission
 from snakemq._core.backoff import DEFAULT_CAP
+from snakemq._core.crowd import address_group
 from snakemq._io.clock import monotonic
 from snakemq._io.connector import Connector
 from snakemq._io.link_socket import LinkSocket, SocketState, TcpOptions
-from snakemq._io.listener import Listener
+from snakemq._io.listener import ACCEPT_COUNTERS, Listener
 from snakemq._io.loop import POLL_TIMEOUT, Loop
 from snakemq._io.tls import SSLConfig
+from snakemq._peer_log import PeerLog
 from snakemq.callbacks import CallbackSlot
 from snakemq.contracts import Buffer, TlsInfo
 from snakemq.counters import Counters
@@ -96,7 +99,11 @@ class Link(Loop):
         self.verify_tls = verify_tls
         self.limits = limits or ConnectionLimits()
         #: how often its limits were reached, and handshakes failed
-        self.counters = Counters()
+        self.counters = Counters(*ACCEPT_COUNTERS)
+        #: for what others can cause, by their addresses
+        self.peer_log = PeerLog(self.log, monotonic)
+        #: accepted connections that are not closed yet
+        self.admission = Admission(self.limits.accept_rate, monotonic())
 
         self._ready: deque[LinkSocket] = deque()
         self._sockets: dict[str, LinkSocket] = {}
@@ -371,10 +378,14 @@ class Link(Loop):
         sock.conn_id = conn_id
         sock.state = SocketState.OPEN
         sock.opened_at = monotonic()
-        self._sockets[conn_id] = sock
         self._set_interest(sock, _READ)
-        self.log.info(
-            "%s %s %r", "connect" if sock.is_connector else "accept", conn_id, sock.remote_peer
+        self._sockets[conn_id] = sock
+        self.peer_log.info(
+            address_group(sock.remote_peer[0]),
+            "%s %s %r",
+            "connect" if sock.is_connector else "accept",
+            conn_id,
+            sock.remote_peer,
         )
         if sock.has_buffered():
             self.call_soon(self._handle_readable, sock)
@@ -387,7 +398,7 @@ class Link(Loop):
             return
         sock.state = SocketState.CLOSING
         conn_id = cast(str, sock.conn_id)
-        self.log.info("disconnect %s", conn_id)
+        self.peer_log.info(address_group(sock.remote_peer[0]), "disconnect %s", conn_id)
         try:
             self.on_disconnect(conn_id)
         finally:  # also when a callback raised KeyboardInterrupt
@@ -421,6 +432,7 @@ class Link(Loop):
         self._anonymous.discard(sock)
         self._set_interest(sock, 0)
         sock.close()
+        self.admission.leave(sock)
 
     @staticmethod
     def _cancel_timer(sock: LinkSocket) -> None:

@@ -62,7 +62,7 @@ class Crowd(Generic[_Key]):
         :return: who has to go for that and is not inside any more; ``None``: nobody
         """
         oldest = None
-        members = self._groups.get(group, {})
+        members: OrderedDict[_Key, None] = self._groups.get(group, OrderedDict())
         if len(members) >= self.per_group:
             oldest = next(iter(members))
         elif len(self._members) >= self.total:

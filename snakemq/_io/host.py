@@ -9,8 +9,12 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol
 
+from snakemq._core.admission import Admission
 from snakemq._io.link_socket import LinkSocket
 from snakemq._io.timers import Timer
+from snakemq._peer_log import PeerLog
+from snakemq.counters import Counters
+from snakemq.limits import ConnectionLimits
 
 __all__ = ["LinkHost"]
 
@@ -19,6 +23,10 @@ class LinkHost(Protocol):
     """The link, as seen from :mod:`snakemq._io`."""
 
     log: logging.Logger
+    peer_log: PeerLog
+    limits: ConnectionLimits
+    counters: Counters
+    admission: Admission
     selector: selectors.BaseSelector
     rng: random.Random
     reconnect_interval_max: float

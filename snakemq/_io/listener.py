@@ -11,19 +11,33 @@ import sys
 from collections.abc import Container
 from typing import Any, Final
 
+from snakemq._core.crowd import address_group
+from snakemq._io.capacity import accepted_connections
+from snakemq._io.clock import monotonic
 from snakemq._io.host import LinkHost
 from snakemq._io.link_socket import LinkSocket
 from snakemq._io.resolver import resolve_local
 from snakemq._io.timers import Timer
 from snakemq._io.tls import SSLConfig
+from snakemq._peer_log import LINES_TIME
 
-__all__ = ["Listener"]
+__all__ = ["ACCEPT_COUNTERS", "Listener"]
+
+#: What is counted here: connections that were closed at once, because there were as
+#: many as there may be; how often others had to wait because they came too fast;
+#: how often accepting failed, because the process had no descriptor left.
+ACCEPT_COUNTERS: Final = (
+    "connections_over_limit",
+    "accept_rate_reached",
+    "descriptors_exhausted",
+)
 
 #: How many connections may wait to be accepted; the system may allow fewer.
 BACKLOG: Final = max(1024, socket.SOMAXCONN)
 
-#: How many connections are accepted in one pass.
-_ACCEPTS_PER_PASS: Final = 128
+#: How many connections are accepted in one pass. Each takes about as long as a
+#: message, and those that are there already wait meanwhile.
+_ACCEPTS_PER_PASS: Final = 16
 
 #: How long nothing is accepted when the process is out of descriptors, in seconds.
 _EXHAUSTED_PAUSE: Final = 1.0
@@ -52,6 +66,7 @@ class Listener:
         self._ssl_config = ssl_config
         self._context = context
         self._timer: Timer | None = None
+        self._silent_until = 0.0
         try:
             family, local = resolve_local(*address)
         except OSError as exc:
@@ -65,8 +80,14 @@ class Listener:
         link.selector.register(self._sock, selectors.EVENT_READ, self)
 
     def handle_readable(self) -> None:
-        """Accept what waits."""
-        for _ in range(_ACCEPTS_PER_PASS):
+        """Accept what waits, and what may come in of it."""
+        now = monotonic()
+        room = self._link.admission.room(now)
+        if not room:
+            self._wait_for_turn(now)
+            return
+        max_connections = self._max_connections()
+        for _ in range(min(room, _ACCEPTS_PER_PASS)):
             if self._sock.fileno() < 0:
                 return  # a callback deleted this listener
             try:
@@ -75,24 +96,68 @@ class Listener:
                 return
             except OSError as exc:
                 if exc.errno in _EXHAUSTED:
-                    self._pause(exc)
+                    self._wait_for_descriptors(exc)
                     return
                 # The other side gave up before it was accepted.
                 self._link.log.debug("accept on %r: %s", self.address, exc)
                 continue
-            try:
-                self._link.adopt(LinkSocket(raw, self._ssl_config, peer), self._context)
-            except OSError as exc:
-                self._link.log.error("accept from %r: %s", peer, exc)
-                raw.close()
+            self._accept(raw, peer, max_connections)
 
-    def _pause(self, exc: OSError) -> None:
-        # The socket stays readable; without a pause the loop would spin.
-        self._link.log.error(
-            "accept on %r: %s; trying again in %.0f s", self.address, exc, _EXHAUSTED_PAUSE
+    def _max_connections(self) -> int:
+        limit = self._link.limits.max_connections
+        possible = accepted_connections(self._link.selector)
+        return limit if possible is None else min(limit, possible)
+
+    def _accept(self, raw: socket.socket, peer: Any, max_connections: int) -> None:
+        if not peer:
+            raw.close()  # so macOS says that the other side is gone already
+            return
+        sock = LinkSocket(raw, self._ssl_config, peer)
+        if not self._link.admission.enter(sock, max_connections):
+            sock.close()
+            self._link.counters.add("connections_over_limit")
+            self._link.peer_log.warning(
+                self.address,
+                "accept on %r: closed the connection from %r, because %d are open"
+                " (max_connections, or what the system allows)",
+                self.address,
+                peer[:2],
+                max_connections,
+            )
+            return
+        try:
+            self._link.adopt(sock, self._context)
+        except OSError as exc:
+            self._link.peer_log.error(address_group(peer[0]), "accept from %r: %s", peer, exc)
+            self._link.admission.leave(sock)
+            raw.close()
+
+    def _wait_for_turn(self, now: float) -> None:
+        self._link.counters.add("accept_rate_reached")
+        if now >= self._silent_until:
+            self._silent_until = now + LINES_TIME
+            self._link.log.warning(
+                "accept on %r: more than %g connections a second (accept_rate); they wait",
+                self.address,
+                self._link.limits.accept_rate,
+            )
+        self._pause(self._link.admission.delay())
+
+    def _wait_for_descriptors(self, exc: OSError) -> None:
+        self._link.counters.add("descriptors_exhausted")
+        self._link.peer_log.error(
+            self.address,
+            "accept on %r: %s; trying again in %.0f s",
+            self.address,
+            exc,
+            _EXHAUSTED_PAUSE,
         )
+        self._pause(_EXHAUSTED_PAUSE)
+
+    def _pause(self, delay: float) -> None:
+        # The socket stays readable; without a pause the loop would spin.
         self._link.selector.unregister(self._sock)
-        self._timer = self._link.call_later(_EXHAUSTED_PAUSE, self._resume)
+        self._timer = self._link.call_later(delay, self._resume)
 
     def _resume(self) -> None:
         self._timer = None
