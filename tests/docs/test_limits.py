@@ -28,10 +28,10 @@ from snakemq import (
     rpc,
     throttle,
 )
-from snakemq._core import backoff, features, frames, received, rpc_parts
-from snakemq._io import connector, link_socket, listener, resolver, workers
+from snakemq._core import admission, backoff, features, frames, received, rpc_parts
+from snakemq._io import capacity, connector, link_socket, listener, resolver, workers
 from snakemq.cli import _main
-from snakemq.limits import QueueLimits
+from snakemq.limits import ConnectionLimits, QueueLimits
 from snakemq.peer import _calls, _stack
 from snakemq.peer import _inbox as peer_inbox
 from snakemq.rpc import (
@@ -148,6 +148,8 @@ EXPECTED = {
     "Names looked up at the same time": str(resolver._pool.max_workers),
     "Connections that wait to be accepted": "1024",
     "Connections accepted in one pass of the loop": str(listener._ACCEPTS_PER_PASS),
+    "Connections accepted in a second": f"{ConnectionLimits().accept_rate:g}",
+    "Accepted connections at a time": str(ConnectionLimits().max_connections),
     "Pause of a listener when the process has no file descriptor left": seconds(
         listener._EXHAUSTED_PAUSE
     ),
@@ -332,6 +334,12 @@ def test_numbers_in_the_remarks() -> None:
     remarks = {what: remark for what, (_, remark) in rows().items()}
     dead_after = OPTIONS.keepalive_idle + OPTIONS.keepalive_interval * OPTIONS.keepalive_count
     assert f"({dead_after} s)" in remarks["Unanswered probes of the system"]
+    fast = remarks["Connections accepted in a second"]
+    assert admission._BURST == 1, "as many may come at once"
+    assert f"after {seconds(admission._MIN_DELAY)}" in fast
+    many = remarks["Accepted connections at a time"]
+    assert f"at most {capacity._SHARE} %" in many
+    assert f"{capacity._WATCHED_BY_SELECT * capacity._SHARE // 100} on Windows" in many
     assert seconds(_calls._EARLY_SECONDS) in remarks[EARLY]
     assert seconds(_answers._LAST_RETRY) in remarks["... and are tried again after"]
     for what in (SECOND, "Messages held back of a connection that is paused"):
