@@ -39,8 +39,19 @@ class KeepaliveTimers:
         if connection.keepalive.received(self._packeter.last_recv(connection.conn_id)):
             self.arm(connection)
 
-    def arm_all(self, connections: Collection[PeerConnection]) -> None:
-        """The interval changed."""
+    def set_interval(self, interval: float | None, connections: Collection[PeerConnection]) -> None:
+        """Have another interval, for ``connections`` too. From any thread.
+
+        :raises ValueError: it is not more than 0
+        """
+        if interval is not None and not interval > 0:
+            raise ValueError(
+                f"keepalive_interval must be None or more than 0 seconds, not {interval!r}"
+            )
+        self.interval = interval
+        self._packeter.call_soon(self._arm_all, connections)
+
+    def _arm_all(self, connections: Collection[PeerConnection]) -> None:
         for connection in connections:
             self.arm(connection)
 

@@ -40,6 +40,7 @@ class PeerConnection:
         "conn_id",
         "doubtful",
         "flights",
+        "greeting_bytes",
         "handed_total",
         "held",
         "held_bytes",
@@ -48,6 +49,7 @@ class PeerConnection:
         "identification_timer",
         "interrupted",
         "is_gone",
+        "is_known",
         "is_ready",
         "keepalive",
         "keepalive_timer",
@@ -56,6 +58,7 @@ class PeerConnection:
         "memory",
         "must_sync",
         "next_number",
+        "nonce",
         "number",
         "pings",
         "queue",
@@ -75,9 +78,14 @@ class PeerConnection:
         "unstored",
     )
 
-    def __init__(self, conn_id: str, now: float) -> None:
+    def __init__(self, conn_id: str, now: float, *, wants_proof: bool = False) -> None:
         self.conn_id = conn_id
-        self.session = Session()
+        self.session = Session(wants_proof=wants_proof)
+        #: this side's, for proofs; empty when they are not wanted, or done
+        self.nonce = b""
+        #: what came before it was known who is there
+        self.greeting_bytes = 0
+        self.is_known = False
         self.is_gone = False
         #: the other side's identifier, from the moment on that it is connected
         self.ident: str | None = None

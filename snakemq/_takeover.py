@@ -6,11 +6,12 @@ the system gave the first one up. Here the first has to prove that it is alive.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Final
 
+from snakemq._core.refusal import Refusal
 from snakemq._peer_connection import PeerConnection
+from snakemq._refusals import Refusals
 from snakemq.packeter import Packeter
 
 __all__ = ["SETTLE_TIME", "TAKEOVER_WAIT", "Takeover"]
@@ -43,7 +44,7 @@ class Takeover:
     :param packeter: the layer below
     :param identifier: this peer's
     :param ping: ``func(connection, callback)``
-    :param log: where decisions are told
+    :param refusals: to whom those come that do not stay
     """
 
     def __init__(
@@ -51,14 +52,15 @@ class Takeover:
         packeter: Packeter,
         identifier: str,
         ping: Callable[[PeerConnection, Callable[[float], object]], object],
-        log: logging.Logger,
+        refusals: Refusals,
     ) -> None:
         #: see :data:`TAKEOVER_WAIT`
         self.wait = TAKEOVER_WAIT
         self._packeter = packeter
         self._identifier = identifier
         self._ping = ping
-        self._log = log
+        self._refusals = refusals
+        self._log = refusals.log
 
     def settle_time(self, connection: PeerConnection) -> float:
         """How long not to send anything on a connection that is new, in seconds.
@@ -89,7 +91,9 @@ class Takeover:
         dialled_new = self._packeter.is_connector(new.conn_id)
         at_the_same_time = dialled_old != dialled_new and now - old.arrived_at < self.wait
         if at_the_same_time and self._stays(new):
-            self._log.info("conn=%s takes the place of %s", new.conn_id, old.conn_id)
+            self._log.info(
+                new.session.ident, "conn=%s takes the place of %s", new.conn_id, old.conn_id
+            )
             self._packeter.close(old.conn_id)
             return
         wait = self.wait * (2 if dialled_new else 1)
@@ -132,12 +136,14 @@ class Takeover:
             self._refuse(new, "it is connected already, and alive")
         else:
             self._log.warning(
-                "conn=%s does not answer, %s takes its place", old.conn_id, new.conn_id
+                new.session.ident,
+                "conn=%s does not answer, %s takes its place",
+                old.conn_id,
+                new.conn_id,
             )
             self._packeter.close(old.conn_id)
 
     def _refuse(self, connection: PeerConnection, reason: str) -> None:
-        self._log.info(
-            "conn=%s ident=%r refused: %s", connection.conn_id, connection.session.ident, reason
-        )
-        self._packeter.close(connection.conn_id)
+        ident = connection.session.ident
+        self._log.info(ident, "conn=%s ident=%a refused: %s", connection.conn_id, ident, reason)
+        self._refusals.refuse(connection, Refusal.ALREADY_CONNECTED)

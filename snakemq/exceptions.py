@@ -9,6 +9,7 @@
     │   ├── SnakeMQBrokenPacket    ... on the packet level
     │   │   └── PacketTooLarge     a packet over the limit, received or sent
     │   └── SnakeMQBrokenMessage   ... on the frame level
+    ├── TooMuchUnfinished          too much was received of packets that are not complete
     ├── SnakeMQIncompatibleProtocol
     ├── SnakeMQNoIdent             a message before the identification
     ├── TlsError                   a TLS connection could not be made, or broke
@@ -67,6 +68,7 @@ __all__ = [
     "StorageInUse",
     "StorageUnavailable",
     "TlsError",
+    "TooMuchUnfinished",
     "WrongHostName",
     "WrongSecret",
 ]
@@ -113,6 +115,23 @@ class PacketTooLarge(SnakeMQBrokenPacket, ValueError):
 
     def __str__(self) -> str:
         return f"a packet of {self.size} bytes is over the limit of {self.limit} bytes"
+
+
+class TooMuchUnfinished(SnakeMQException):
+    """All connections together have received too much of packets that are not complete.
+
+    Reported through ``on_error`` for the connection with which it became too much; it is
+    closed.
+
+    :ivar limit: in bytes
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"more than {self.limit} bytes of unfinished packets on all connections together"
 
 
 class SnakeMQBrokenMessage(SnakeMQBrokenFormat):
@@ -174,7 +193,7 @@ class AuthenticationError(SnakeMQException):
 
 
 class AuthenticationMissing(AuthenticationError):
-    """It did not try to prove anything: it is of 1.6, or pretends to be, or is not set up for it."""
+    """It did not try to prove anything: it is, or pretends to be, one of 1.6; or has no secret."""
 
 
 class IdentityMismatch(AuthenticationError):

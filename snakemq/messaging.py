@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 from snakemq._attendant import Attendant
 from snakemq._core.features import Feature
 from snakemq._core.frames import (
-    FRAME_INCOMPATIBLE,
     FRAME_PING,
     FRAME_PONG,
     MAX_IDENT_LENGTH,
@@ -24,6 +23,7 @@ from snakemq._core.framing import encode_packet
 from snakemq._core.session import Event, Session, SessionState
 from snakemq._drops import call_drop_callbacks, tell_each
 from snakemq._failures import StorageFailures
+from snakemq._gatekeeper import Gatekeeper
 from snakemq._holding import HANDLED, Holding
 from snakemq._inbox import Inbox
 from snakemq._incoming import WINDOW, Incoming
@@ -31,9 +31,12 @@ from snakemq._keepalive_timers import KeepaliveTimers
 from snakemq._outgoing import Outgoing
 from snakemq._peer_connection import Hold, PeerConnection
 from snakemq._receive_hook import ReceiveHook
+from snakemq._refusals import Refusals
+from snakemq._strangers import Strangers
 from snakemq._takeover import Takeover
 from snakemq._transaction import Transaction, begin
 from snakemq._upkeep import Upkeep
+from snakemq.authentication import Authentication
 from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.contracts import TimerHandle
 from snakemq.exceptions import (
@@ -41,10 +44,9 @@ from snakemq.exceptions import (
     PacketTooLarge,
     SnakeMQBrokenMessage,
     SnakeMQException,
-    SnakeMQIncompatibleProtocol,
     StorageError,
 )
-from snakemq.limits import DropReason, QueueLimits
+from snakemq.limits import ConnectionLimits, DropReason, QueueLimits
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.packeter import Packeter
 from snakemq.queues import Ledger, QueuesManager
@@ -54,9 +56,6 @@ if TYPE_CHECKING:
     import sqlite3
 
 __all__ = ["MAX_IDENT_LENGTH", "Messaging", "ReceiveHook", "Transaction"]
-
-#: How long a connection has to say who it is, in seconds.
-IDENTIFICATION_TIMEOUT: Final = 30.0
 
 _MESSAGE: Final = int(FrameType.MESSAGE)
 
@@ -75,6 +74,12 @@ class Messaging(CallbackOwner):
     :param packeter: the layer below
     :param queues_storage: where persistent messages are kept, and what has to be
         remembered of those that were received
+    :param authentication: how other peers have to show that they are who they say: one
+        way or several of :mod:`snakemq.authentication`, all of which have to be
+        satisfied before anything is accepted from a connection, and any message
+        sent on it. Not given, an identifier is a claim that is believed, as in 1.6.
+    :param limits: what connections may take until it is known who is there;
+        ``None``: the default
     :param durable_receive: store each message before it is acknowledged, and
         remove it when its callbacks have returned. One whose callback raises
         comes again, and is a dead letter after some attempts; see :attr:`inbox`.
@@ -127,6 +132,8 @@ class Messaging(CallbackOwner):
         queues_storage: QueuesStorageBase | None = None,
         *,
         durable_receive: bool = False,
+        authentication: Authentication | Sequence[Authentication] | None = None,
+        limits: ConnectionLimits | None = None,
     ) -> None:
         if not isinstance(identifier, str):
             raise TypeError(f"identifier must be a str, not {type(identifier).__name__}")
@@ -144,7 +151,11 @@ class Messaging(CallbackOwner):
         self._upkeep = Upkeep(packeter, self.queues_manager)
         self._connections: dict[str, PeerConnection] = {}
         self._by_ident: dict[str, PeerConnection] = {}
-        self._takeover = Takeover(packeter, self.identifier, self._ping, self.log)
+        self._refusals = Refusals(packeter, self.on_error, self.log)
+        self.counters = self._refusals.counters
+        self._gatekeeper = Gatekeeper(packeter, self.identifier, authentication, self.log)
+        self._strangers = Strangers(packeter, limits or ConnectionLimits(), self._refusals)
+        self._takeover = Takeover(packeter, self.identifier, self._ping, self._refusals)
         self._keepalive = KeepaliveTimers(packeter, self._ping, self.log)
         self._outgoing = Outgoing(
             packeter,
@@ -155,8 +166,9 @@ class Messaging(CallbackOwner):
         )
         self._inbox = self._make_inbox(queues_storage) if durable_receive else None
         memory = queues_storage if queues_storage and queues_storage.keeps_received else None
+        fail = self._refusals.fail
         self._holding = Holding(
-            packeter, self._handle_frame, self._receive, self.on_message_recv.call, self._fail
+            packeter, self._handle_frame, self._receive, self.on_message_recv.call, fail
         )
         self._incoming = Incoming(packeter, memory, self._inbox, self._holding.set, self._failures)
         self._attendant = Attendant(packeter, self.queues_manager, self._pump)
@@ -435,12 +447,7 @@ class Messaging(CallbackOwner):
 
     @keepalive_interval.setter
     def keepalive_interval(self, interval: float | None) -> None:
-        if interval is not None and not interval > 0:
-            raise ValueError(
-                f"keepalive_interval must be None or more than 0 seconds, not {interval!r}"
-            )
-        self._keepalive.interval = interval
-        self.packeter.call_soon(self._keepalive.arm_all, self._connections.values())
+        self._keepalive.set_interval(interval, self._connections.values())
 
     def close(self) -> None:
         """Close the storage. For when the loop has ended.
@@ -454,19 +461,21 @@ class Messaging(CallbackOwner):
     # Connections come and go.
 
     def _handle_connect(self, conn_id: str) -> None:
-        connection = PeerConnection(conn_id, self.packeter.time())
-        self._connections[conn_id] = connection
-        connection.identification_timer = self.packeter.call_later(
-            IDENTIFICATION_TIMEOUT, self._give_up_identification, connection
+        connection = PeerConnection(
+            conn_id, self.packeter.time(), wants_proof=self._gatekeeper.wants_proof
         )
+        self._connections[conn_id] = connection
+        self._strangers.meet(connection)
         self._keepalive.arm(connection)
+        features = _FEATURES | self._gatekeeper.features(connection)
         # In one piece: what is behind the identification is known with it.
-        packets = [encode_packet(frame) for frame in Session.greeting(self.identifier, _FEATURES)]
+        packets = [encode_packet(frame) for frame in Session.greeting(self.identifier, features)]
         self.packeter.send_encoded(conn_id, packets, [len(packet) for packet in packets])
 
     def _handle_disconnect(self, conn_id: str) -> None:
         connection = self._connections.pop(conn_id)
         connection.cancel_timers()
+        self._strangers.leave(connection)
         rival = self._takeover.end(connection)
         connection.is_gone = connection.interrupted = True
         connection.held.clear()
@@ -480,19 +489,20 @@ class Messaging(CallbackOwner):
                 else:
                     self.packeter.close(rival.conn_id)
 
-    def _give_up_identification(self, connection: PeerConnection) -> None:
-        connection.identification_timer = None
-        self.log.info(
-            "conn=%s did not identify itself within %.0f s, closing",
-            connection.conn_id,
-            IDENTIFICATION_TIMEOUT,
-        )
-        self.packeter.close(connection.conn_id)
+    def _claims(self, connection: PeerConnection) -> None:
+        """It says who it is."""
+        self._gatekeeper.check_certificate(connection)
+        if not self._gatekeeper.wants_proof:
+            self._identified(connection)
+        else:  # one of 1.6 says nothing by itself
+            self.packeter.call_soon(self._ask_for_features, connection)
 
     def _identified(self, connection: PeerConnection) -> None:
-        if connection.identification_timer is not None:
-            connection.identification_timer.cancel()
-            connection.identification_timer = None
+        """It is known who it is, as far as that is wanted."""
+        self._gatekeeper.ask_application(connection)
+        if connection.is_gone:
+            return
+        self._strangers.welcome(connection)
         ident = connection.session.ident
         other = self._by_ident.get(ident)
         if other is None:
@@ -529,7 +539,7 @@ class Messaging(CallbackOwner):
 
     def _ask_for_features(self, connection: PeerConnection) -> None:
         # If it has features they are on their way, and come before the pong.
-        if not connection.is_ready and connection.ident is not None:
+        if connection.session.state is SessionState.IDENTIFIED:
             self._ping(connection, None)
 
     def _ready(self, connection: PeerConnection) -> None:
@@ -641,7 +651,7 @@ class Messaging(CallbackOwner):
                     break
         except SnakeMQException as exc:
             rest = iter(())
-            self._fail(connection, exc)
+            self._refusals.fail(connection, exc)
         finally:
             # Also when a callback raised KeyboardInterrupt: the loop may be
             # called again.
@@ -655,9 +665,16 @@ class Messaging(CallbackOwner):
         if not frame:
             raise SnakeMQBrokenMessage("an empty frame")
         session = connection.session
+        if not connection.is_known:
+            self._strangers.listen(connection, frame)
         event = session.receive(frame[0], frame[1:])
         if event is Event.IDENTIFIED:
+            self._claims(connection)
+        elif event is Event.PROOF:
+            self._gatekeeper.check_proof(connection, frame[1:])
             self._identified(connection)
+        elif event is Event.FEATURES and session.state is SessionState.PROVING:
+            self._gatekeeper.prove_first(connection)
         elif (
             session.state is SessionState.READY
             and not connection.is_ready
@@ -673,20 +690,9 @@ class Messaging(CallbackOwner):
         elif event is Event.SEQUENCE:
             self._incoming.expect(connection, frame[1:])
         elif event is Event.REJECTED:
-            self.log.error(
-                "conn=%s the other side does not speak this protocol version", connection.conn_id
-            )
-
-    def _fail(self, connection: PeerConnection, exc: SnakeMQException) -> None:
-        conn_id = connection.conn_id
-        self.log.error(
-            "conn=%s ident=%r %s: %s", conn_id, connection.ident, type(exc).__name__, exc
-        )
-        if isinstance(exc, SnakeMQIncompatibleProtocol):
-            self.packeter.send_packet(conn_id, FRAME_INCOMPATIBLE)
-        self.on_error(conn_id, exc)
-        if conn_id in self._connections:
-            self.packeter.finish(conn_id)
+            self._refusals.rejected(connection)
+        elif event is Event.REFUSAL:
+            self._refusals.refused(connection, frame[1:])
 
     def _inbox_has_room(self, ident: str) -> None:
         connection = self._by_ident.get(ident)

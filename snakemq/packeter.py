@@ -10,17 +10,29 @@ from itertools import accumulate, chain
 from typing import Any, Final
 
 from snakemq._core.framing import HEADER_SIZE, MAX_LENGTH, PacketDecoder, encode_header
+from snakemq._peer_log import PeerLog
 from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.contracts import Buffer, LinkInterface, TimerHandle, TlsInfo
-from snakemq.exceptions import NoConnection, PacketTooLarge
+from snakemq.counters import Counters
+from snakemq.exceptions import NoConnection, PacketTooLarge, SnakeMQException, TooMuchUnfinished
+from snakemq.limits import ConnectionLimits
 
-__all__ = ["DEFAULT_MAX_PACKET_SIZE", "FINISH_TIMEOUT", "SEND_BLOCK_SIZE", "Packeter"]
+__all__ = [
+    "DEFAULT_MAX_PACKET_SIZE",
+    "DEFAULT_MAX_UNFINISHED_BYTES",
+    "FINISH_TIMEOUT",
+    "SEND_BLOCK_SIZE",
+    "Packeter",
+]
 
 #: Small packets are put together into sends of about this size, in bytes.
 SEND_BLOCK_SIZE: Final = 256 * 1024
 
 #: The largest packet that is sent or accepted, in bytes.
-DEFAULT_MAX_PACKET_SIZE: Final = 1 << 30
+DEFAULT_MAX_PACKET_SIZE: Final = ConnectionLimits.max_packet_size
+
+#: What may be held of unfinished packets of all connections, in bytes.
+DEFAULT_MAX_UNFINISHED_BYTES: Final = ConnectionLimits.max_unfinished_bytes
 
 #: How long :meth:`Packeter.finish` waits for the system, in seconds.
 FINISH_TIMEOUT: Final = 2.0
@@ -84,6 +96,8 @@ class Packeter(CallbackOwner):
 
     :param link: anything that satisfies :class:`snakemq.contracts.LinkInterface`
     :param max_packet_size: the largest packet that is sent or accepted, in bytes
+    :param max_unfinished_bytes: what all connections together may have received of packets
+        that are not complete, in bytes
     """
 
     #: ``func(conn_id)``
@@ -105,14 +119,25 @@ class Packeter(CallbackOwner):
     #: is called for each.
     on_packets_sent = CallbackSlot[[str, int, int]]()
 
-    def __init__(self, link: LinkInterface, max_packet_size: int = DEFAULT_MAX_PACKET_SIZE) -> None:
+    def __init__(
+        self,
+        link: LinkInterface,
+        max_packet_size: int = DEFAULT_MAX_PACKET_SIZE,
+        *,
+        max_unfinished_bytes: int = DEFAULT_MAX_UNFINISHED_BYTES,
+    ) -> None:
         if not 1 <= max_packet_size <= MAX_LENGTH:
             raise ValueError(
                 f"max_packet_size must be from 1 to {MAX_LENGTH} bytes, not {max_packet_size}"
             )
         self.link = link
         self.max_packet_size = max_packet_size
+        self.max_unfinished_bytes = max_unfinished_bytes
+        #: how often its limits were reached
+        self.counters = Counters("packets_too_large", "unfinished_refused")
+        self._unfinished = 0
         self.log = logging.getLogger("snakemq.packeter")
+        self._peer_log = PeerLog(self.log, link.time)
         self._connections: dict[str, _Connection] = {}
         self._paused: set[str] = set()
         self._last_packet_id = 0
@@ -171,6 +196,15 @@ class Packeter(CallbackOwner):
         """See :meth:`snakemq.contracts.LinkInterface.resume_recv`."""
         self.link.resume_recv(conn_id)
         self._paused.discard(conn_id)
+
+    def limit_received(self, conn_id: str, max_packet_size: int) -> None:
+        """From now on accept packets of so many bytes at most on a connection.
+
+        Also of a packet that came together with the one that is being handled.
+
+        :raises NoConnection: no such connection
+        """
+        self._connection(conn_id).decoder.max_size = max_packet_size
 
     def is_paused(self, conn_id: str) -> bool:
         """Whether :meth:`pause_recv` was called for it."""
@@ -335,6 +369,7 @@ class Packeter(CallbackOwner):
         self._paused.discard(conn_id)
         if connection is None:
             return
+        self._unfinished -= connection.decoder.pending
         if connection.finishing is not None:
             connection.finishing.cancel()
         # A packet that is with the system must not count as unsent: whoever
@@ -349,17 +384,35 @@ class Packeter(CallbackOwner):
         if connection is None or connection.finishing is not None:
             return
         connection.last_recv = self.link.time()
-        buffer, bounds = connection.decoder.feed(data)
-        if bounds:
-            self.on_packets_recv(conn_id, buffer, bounds)
-            if self.on_packet_recv:
-                for position in range(0, len(bounds), 2):
-                    if conn_id not in self._connections:
-                        return
-                    self.on_packet_recv(conn_id, buffer[bounds[position] : bounds[position + 1]])
-        error = connection.decoder.error
-        if error is not None and conn_id in self._connections:
-            self.log.error("conn=%s %s", conn_id, error)
-            self.on_error(conn_id, error)
-            if conn_id in self._connections:
-                self.link.close(conn_id)
+        decoder = connection.decoder
+        while True:
+            before = decoder.pending
+            buffer, bounds = decoder.feed(data)
+            self._unfinished += decoder.pending - before
+            if bounds:
+                self._deliver(conn_id, buffer, bounds)
+                if self._connections.get(conn_id) is not connection or connection.finishing:
+                    return
+            if not decoder.retry():
+                break
+            data = b""
+        if decoder.error is not None:
+            self.counters.add("packets_too_large")
+            self._refuse(conn_id, decoder.error)
+        elif self._unfinished > self.max_unfinished_bytes and decoder.pending:
+            self.counters.add("unfinished_refused")
+            self._refuse(conn_id, TooMuchUnfinished(self.max_unfinished_bytes))
+
+    def _deliver(self, conn_id: str, buffer: bytes, bounds: list[int]) -> None:
+        self.on_packets_recv(conn_id, buffer, bounds)
+        if self.on_packet_recv:
+            for position in range(0, len(bounds), 2):
+                if conn_id not in self._connections:
+                    return
+                self.on_packet_recv(conn_id, buffer[bounds[position] : bounds[position + 1]])
+
+    def _refuse(self, conn_id: str, error: SnakeMQException) -> None:
+        self._peer_log.error(self.link.get_remote_host(conn_id), "conn=%s %s", conn_id, error)
+        self.on_error(conn_id, error)
+        if conn_id in self._connections:
+            self.link.close(conn_id)

@@ -45,7 +45,9 @@ FLOORS: dict[str, set[str]] = {
     "_failures": LEAVES,
     # The default clock of queues that were made without a link, as in 1.6.
     "queues": SHARED | {"_failures", "storage", "_io.clock"},
-    "messaging": SHARED | {"_failures", "packeter", "queues", "storage"},
+    # What users write down, and messaging checks.
+    "authentication": SHARED,
+    "messaging": SHARED | {"_failures", "authentication", "packeter", "queues", "storage"},
     # The pool of threads that remote calls run in is all it may know of _io.
     "rpc": SHARED | {"messaging", "_io.workers"},
     "peer": SHARED
@@ -65,6 +67,7 @@ PARTS = {
     "_attendant": "messaging",
     "_drops": "messaging",
     "_expiry_timers": "messaging",
+    "_gatekeeper": "messaging",
     "_holding": "messaging",
     "_inbox": "messaging",
     "_incoming": "messaging",
@@ -77,7 +80,9 @@ PARTS = {
     "_writer": "queues",
     "_peer_connection": "messaging",
     "_receive_hook": "messaging",
+    "_refusals": "messaging",
     "_takeover": "messaging",
+    "_strangers": "messaging",
     "_transaction": "messaging",
     "_upkeep": "messaging",
 }

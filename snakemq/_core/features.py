@@ -46,6 +46,9 @@ class Feature(enum.IntEnum):
     DELIVERY = 1
     #: remote calls beyond those of 1.6, large ones in parts; without a value
     CALLS = 2
+    #: wants a proof that the other side knows a shared secret; the value is a nonce,
+    #: see :mod:`snakemq._core.authentication`
+    AUTHENTICATION = 3
 
 
 class DeliveryFeature(NamedTuple):

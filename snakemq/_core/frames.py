@@ -15,6 +15,8 @@ type  name                  payload
 8     sequence              ``!8sQII``: stream, number of the next message in it,
                             how many of the next messages may have been sent by
                             an earlier process, and how many by this one
+9     proof                 see :mod:`snakemq._core.authentication`
+10    refusal               see :mod:`snakemq._core.refusal`
 ====  ====================  ==============================================
 
 Frames of unknown types are ignored: that is how the protocol is extended.
@@ -88,6 +90,8 @@ class FrameType(enum.IntEnum):
     FEATURES = 6
     ACKNOWLEDGEMENT = 7
     SEQUENCE = 8
+    PROOF = 9
+    REFUSAL = 10
 
 
 _TYPE_MESSAGE: Final = int(FrameType.MESSAGE)

@@ -42,25 +42,33 @@ class PacketDecoder:
     Memory grows with what was received, never with what was announced. Bytes
     are copied at most once before :meth:`feed` returns them.
 
-    :param max_size: the longest content that is accepted, in bytes
+    :param max_size: the longest content that is accepted, in bytes; may be
+        changed at any time
     """
 
-    __slots__ = ("_missing", "_pieces", "error", "max_size")
+    __slots__ = ("_missing", "_pieces", "error", "max_size", "pending")
 
     def __init__(self, max_size: int = MAX_LENGTH) -> None:
         self.max_size = max_size
         #: A packet was announced that is over the limit. What came before it
-        #: was returned; the stream is unusable from there.
+        #: was returned; the stream is unusable from there, see :meth:`retry`.
         self.error: PacketTooLarge | None = None
+        #: How many bytes of an unfinished packet are held.
+        self.pending = 0
         # The beginning of an unfinished packet, its header included, and how
         # many bytes it takes at least before it is worth looking again.
         self._pieces: list[bytes] = []
         self._missing = 0
 
-    @property
-    def pending(self) -> int:
-        """How many bytes of an unfinished packet are held."""
-        return sum(map(len, self._pieces))
+    def retry(self) -> bool:
+        """The limit may be another one now, because of what came before that packet.
+
+        :return: whether to go on, with an empty piece
+        """
+        if self.error is None or self.error.size > self.max_size:
+            return False
+        self.error = None
+        return True
 
     def feed(self, data: bytes) -> tuple[bytes, list[int]]:
         """Take the next piece of the stream.
@@ -75,9 +83,11 @@ class PacketDecoder:
             self._pieces.append(data)
             self._missing -= len(data)
             if self._missing > 0:
+                self.pending += len(data)
                 return b"", []
             data = b"".join(self._pieces)
             self._pieces.clear()
+            self.pending = 0
 
         bounds: list[int] = []
         add = bounds.append
@@ -92,7 +102,8 @@ class PacketDecoder:
             end = start + length
             if length > max_size:
                 self.error = PacketTooLarge(length, max_size)
-                return data, bounds
+                self._missing = 0
+                break
             if end > size:
                 self._missing = end - size
                 break
@@ -103,4 +114,5 @@ class PacketDecoder:
             self._missing = position - last
         if position < size:
             self._pieces.append(data[position:] if position else data)
+            self.pending = size - position
         return data, bounds

@@ -3,13 +3,14 @@
 All rules about which frame may come when are here. This file does not know
 which side dialled, nor about other connections.
 
-==============  =========  ==================  ============  =========
-state           version    identification      features      message
-==============  =========  ==================  ============  =========
-``GREETING``    checked    -> ``IDENTIFIED``   ignored       error
-``IDENTIFIED``  checked    ignored             -> ``READY``  -> ``READY``
-``READY``       checked    ignored             ignored       delivered
-==============  =========  ==================  ============  =========
+==============  =========  ==================  ============  =========  ==========
+state           version    identification      features      message    proof
+==============  =========  ==================  ============  =========  ==========
+``GREETING``    checked    -> ``IDENTIFIED``   ignored       error      ignored
+``IDENTIFIED``  checked    ignored             -> ``READY``  -> ``READY`` ignored
+``PROVING``     checked    ignored             ignored       error      to be checked
+``READY``       checked    ignored             ignored       delivered  ignored
+==============  =========  ==================  ============  =========  ==========
 
 A peer that has features announces them right behind its identification, so
 anything else at that place says that it has none, as a 1.6 peer:
@@ -17,8 +18,12 @@ anything else at that place says that it has none, as a 1.6 peer:
 Acknowledgements and sequences are noticed only from a peer that announced
 acknowledged delivery.
 
-In all states a ping is answered, and frames of unknown types are ignored. As
-in 1.6 a version frame is not insisted on.
+If the other side has to prove that it knows a secret, ``IDENTIFIED`` is left for
+``PROVING``, and only with features that have a nonce; anything else at that place is an
+error. ``PROVING`` is left when the owner has found the proof to be right.
+
+In all states a ping is answered, a refusal is noticed, and frames of unknown types
+are ignored. As in 1.6 a version frame is not insisted on.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ import enum
 from collections.abc import Mapping
 from typing import Final
 
+from snakemq._core.authentication import decode_nonce
 from snakemq._core.features import (
     DeliveryFeature,
     Feature,
@@ -40,7 +46,11 @@ from snakemq._core.frames import (
     decode_version,
     encode_identification,
 )
-from snakemq.exceptions import SnakeMQIncompatibleProtocol, SnakeMQNoIdent
+from snakemq.exceptions import (
+    AuthenticationMissing,
+    SnakeMQIncompatibleProtocol,
+    SnakeMQNoIdent,
+)
 from snakemq.version import PROTOCOL_VERSION
 
 __all__ = ["Event", "Session", "SessionState"]
@@ -51,6 +61,7 @@ class SessionState(enum.Enum):
 
     GREETING = "greeting"
     IDENTIFIED = "identified"
+    PROVING = "proving"
     READY = "ready"
 
 
@@ -73,27 +84,36 @@ class Event(enum.Enum):
     SEQUENCE = "sequence"
     #: the other side does not speak this version and will close
     REJECTED = "rejected"
+    #: the other side proves that it knows the secret
+    PROOF = "proof"
+    #: the other side says why it closes
+    REFUSAL = "refusal"
 
+
+_ALWAYS: Final[dict[int, Event]] = {
+    FrameType.INCOMPATIBLE_PROTOCOL: Event.REJECTED,
+    FrameType.PING: Event.PING,
+    FrameType.PONG: Event.PONG,
+    FrameType.REFUSAL: Event.REFUSAL,
+}
 
 _TABLE: Final[dict[SessionState, dict[int, Event]]] = {
     SessionState.GREETING: {
-        FrameType.INCOMPATIBLE_PROTOCOL: Event.REJECTED,
+        **_ALWAYS,
         FrameType.IDENTIFICATION: Event.IDENTIFIED,
-        FrameType.PING: Event.PING,
-        FrameType.PONG: Event.PONG,
     },
     SessionState.IDENTIFIED: {
-        FrameType.INCOMPATIBLE_PROTOCOL: Event.REJECTED,
+        **_ALWAYS,
         FrameType.MESSAGE: Event.MESSAGE,
-        FrameType.PING: Event.PING,
-        FrameType.PONG: Event.PONG,
         FrameType.FEATURES: Event.FEATURES,
     },
+    SessionState.PROVING: {
+        **_ALWAYS,
+        FrameType.PROOF: Event.PROOF,
+    },
     SessionState.READY: {
-        FrameType.INCOMPATIBLE_PROTOCOL: Event.REJECTED,
+        **_ALWAYS,
         FrameType.MESSAGE: Event.MESSAGE,
-        FrameType.PING: Event.PING,
-        FrameType.PONG: Event.PONG,
         FrameType.ACKNOWLEDGEMENT: Event.ACKNOWLEDGEMENT,
         FrameType.SEQUENCE: Event.SEQUENCE,
     },
@@ -103,12 +123,16 @@ _DELIVERY_EVENTS: Final = (Event.ACKNOWLEDGEMENT, Event.SEQUENCE)
 
 
 class Session:
-    """The handshake as seen from one side; both run the same."""
+    """The handshake as seen from one side; both run the same.
 
-    __slots__ = ("delivery", "features", "ident", "state")
+    :param wants_proof: whether the other side has to prove that it knows a secret
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("delivery", "features", "ident", "nonce", "state", "wants_proof")
+
+    def __init__(self, *, wants_proof: bool = False) -> None:
         self.state = SessionState.GREETING
+        self.wants_proof = wants_proof
         #: the other side's identifier, once it is known
         self.ident = ""
         #: what the other side says of acknowledged delivery; ``None`` if it
@@ -116,6 +140,8 @@ class Session:
         self.delivery: DeliveryFeature | None = None
         #: what the other side can do, of what is known here. Final in ``READY``.
         self.features: frozenset[Feature] = frozenset()
+        #: the other side's, for proofs; empty if it has none
+        self.nonce = b""
 
     @staticmethod
     def greeting(identifier: str, features: Mapping[Feature, bytes]) -> list[bytes]:
@@ -133,6 +159,8 @@ class Session:
         :raises SnakeMQIncompatibleProtocol: the other side has another
             version; it is to be told so, and the connection to be closed
         :raises SnakeMQNoIdent: a message before the identification; to be closed
+        :raises AuthenticationMissing: it should prove something, and does not; to
+            be refused and closed
         :raises SnakeMQBrokenMessage: the frame is malformed; to be closed
         """
         if frame_type == FrameType.PROTOCOL_VERSION:
@@ -146,19 +174,40 @@ class Session:
         if event is Event.IDENTIFIED:
             self.ident = decode_identification(payload)
             self.state = SessionState.IDENTIFIED
+        elif event is Event.REFUSAL:
+            pass  # that is all that it has to say
         elif event is not Event.NOTHING and self.state is SessionState.IDENTIFIED:
-            self.state = SessionState.READY
             if event is Event.FEATURES:
                 self._note_features(payload)
+            self.state = self._after_identification()
+        elif frame_type == FrameType.MESSAGE and self.state is SessionState.PROVING:
+            raise AuthenticationMissing("a message before the proof", self.ident)
         elif event in _DELIVERY_EVENTS and self.delivery is None:
             return Event.NOTHING
         elif frame_type == FrameType.MESSAGE and event is Event.NOTHING:
             raise SnakeMQNoIdent("a message before the identification")
         return event
 
+    def proved(self) -> None:
+        """The other side's proof is right."""
+        self.state = SessionState.READY
+
+    def _after_identification(self) -> SessionState:
+        if not self.wants_proof:
+            return SessionState.READY
+        if not self.nonce:
+            raise AuthenticationMissing(
+                "it does not prove that it knows the shared secret: it is of snakeMQ 1.6, "
+                "or has none",
+                self.ident,
+            )
+        return SessionState.PROVING
+
     def _note_features(self, payload: bytes) -> None:
         features = decode_features(payload)
         value = features.get(Feature.DELIVERY)
         if value is not None:
             self.delivery = DeliveryFeature.decode(value)
+        if Feature.AUTHENTICATION in features:
+            self.nonce = decode_nonce(features[Feature.AUTHENTICATION])
         self.features = frozenset(feature for feature in Feature if feature in features)

@@ -154,7 +154,7 @@ EXPECTED = {
         listener._EXHAUSTED_PAUSE
     ),
     # Connections
-    "Time to identify oneself": seconds(messaging.IDENTIFICATION_TIMEOUT),
+    "Time to identify oneself, and to prove it if that is wanted": seconds(ConnectionLimits().identification_timeout),
     "Silence before messaging pings": seconds(new_messaging().keepalive_interval),
     "Waiting for anything after a ping": seconds(new_messaging().keepalive_wait),
     "Silence before a ``Peer`` pings": seconds(default(peer.Peer, "keepalive")),

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from snakemq import _outgoing
-from snakemq import messaging as messaging_module
 from snakemq._core.frames import FRAME_PING, FRAME_VERSION, encode_identification, encode_message
 from snakemq._core.framing import encode_header
 from snakemq.exceptions import (
@@ -18,6 +17,7 @@ from snakemq.exceptions import (
     SnakeMQBrokenMessage,
     SnakeMQException,
 )
+from snakemq.limits import ConnectionLimits
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.messaging import Messaging, ReceiveHook
 from snakemq.packeter import Packeter
@@ -290,7 +290,7 @@ def test_a_broken_frame_ends_its_connection_only(network: SimNetwork, frame: byt
 def test_who_does_not_say_who_it_is_is_closed(network: SimNetwork) -> None:
     bob = SimStack(network, "bob")
     raw = Raw(network, "raw", bob)
-    network.run(messaging_module.IDENTIFICATION_TIMEOUT - 1)
+    network.run(ConnectionLimits().identification_timeout - 1)
     raw.say(FRAME_VERSION, FRAME_PING)
     assert raw.closed == 0
     network.run(1)

@@ -1,0 +1,162 @@
+"""Who is let in: the policies of a peer, and the proofs that they ask for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from snakemq._core.authentication import Exchange, Role, find_secret, make_proof
+from snakemq._core.features import Feature
+from snakemq._core.frames import FrameType
+from snakemq._peer_connection import PeerConnection
+from snakemq.authentication import (
+    Authentication,
+    CertificateFingerprint,
+    CertificateName,
+    SharedSecret,
+)
+from snakemq.exceptions import NotAdmitted, WrongSecret
+from snakemq.packeter import Packeter
+
+__all__ = ["Gatekeeper"]
+
+
+class Gatekeeper:
+    """Checks the claims of those who connect. Loop thread only.
+
+    First the certificate, as soon as it is known who the other side claims to
+    be; then the secret, for which a message has to go each way; at last the
+    application is asked, so that it hears only of those who satisfied the rest.
+
+    :param packeter: the layer below
+    :param identifier: this peer's
+    :param authentication: one way to show who one is, or several; all have to be
+        satisfied
+    :param log: where failures of the application's own check are told
+    :raises TypeError: something that is no such way
+    :raises ValueError: two shared secrets
+    """
+
+    def __init__(
+        self,
+        packeter: Packeter,
+        identifier: str,
+        authentication: Authentication | Sequence[Authentication] | None,
+        log: logging.Logger,
+    ) -> None:
+        self._packeter = packeter
+        self._identifier = identifier
+        self._log = log
+        self._certificates: list[CertificateName | CertificateFingerprint] = []
+        self._secret: SharedSecret | None = None
+        self._checks: list[Callable[[str, str, dict[str, Any] | None], object]] = []
+        for one in _as_list(authentication):
+            if isinstance(one, (CertificateName, CertificateFingerprint)):
+                self._certificates.append(one)
+            elif isinstance(one, SharedSecret):
+                if self._secret is not None:
+                    raise ValueError("one SharedSecret is enough: it takes several secrets")
+                self._secret = one
+            elif callable(one):
+                self._checks.append(one)
+            else:
+                raise TypeError(
+                    "authentication takes SharedSecret, CertificateName, CertificateFingerprint "
+                    f"or a function, not {type(one).__name__}"
+                )
+
+    @property
+    def wants_proof(self) -> bool:
+        """Whether the other sides have to prove that they know a secret."""
+        return self._secret is not None
+
+    def features(self, connection: PeerConnection) -> dict[Feature, bytes]:
+        """What has to be announced on a new connection."""
+        if self._secret is None:
+            return {}
+        connection.nonce = self._secret.make_nonce()
+        return {Feature.AUTHENTICATION: connection.nonce}
+
+    def check_certificate(self, connection: PeerConnection) -> None:
+        """Compare the identifier with the certificate.
+
+        :raises IdentityMismatch: it is somebody else's
+        """
+        if self._certificates:
+            tls = self._packeter.get_tls(connection.conn_id)
+            for one in self._certificates:
+                one.check(connection.session.ident, tls)
+
+    def prove_first(self, connection: PeerConnection) -> None:
+        """The nonce of the other side is known: the side that dialled proves itself now."""
+        assert self._secret is not None
+        if self._packeter.is_connector(connection.conn_id):
+            secret = self._secret.secrets_of(connection.session.ident)[0]
+            self._prove(connection, secret, Role.CONNECTOR)
+
+    def check_proof(self, connection: PeerConnection, proof: bytes) -> None:
+        """The other side proves itself. If it is right, a listener does so now, too.
+
+        :raises WrongSecret: it is not
+        """
+        assert self._secret is not None
+        ident = connection.session.ident
+        dialled = self._packeter.is_connector(connection.conn_id)
+        secret = find_secret(
+            self._secret.secrets_of(ident),
+            proof,
+            Role.LISTENER if dialled else Role.CONNECTOR,
+            self._exchange(connection),
+        )
+        if secret is None:
+            raise WrongSecret(
+                "its proof is wrong: it has another shared secret, or somebody is in between", ident
+            )
+        if not dialled:
+            self._prove(connection, secret, Role.LISTENER)
+        connection.nonce = b""
+        connection.session.proved()
+
+    def ask_application(self, connection: PeerConnection) -> None:
+        """All the rest is satisfied.
+
+        :raises NotAdmitted: the application does not want it
+        """
+        conn_id, ident = connection.conn_id, connection.session.ident
+        for check in self._checks:
+            try:
+                admitted = check(conn_id, ident, self._packeter.get_certificate(conn_id))
+            except NotAdmitted as exc:
+                raise NotAdmitted(str(exc), ident) from exc
+            except Exception as exc:
+                self._log.exception("conn=%s ident=%a authenticate() raised", conn_id, ident)
+                raise NotAdmitted("authenticate() raised", ident) from exc
+            if not admitted:
+                raise NotAdmitted("authenticate() does not admit it", ident)
+
+    def _prove(self, connection: PeerConnection, secret: bytes, role: Role) -> None:
+        proof = make_proof(secret, role, self._exchange(connection))
+        self._packeter.send_packet(connection.conn_id, bytes([FrameType.PROOF]) + proof)
+
+    def _exchange(self, connection: PeerConnection) -> Exchange:
+        tls = self._packeter.get_tls(connection.conn_id)
+        mine = (self._identifier, connection.nonce)
+        others = (connection.session.ident, connection.session.nonce)
+        dialled = self._packeter.is_connector(connection.conn_id)
+        connector, listener = (mine, others) if dialled else (others, mine)
+        return Exchange(
+            connector[0],
+            listener[0],
+            connector[1],
+            listener[1],
+            tls.channel_binding if tls is not None else b"",
+        )
+
+
+def _as_list(
+    authentication: Authentication | Sequence[Authentication] | None,
+) -> Sequence[Authentication]:
+    if authentication is None:
+        return ()
+    return authentication if isinstance(authentication, Sequence) else (authentication,)
