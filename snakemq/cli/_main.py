@@ -11,14 +11,14 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from snakemq.cli import call, demo, listen, ping, queues, send, version
+from snakemq.cli import call, demo, keygen, listen, ping, queues, send, version
 from snakemq.cli._exit import EXIT_CODES_HELP, CommandError, ExitCode
 from snakemq.cli._options import IntermixedParser
 from snakemq.exceptions import SnakeMQException
 
 __all__ = ["run_command"]
 
-_VERBS = (demo, listen, send, call, ping, queues, version)
+_VERBS = (demo, listen, send, call, ping, queues, keygen, version)
 
 _EXAMPLES = """\
 examples:
@@ -28,6 +28,7 @@ examples:
   snakemq call bob calc.add 2 40 --connect 4000     call a method, get JSON
   snakemq ping bob --connect 4000 -c 3              measure round trips
   snakemq queues bob.db dead                        what could not be handled
+  snakemq keygen peer bob                           key and certificate for TLS
 
 'snakemq VERB --help' tells more about a verb.
 
