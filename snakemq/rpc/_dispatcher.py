@@ -20,7 +20,7 @@ import logging
 import os
 import threading
 import weakref
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from typing import Final, Protocol, TypeAlias
 
 from snakemq._io.workers import WorkerPool
@@ -30,6 +30,8 @@ __all__ = [
     "DEFAULT_MAX_PER_PEER",
     "DEFAULT_MAX_WAITING",
     "DEFAULT_MAX_WAITING_BYTES",
+    "DEFAULT_MAX_WAITING_BYTES_PER_PEER",
+    "DEFAULT_MAX_WAITING_PER_PEER",
     "DEFAULT_MAX_WORKERS",
     "Dispatcher",
     "Task",
@@ -47,10 +49,16 @@ DEFAULT_MAX_PER_PEER: Final = 128
 DEFAULT_MAX_PER_OBJECT: Final = 64
 
 #: How many tasks wait, at most.
-DEFAULT_MAX_WAITING: Final = 16_384
+DEFAULT_MAX_WAITING: Final = 65_536
+
+#: ... of one peer, so that there is always room for others.
+DEFAULT_MAX_WAITING_PER_PEER: Final = DEFAULT_MAX_WAITING // 4
 
 #: How large they may be together, in bytes.
-DEFAULT_MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
+DEFAULT_MAX_WAITING_BYTES: Final = 256 * 1024 * 1024
+
+#: ... of one peer.
+DEFAULT_MAX_WAITING_BYTES_PER_PEER: Final = DEFAULT_MAX_WAITING_BYTES // 4
 
 _log = logging.getLogger("snakemq.rpc.server")
 
@@ -144,6 +152,16 @@ class _Limit:
         return line
 
 
+class _Waiting:
+    """What waits of one peer."""
+
+    __slots__ = ("bytes", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.bytes = 0
+
+
 class Dispatcher:
     """Runs tasks in worker threads, within limits, fairly.
 
@@ -157,6 +175,9 @@ class Dispatcher:
     :param max_waiting: how many more may wait
     :param max_waiting_bytes: how large these may be together, in bytes; a
         larger one may wait alone
+    :param max_waiting_per_peer: how many of one peer may wait
+    :param max_waiting_bytes_per_peer: likewise, in bytes; a larger one may wait
+        as the only one of its peer
     """
 
     def __init__(
@@ -168,6 +189,8 @@ class Dispatcher:
         max_per_object: int = DEFAULT_MAX_PER_OBJECT,
         max_waiting: int = DEFAULT_MAX_WAITING,
         max_waiting_bytes: int = DEFAULT_MAX_WAITING_BYTES,
+        max_waiting_per_peer: int = DEFAULT_MAX_WAITING_PER_PEER,
+        max_waiting_bytes_per_peer: int = DEFAULT_MAX_WAITING_BYTES_PER_PEER,
     ) -> None:
         for what, value, least in (
             ("max_workers", max_workers, 1),
@@ -175,6 +198,8 @@ class Dispatcher:
             ("max_per_object", max_per_object, 1),
             ("max_waiting", max_waiting, 0),
             ("max_waiting_bytes", max_waiting_bytes, 0),
+            ("max_waiting_per_peer", max_waiting_per_peer, 0),
+            ("max_waiting_bytes_per_peer", max_waiting_bytes_per_peer, 0),
         ):
             if value < least:
                 raise ValueError(f"{what} must be at least {least}, not {value!r}")
@@ -183,6 +208,8 @@ class Dispatcher:
         self.max_per_object = min(max_per_object, max_workers)
         self.max_waiting = max_waiting
         self.max_waiting_bytes = max_waiting_bytes
+        self.max_waiting_per_peer = max_waiting_per_peer
+        self.max_waiting_bytes_per_peer = max_waiting_bytes_per_peer
         self._closed = False
         self._stopped = False
         self._pool = WorkerPool(max_workers, name)
@@ -204,6 +231,8 @@ class Dispatcher:
         self._ready: _Lines = OrderedDict()
         self._waiting = 0
         self._waiting_bytes = 0
+        #: of the peers that have any
+        self._waiting_of: dict[str, _Waiting] = {}
 
     @property
     def running(self) -> int:
@@ -227,18 +256,16 @@ class Dispatcher:
 
     def waiting_by_peer(self) -> dict[str, int]:
         """How many tasks wait of each peer that has any."""
-        counter: Counter[str] = Counter()
         with self._lock:
-            for (ident, _object_name), line in self._lines.items():
-                counter[ident] += len(line.tasks)
-        return dict(counter)
+            return {ident: waiting.count for ident, waiting in self._waiting_of.items()}
 
     def submit(self, task: Task, *, force: bool = False) -> bool:
         """Have it run when it is its turn.
 
         :param force: take it however many wait, because it is the rest of what
             was taken before
-        :return: ``False``: too many wait already, or :meth:`close` was called
+        :return: ``False``: too many wait already, of all or of this peer, or
+            :meth:`close` was called
         :raises RuntimeError: the system gives no thread at all
         """
         key = (task.ident, task.object_name)
@@ -254,7 +281,7 @@ class Dispatcher:
             if at_once:
                 self._count(key, task)
             else:
-                taken = force or self._has_room(task.size)
+                taken = force or self._has_room(task)
                 if taken:
                     self._wait(key, task)
         if not at_once:
@@ -322,6 +349,7 @@ class Dispatcher:
             self._peers.parked.clear()
             self._objects.parked.clear()
             self._waiting = self._waiting_bytes = 0
+            self._waiting_of.clear()
             self._tell()
         return dropped
 
@@ -430,9 +458,17 @@ class Dispatcher:
             self._unpark(key)
         self._tell()
 
-    def _has_room(self, size: int) -> bool:
-        return self._waiting < self.max_waiting and (
-            not self._waiting or self._waiting_bytes + size <= self.max_waiting_bytes
+    def _has_room(self, task: Task) -> bool:
+        if self._waiting >= self.max_waiting or (
+            self._waiting and self._waiting_bytes + task.size > self.max_waiting_bytes
+        ):
+            return False
+        own = self._waiting_of.get(task.ident)
+        if own is None:
+            return self.max_waiting_per_peer > 0
+        return (
+            own.count < self.max_waiting_per_peer
+            and own.bytes + task.size <= self.max_waiting_bytes_per_peer
         )
 
     def _wait(self, key: _Key, task: Task) -> None:
@@ -443,6 +479,14 @@ class Dispatcher:
             # when a worker comes for it.
             self._ready[line] = None
         line.tasks[task] = None
+        self._count_waiting(task)
+
+    def _count_waiting(self, task: Task) -> None:
+        own = self._waiting_of.get(task.ident)
+        if own is None:
+            own = self._waiting_of[task.ident] = _Waiting()
+        own.count += 1
+        own.bytes += task.size
         self._waiting += 1
         self._waiting_bytes += task.size
 
@@ -455,8 +499,7 @@ class Dispatcher:
             self._ready[line] = None
         line.tasks[task] = None
         line.tasks.move_to_end(task, last=False)
-        self._waiting += 1
-        self._waiting_bytes += task.size
+        self._count_waiting(task)
 
     def _pick(self) -> Task | None:
         """The next one that may run. From now on it does."""
@@ -491,6 +534,11 @@ class Dispatcher:
         del line.tasks[task]
         if not line.tasks:
             del self._lines[line.key]
+        own = self._waiting_of[task.ident]
+        own.count -= 1
+        own.bytes -= task.size
+        if not own.count:
+            del self._waiting_of[task.ident]
         self._waiting -= 1
         self._waiting_bytes -= task.size
 

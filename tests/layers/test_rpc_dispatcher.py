@@ -200,7 +200,9 @@ def test_limits_are_never_more_than_there_are_workers() -> None:
     assert (dispatcher.max_per_peer, dispatcher.max_per_object) == (100, 64)
     dispatcher = Dispatcher("test")
     assert (dispatcher.max_workers, dispatcher.max_per_peer) == (256, 128)
-    assert (dispatcher.max_waiting, dispatcher.max_waiting_bytes) == (16384, 64 * 1024 * 1024)
+    assert (dispatcher.max_waiting, dispatcher.max_waiting_bytes) == (65536, 256 * 1024 * 1024)
+    assert dispatcher.max_waiting_per_peer == 16384
+    assert dispatcher.max_waiting_bytes_per_peer == 64 * 1024 * 1024
 
 
 @pytest.mark.parametrize("what", ["max_workers", "max_per_peer", "max_per_object"])
@@ -247,6 +249,52 @@ def test_the_waiting_line_has_a_size() -> None:
     assert world.dispatcher.cancel(second) is False
     world.dispatcher.finished(second)
     assert world.dispatcher.waiting_bytes == 40
+
+
+def test_one_peer_does_not_get_all_of_the_waiting_line() -> None:
+    world = World(max_workers=1, max_waiting=4, max_waiting_per_peer=2)
+    first = world.submit()
+    second = world.submit()
+    world.submit(object_name="another")
+    assert not world.dispatcher.submit(Held(world))
+    assert not world.dispatcher.submit(Held(world, object_name="a third"))
+    assert world.dispatcher.submit(Held(world), force=True)
+    world.submit("other")
+    assert world.dispatcher.waiting_by_peer() == {"bob": 3, "other": 1}
+    assert not world.dispatcher.submit(Held(world, "a fourth"))  # it is full
+    assert world.dispatcher.cancel(second)
+    world.submit("other")
+    world.dispatcher.finished(first)
+    assert not world.dispatcher.cancel(second)
+    assert len(world.dispatcher.drop_waiting()) == 3
+    assert world.dispatcher.waiting_by_peer() == {}
+    for _ in range(2):
+        world.submit()
+    assert not world.dispatcher.submit(Held(world))
+
+
+def test_one_peer_does_not_get_all_bytes_of_the_waiting_line() -> None:
+    world = World(max_workers=1, max_waiting_bytes=1000, max_waiting_bytes_per_peer=100)
+    first = world.submit(size=5)
+    second = world.submit(size=600)  # too large, but the only one of its peer
+    assert not world.dispatcher.submit(Held(world, size=1))
+    world.submit("other", size=60)
+    world.submit("other", size=40)
+    assert not world.dispatcher.submit(Held(world, "other", size=1))
+    assert world.dispatcher.waiting_bytes == 700
+    world.dispatcher.finished(first)
+    world.submit(size=100)
+    assert not world.dispatcher.submit(Held(world, size=1))
+    world.dispatcher.finished(second)
+
+
+def test_a_peer_without_a_place_in_the_waiting_line() -> None:
+    world = World(max_workers=1, max_waiting_per_peer=0)
+    world.submit()
+    assert not world.dispatcher.submit(Held(world))
+    for name in ("max_waiting_per_peer", "max_waiting_bytes_per_peer"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 0, not -1"):
+            Dispatcher("test", **{name: -1})
 
 
 def test_cancelling() -> None:
