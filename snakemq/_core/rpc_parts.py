@@ -24,7 +24,7 @@ from __future__ import annotations
 import io
 import struct
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Final, NamedTuple
 
@@ -33,6 +33,7 @@ from snakemq._core.rpc_records import REPLY_PREFIX, REQUEST_PREFIX
 __all__ = [
     "MAX_PARTIAL_RECORDS",
     "MAX_RECORD_SIZE",
+    "MAX_UNFINISHED_BYTES",
     "MAX_WINDOW",
     "MIN_WINDOW",
     "PART_OVERHEAD",
@@ -68,6 +69,9 @@ LONGEST_LINE: Final = 0.005
 #: The largest record that is taken in parts, and how much of unfinished ones
 #: of one peer, in bytes: as much as can come in one packet.
 MAX_RECORD_SIZE: Final = 1 << 30
+
+#: How much of the unfinished records of all peers together there may be, in bytes.
+MAX_UNFINISHED_BYTES: Final = 2 * MAX_RECORD_SIZE
 
 #: How many unfinished records of one peer there may be.
 MAX_PARTIAL_RECORDS: Final = 1024
@@ -325,11 +329,19 @@ class Assembler:
 
     :param max_size: the largest record that is taken, and how much there may
         be of all unfinished ones, in bytes
+    :param objection: ``func(beginning)``: why a record that begins in this way
+        is not taken; empty if it is
     """
 
-    def __init__(self, kind: Kind, max_size: int = MAX_RECORD_SIZE) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        max_size: int = MAX_RECORD_SIZE,
+        objection: Callable[[memoryview], str] | None = None,
+    ) -> None:
         self._kind = kind
         self._max_size = max_size
+        self._objection_to = objection
         self._partial: dict[bytes, _Partial] = {}
         self._refused: OrderedDict[bytes, None] = OrderedDict()
         #: how much of unfinished records is here, in bytes
@@ -367,11 +379,24 @@ class Assembler:
             if record.startswith(self._kind.record):
                 return record
             reason = "the record is of another kind"
+        self._refuse(transfer_id)
+        raise PartRefused(transfer_id, reason)
+
+    def drop_largest(self) -> bytes:
+        """Refuse the rest of the record of which the most is here.
+
+        :return: the identifier of its transfer
+        :raises ValueError: there is none
+        """
+        transfer_id = max(self._partial, key=lambda each: self._partial[each].size)
+        self._refuse(transfer_id)
+        return transfer_id
+
+    def _refuse(self, transfer_id: bytes) -> None:
         self._forget(transfer_id)
         self._refused[transfer_id] = None
         if len(self._refused) > _REMEMBERED:
             self._refused.popitem(last=False)
-        raise PartRefused(transfer_id, reason)
 
     def _objection(self, part: Part, partial: _Partial | None) -> str:
         """Why the part is not taken, if so."""
@@ -388,6 +413,8 @@ class Assembler:
             return f"{len(self._partial)} others are unfinished, which is the limit"
         if self.held + len(data) > self._max_size:
             return f"with the unfinished others it is over the limit of {self._max_size} bytes"
+        if partial is None and self._objection_to is not None:
+            return self._objection_to(data)
         return ""
 
     def _forget(self, transfer_id: bytes) -> None:

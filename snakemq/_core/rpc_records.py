@@ -107,6 +107,8 @@ class Code(enum.Enum):
     EXPIRED = "expired"
     #: a hook there does not allow it
     REFUSED = "refused"
+    #: the caller may not call this there
+    NOT_AUTHORIZED = "not-authorized"
     #: it was running when the server was restarted, and is not run again
     INTERRUPTED = "interrupted"
     #: it has run, and its answer is not kept any more

@@ -34,6 +34,7 @@ from snakemq.rpc._dispatcher import (
 from snakemq.rpc._executions import AnswerLimits
 from snakemq.rpc._known_types import UnknownType
 from snakemq.rpc._remote_stream import RemoteStream
+from snakemq.rpc.authorization import CallRequest, Permissions
 from snakemq.rpc.client import RpcClient
 from snakemq.rpc.context import CurrentCall, current_call
 from snakemq.rpc.errors import (
@@ -46,6 +47,7 @@ from snakemq.rpc.errors import (
     Expired,
     NoInstanceError,
     NoMethodError,
+    NotAuthorized,
     NotConnected,
     PartialCall,
     Refused,
@@ -92,6 +94,7 @@ __all__ = [
     "CallHook",
     "CallInfo",
     "CallInterrupted",
+    "CallRequest",
     "ClientClosed",
     "CurrentCall",
     "Error",
@@ -99,8 +102,10 @@ __all__ = [
     "Json",
     "NoInstanceError",
     "NoMethodError",
+    "NotAuthorized",
     "NotConnected",
     "PartialCall",
+    "Permissions",
     "Refused",
     "RemoteError",
     "RemoteMethod",

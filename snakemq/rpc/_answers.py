@@ -95,6 +95,8 @@ class Answers:
         self._retry_timer: TimerHandle | None = None
         #: told when one of them is acknowledged or lost
         self.on_change: Callable[[], object] = lambda: None
+        #: told when there was no room for one, and too many others waited already
+        self.on_lost: Callable[[], object] = lambda: None
         self._timer: Any = None
         self._closed = False
         self._parts = PartSender(
@@ -257,6 +259,7 @@ class Answers:
             line.append(blocked)
             lost = line.popleft() if len(line) > _MAX_BLOCKED else None
         if lost is not None:
+            self.on_lost()
             self._tell_end(lost.on_end, End.LOST, "")
         if first:
             self._messaging.call_soon(self._arm_retry)

@@ -34,9 +34,13 @@ class Later:
 
 
 class Unread:
-    """How many requests of whom are being read, and which of them were cancelled meanwhile."""
+    """How many requests of whom are being read, and which of them were cancelled meanwhile.
 
-    def __init__(self) -> None:
+    :param forgotten: called when too many are cancelled to remember one more
+    """
+
+    def __init__(self, forgotten: Callable[[], object]) -> None:
+        self._forgotten = forgotten
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
         self._cancelled: dict[str, set[bytes]] = {}
@@ -53,6 +57,8 @@ class Unread:
                 cancelled = self._cancelled.setdefault(ident, set())
                 if len(cancelled) < _MAX_CANCELLED:
                     cancelled.add(req_id)
+                elif req_id not in cancelled:
+                    self._forgotten()
 
     def is_cancelled(self, ident: str, req_id: bytes) -> bool:
         """Whether a call was cancelled before it was read."""

@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final, Protocol, TypeAlias
 
+from snakemq.counters import Counters
+
 __all__ = ["AnswerLimits", "AnswerStore", "Execution", "Executions", "State"]
 
 _Key: TypeAlias = "tuple[str, bytes]"
@@ -142,12 +144,18 @@ class Executions:
     :param time: gives the time in seconds, monotonic
     :param limits: how much is kept
     :param store: where answers survive this process, or ``None``
+    :param counters: counts what is beyond the limits, as ``answers_forgotten``
     """
 
     def __init__(
-        self, time: Callable[[], float], limits: AnswerLimits, store: AnswerStore | None
+        self,
+        time: Callable[[], float],
+        limits: AnswerLimits,
+        store: AnswerStore | None,
+        counters: Counters | None = None,
     ) -> None:
         self.limits = limits
+        self._counters = counters or Counters("answers_forgotten")
         self._time = time
         self._store = store
         self._lock = threading.Lock()
@@ -413,12 +421,14 @@ class Executions:
                     lambda share: (share.answered, len(share.answered)),
                 )
             removed += self._forget(oldest)
+            self._counters.add("answers_forgotten")
         gone: list[Execution] = []
         while self._bytes > limits.max_bytes and len(self._kept) > 1:  # the last one is on its way
             execution = self._first_of_most(
                 self._kept, self._bytes, lambda share: (share.kept, share.bytes)
             )
             self._drop_answer((execution.ident, execution.req_id), execution)
+            self._counters.add("answers_forgotten")
             if execution.is_stored:
                 gone.append(execution)
         return removed, gone
@@ -450,6 +460,7 @@ class Executions:
             if len(self._earlier) <= self.limits.max_count and when >= latest:
                 break
             removed.append(self._earlier.popitem(last=False)[0])
+            self._counters.add("answers_forgotten")
         self._remove(removed)
 
     def _remove(self, keys: list[bytes]) -> None:

@@ -8,6 +8,7 @@ Peers that do not know parts get it in one message, as in 1.6.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from snakemq._core.features import Feature
 from snakemq._core.frames import MESSAGE_OVERHEAD
 from snakemq._core.rpc_parts import (
     MAX_RECORD_SIZE,
+    MAX_UNFINISHED_BYTES,
     PART_OVERHEAD,
     PART_SIZE,
     Assembler,
@@ -27,10 +29,12 @@ from snakemq._core.rpc_parts import (
     decode_refusal,
     encode_refusal,
 )
+from snakemq._core.rpc_records import Code
+from snakemq._peer_log import quoted
 from snakemq.exceptions import PacketTooLarge, QueueFull
 from snakemq.limits import DropReason
 from snakemq.message import Message
-from snakemq.rpc.errors import CallError
+from snakemq.rpc.errors import CallError, NotAuthorized
 from snakemq.rpc.request_ids import new_request_id
 
 if TYPE_CHECKING:
@@ -429,13 +433,22 @@ class PartSender:
         for _, transfer in found:
             if transfer is None:
                 continue
-            self.log.warning("ident=%s does not take %d bytes: %s", ident, transfer.size, reason)
-            exc = CallError(f"{ident!r} does not take a record of {transfer.size} bytes: {reason}")
+            self.log.warning(
+                "ident=%s does not take %d bytes: %s", quoted(ident), transfer.size, quoted(reason)
+            )
+            exc = _error_of(ident, transfer.size, reason)
             self._tell(self._failed, ident, transfer.key, exc)
 
 
 def _whole(data: bytes, key: bytes) -> Message:
     return Message(data, uuid=key or None)
+
+
+def _error_of(ident: str, size: int, reason: str) -> CallError:
+    code, _, text = reason.partition(": ")
+    if code == Code.NOT_AUTHORIZED.value:
+        return NotAuthorized(text)
+    return CallError(f"{ident!r} does not take a record of {size} bytes: {reason}")
 
 
 def _nothing(*_: object) -> None:
@@ -451,6 +464,12 @@ class PartReceiver:
         a record came, with its prefix
     :param max_size: the largest record that is taken, and how much of
         unfinished ones may come over one connection, in bytes
+    :param max_unfinished: how much of unfinished ones there may be of all
+        connections together. Beyond that, the connection that has the most loses
+        its largest.
+    :param objection: ``func(conn_id, ident, beginning)``: why a record that
+        begins in this way is not taken; empty if it is
+    :param refused: called for each record that is not taken, in the loop's thread
     """
 
     def __init__(
@@ -460,8 +479,14 @@ class PartReceiver:
         deliver: Callable[[str, str, Message], object],
         *,
         max_size: int = MAX_RECORD_SIZE,
+        max_unfinished: int = MAX_UNFINISHED_BYTES,
+        objection: Callable[[str, str, memoryview], str] | None = None,
+        refused: Callable[[], object] | None = None,
     ) -> None:
         self.log = logging.getLogger("snakemq.rpc.parts")
+        self._max_unfinished = max_unfinished
+        self._objection = objection
+        self._refused = refused or _nothing
         self._hook = receive_hook
         self._messaging = receive_hook.messaging
         self._kind = kind
@@ -471,6 +496,9 @@ class PartReceiver:
         self._closed = False
         #: by connection
         self._assemblers: dict[str, Assembler] = {}
+        self._idents: dict[str, str] = {}
+        #: how much of unfinished records is here, in bytes
+        self.held_bytes = 0
         # The connections whose parts are to be acknowledged, and those about
         # which there was a complaint.
         self._acknowledging: set[str] = set()
@@ -488,44 +516,66 @@ class PartReceiver:
             self._hook.unregister(self._kind.part)
         self._messaging.on_disconnect.remove(self._handle_disconnect)
         self._assemblers = {}
+        self.held_bytes = 0
 
-    @property
-    def held_bytes(self) -> int:
-        """How much of unfinished records is here."""
-        return sum(assembler.held for assembler in list(self._assemblers.values()))
+    def _new_assembler(self, conn_id: str, ident: str) -> Assembler:
+        objection = self._objection
+        judge = None if objection is None else functools.partial(objection, conn_id, ident)
+        assembler = Assembler(self._kind, self._max_size, judge)
+        self._assemblers[conn_id] = assembler
+        self._idents[conn_id] = ident
+        return assembler
 
     def _handle_part(self, conn_id: str, ident: str, message: Message) -> None:
         if self._closed:
             return
         assembler = self._assemblers.get(conn_id)
         if assembler is None:
-            assembler = self._assemblers[conn_id] = Assembler(self._kind, self._max_size)
+            assembler = self._new_assembler(conn_id, ident)
         if conn_id not in self._acknowledging:
             # The sender waits for it. When all that came together is handled.
             self._acknowledging.add(conn_id)
             self._messaging.call_soon(self._acknowledge, conn_id)
+        held = assembler.held
+        record = None
         try:
             record = assembler.feed(message.data)
         except PartRefused as exc:
             self._refuse(conn_id, ident, exc)
-            return
+        self.held_bytes += assembler.held - held
         if record is not None:
             self._deliver(conn_id, ident, Message(record))
+        elif self.held_bytes > self._max_unfinished:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        conn_id, assembler = max(self._assemblers.items(), key=lambda item: item[1].held)
+        held = assembler.held
+        transfer_id = assembler.drop_largest()
+        self.held_bytes += assembler.held - held
+        reason = f"too much is unfinished: the limit is {self._max_unfinished} bytes for all"
+        self._refuse(conn_id, self._idents[conn_id], PartRefused(transfer_id, reason))
 
     def _acknowledge(self, conn_id: str) -> None:
         self._acknowledging.discard(conn_id)
         self._messaging.acknowledge(conn_id)
 
     def _refuse(self, conn_id: str, ident: str, exc: PartRefused) -> None:
+        self._refused()
         # Once for each connection: it may be a peer that wants to fill the log.
         level = logging.DEBUG if conn_id in self._complained else logging.WARNING
         self._complained.add(conn_id)
-        self.log.log(level, "conn=%s ident=%s a record is not taken: %s", conn_id, ident, exc)
+        self.log.log(
+            level, "conn=%s ident=%s a record is not taken: %s", conn_id, quoted(ident), exc
+        )
         if exc.transfer_id:
             refusal = encode_refusal(self._kind, exc.transfer_id, str(exc))
             with contextlib.suppress(QueueFull):  # then its sender finds out by the deadline
                 self._messaging.send_message(ident, Message(refusal), urgent=True)
 
     def _handle_disconnect(self, conn_id: str, ident: str) -> None:
-        self._assemblers.pop(conn_id, None)
+        assembler = self._assemblers.pop(conn_id, None)
+        if assembler is not None:
+            self.held_bytes -= assembler.held
+            del self._idents[conn_id]
         self._complained.discard(conn_id)

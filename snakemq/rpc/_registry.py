@@ -166,12 +166,13 @@ class Registry:
         """
         return decorate(self.register_function, f, name, quick=quick, at_most_once=at_most_once)
 
-    def resolve(self, object_name: Any, method_name: str) -> Served:
+    def resolve(self, object_name: Any, method_name: str, *, hints: bool = True) -> Served:
         """Find what a request asks for.
 
         Marks are read now, so decorators may mark what is registered already.
 
         :param object_name: as it came; empty for a function without dots
+        :param hints: name something else in errors that may have been meant
         :raises NoInstanceError: there is no such object
         :raises NoMethodError: it has no such method
         :raises Exception: of what is asked for its attribute, if that is a
@@ -197,9 +198,9 @@ class Registry:
         try:
             instance = self.instances[object_name]
         except KeyError:
-            raise self._unknown(object_name, method_name) from None
+            raise self._unknown(object_name, method_name, hints) from None
         if _is_private(object_name):
-            raise self._unknown(object_name, method_name)
+            raise self._unknown(object_name, method_name, hints)
         if _is_private(method_name):
             raise NoMethodError(
                 f"{_cut(method_name)}: what begins with an underscore is never served"
@@ -207,7 +208,7 @@ class Registry:
         try:
             method = getattr(instance, method_name)
         except AttributeError:
-            raise self._no_method(object_name, instance, method_name) from None
+            raise self._no_method(object_name, instance, method_name, hints) from None
         if not callable(method):
             raise NoMethodError(
                 f"{_cut(method_name)}: this attribute of {object_name!r} is no method"
@@ -243,9 +244,11 @@ class Registry:
                     return object_name, is_quick
         return object_name, False
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self, may: Callable[[str, str], bool] | None = None) -> list[dict[str, Any]]:
         """What is served, sorted by name, as data that every serializer can write.
 
+        :param may: ``func(object_name, method)``: whether a method is to be in it;
+            without one, what is served is left out
         :return: for each object and function a dictionary with ``name``,
             ``kind`` (``"object"`` or ``"function"``), ``doc`` and ``methods``:
             for each method (of a function, itself) a dictionary with ``name``,
@@ -261,10 +264,14 @@ class Registry:
             describe_function(name, func, quick=quick, at_most_once=at_most_once)
             for name, (func, quick, at_most_once) in self._functions.copy().items()
         ]
+        if may is not None:
+            described = [entry for entry in described if _keep_allowed(entry, may)]
         return sorted(described, key=lambda entry: (entry["name"], entry["kind"]))
 
-    def _unknown(self, object_name: str, method_name: str) -> NoInstanceError | NoMethodError:
-        functions = list(self._functions.copy())
+    def _unknown(
+        self, object_name: str, method_name: str, hints: bool
+    ) -> NoInstanceError | NoMethodError:
+        functions = list(self._functions.copy()) if hints else []
         if not object_name:
             text = f"{_cut(method_name)}: no such function is served here"
             return NoMethodError(text + _meant(method_name, functions))
@@ -275,7 +282,7 @@ class Registry:
             return NoMethodError(text + _meant(method_name, below))
         names = [
             name
-            for name in self.instances.copy()
+            for name in (self.instances.copy() if hints else ())
             if isinstance(name, str) and not _is_private(name)
         ]
         hint = _meant(object_name, names)
@@ -284,9 +291,11 @@ class Registry:
             hint = f"; of {_cut(outer)!r}, methods are served and not what is in its attributes"
         return NoInstanceError(f"{_cut(object_name)}: no such object is served here{hint}")
 
-    def _no_method(self, object_name: str, instance: object, method_name: str) -> NoMethodError:
+    def _no_method(
+        self, object_name: str, instance: object, method_name: str, hints: bool
+    ) -> NoMethodError:
         hint = ""
-        if len(method_name) <= MAX_SHOWN:
+        if hints and len(method_name) <= MAX_SHOWN:
             prefix = object_name + "." if object_name else ""
             names = [name for name, _method in public_methods(instance)]
             names += [
@@ -300,6 +309,16 @@ class Registry:
             f"<Registry objects={sorted(map(str, self.instances.copy()))} "
             f"functions={sorted(self._functions.copy())}>"
         )
+
+
+def _keep_allowed(entry: dict[str, Any], may: Callable[[str, str], bool]) -> bool:
+    """Leave in a description what may be called; whether there is any of it."""
+    name = entry["name"]
+    if entry["kind"] == "function":
+        object_name, _, method = name.rpartition(".")
+        return may(object_name, method)
+    entry["methods"] = [method for method in entry["methods"] if may(name, method["name"])]
+    return bool(entry["methods"])
 
 
 def decorate(register: Callable[..., object], f: Any, name: str | None, **marks: bool) -> Any:

@@ -29,6 +29,7 @@ from snakemq.rpc.errors import (
     Expired,
     NoInstanceError,
     NoMethodError,
+    NotAuthorized,
     Refused,
     SignalCallWarning,
     Unserializable,
@@ -52,6 +53,7 @@ _CODES: dict[type, Code] = {
     WrongArguments: Code.ARGUMENTS,
     Unserializable: Code.UNSERIALIZABLE,
     Refused: Code.REFUSED,
+    NotAuthorized: Code.NOT_AUTHORIZED,
     Expired: Code.EXPIRED,
 }
 
@@ -131,9 +133,9 @@ class ServedCall:
             if self._hooks is not None:
                 self._hooks.begin()
             if request.command is Command.DESCRIBE:
-                self._returned(server.describe())
+                self._returned(server.describe_to(self.call))
                 return True
-            served = server.resolve(request.object, request.method)
+            served = server.find(request.object, request.method)
             if served.is_signal is not (request.req_id is None):
                 self._warn(served.name)
             if served.at_most_once and self.execution is not None:
@@ -315,7 +317,7 @@ class ServedCall:
         if window is None:
             self._return_iterator(execution, iterator)
             return
-        if not self.server.admit_stream(self):
+        if not self.server.streams.admit(self):
             _close(iterator)
             self._raised(Error("so many streams of this caller are open that there is no other"))
             return
@@ -378,10 +380,10 @@ class ServedCall:
     def ended(self, error: BaseException | None) -> None:
         self._call_after(error)
         if self._is_cancelled:
-            self.server.stream_left(self)
+            self.server.streams.left(self)
 
     def delivered(self) -> None:
-        self.server.stream_left(self)
+        self.server.streams.left(self)
 
     # Any thread.
 

@@ -18,6 +18,7 @@
         ├── WouldDeadlock          made in the thread that has to fetch the reply
         ├── ClientClosed           the RpcClient was closed
         ├── Refused                a hook on the other side does not allow it
+        │   └── NotAuthorized      this peer may not call that there
         ├── Busy                   so many calls wait there that this can't
         │   └── ServerClosing      it takes no more, because it is going to end
         ├── CallInterrupted        the server was restarted while it ran
@@ -50,6 +51,7 @@ __all__ = [
     "Expired",
     "NoInstanceError",
     "NoMethodError",
+    "NotAuthorized",
     "NotConnected",
     "PartialCall",
     "Refused",
@@ -226,6 +228,15 @@ class Refused(_SinceVersion2):
     __module__ = _PUBLIC
 
 
+class NotAuthorized(Refused):
+    """This peer may not call that on the other side; it has not run.
+
+    Whether there is such a method at all is not said.
+    """
+
+    __module__ = _PUBLIC
+
+
 class Busy(_SinceVersion2):
     """So many calls wait there already that the server takes no more; it has not run."""
 
@@ -281,6 +292,7 @@ _CLASSES: Final[dict[str, type[Error]]] = {
         Code.CLOSING: ServerClosing,
         Code.EXPIRED: Expired,
         Code.REFUSED: Refused,
+        Code.NOT_AUTHORIZED: NotAuthorized,
         Code.INTERRUPTED: CallInterrupted,
         Code.ANSWER_GONE: AnswerGone,
         Code.STREAM_GONE: StreamGone,

@@ -19,14 +19,20 @@ from snakemq._core.rpc_records import (
     parse_request,
 )
 from snakemq._io.workers import WorkerPool
+from snakemq._peer_log import PeerLog, quoted
+from snakemq.counters import Counters
 from snakemq.exceptions import StorageError
 from snakemq.message import Message
 from snakemq.rpc._answers import Answers
+from snakemq.rpc._authorizer import Authorizer, unambiguous
 from snakemq.rpc._deferred import Later, Unread
 from snakemq.rpc._dispatcher import (
     DEFAULT_MAX_PER_OBJECT,
     DEFAULT_MAX_PER_PEER,
     DEFAULT_MAX_WAITING,
+    DEFAULT_MAX_WAITING_BYTES,
+    DEFAULT_MAX_WAITING_BYTES_PER_PEER,
+    DEFAULT_MAX_WAITING_PER_PEER,
     DEFAULT_MAX_WORKERS,
     Dispatcher,
     Task,
@@ -34,16 +40,20 @@ from snakemq.rpc._dispatcher import (
 from snakemq.rpc._executions import AnswerLimits, Execution, Executions, State
 from snakemq.rpc._hook_chain import Hooked
 from snakemq.rpc._known_types import UnknownType
+from snakemq.rpc._open_streams import OpenStreams
 from snakemq.rpc._parts import PartReceiver
-from snakemq.rpc._registry import Registry
+from snakemq.rpc._peek import PEEKED, call_in
+from snakemq.rpc._registry import Registry, Served
 from snakemq.rpc._replies import ReplyWriter
 from snakemq.rpc._served_call import ServedCall
+from snakemq.rpc.authorization import AuthorizeLike, authorize_of
 from snakemq.rpc.context import CurrentCall
 from snakemq.rpc.errors import (
     Busy,
     CallInterrupted,
     Error,
     NoInstanceError,
+    NotAuthorized,
     ServerClosing,
     StreamGone,
     UnreadableRequest,
@@ -56,7 +66,6 @@ from snakemq.rpc.serializer import Serializer, is_safe, request_id_in
 if TYPE_CHECKING:
     import asyncio
 
-    from snakemq.contracts import TimerHandle
     from snakemq.messaging import ReceiveHook, Transaction
 
 __all__ = ["RpcServer"]
@@ -71,15 +80,29 @@ _ENDS: Final = 4096
 #: and send items of streams whose next one takes a while.
 _MAX_HELPERS: Final = 8
 
-#: So many streams of one caller may be open.
-_MAX_STREAMS: Final = 1000
+#: Characters of an error in the log: it may say what to do about it.
+_SHOWN_ERROR: Final = 600
 
-#: A stream whose caller is away is given up after so many seconds.
-_STREAM_PATIENCE: Final = 600.0
-
-#: One that its caller has not asked for is given up so many seconds after the
-#: caller was connected again.
-_ASKING: Final = 60.0
+#: What is counted.
+_COUNTERS: Final = (
+    # refused by ``authorize``
+    "calls_unauthorized",
+    # refused or, if nobody waits, dropped: too many waited
+    "calls_busy",
+    "signals_dropped",
+    # requests that can't be read
+    "requests_unreadable",
+    # not taken: too large, too many at a time, not in order
+    "large_requests_refused",
+    # too many of a caller, or of all, were open
+    "streams_refused",
+    # cancelled before they were read, too many of a caller
+    "cancellations_forgotten",
+    # answers that were not kept until their callers had them
+    "answers_forgotten",
+    # no room in the queue of a caller, for too many
+    "replies_lost",
+)
 
 #: Under this name answers are kept in the storage.
 _LEDGER: Final = "answers to calls"
@@ -106,8 +129,16 @@ class RpcServer(Registry, Hooked):
     is run again, unless its method is marked as :func:`at_most_once`; if it is
     marked as :func:`transactional`, what it had written is not there.
 
+    **Who may call what.** By default, everybody who is connected may call every
+    public method of what is registered. ``authorize`` is asked before anything
+    else is done about a request: a table, :class:`Permissions`, or a function that
+    gets a :class:`CallRequest` and returns ``True`` or ``False``. It is called in
+    the thread of the loop, and for large requests in others, so it must not block;
+    when it raises, the request is refused. The caller gets :class:`NotAuthorized`.
+
     **Limits.** A call that can't run yet waits in line; callers and objects
-    take turns. When the line is full, a caller gets :class:`Busy`.
+    take turns. When the line is full, or as much of it as one caller may have, a
+    caller gets :class:`Busy`. :attr:`counters` says how often that was.
 
     :param receive_hook: brings the requests; its messaging carries the replies
     :param pickler: what requests are read and replies are written with; both
@@ -120,9 +151,15 @@ class RpcServer(Registry, Hooked):
     :param max_per_peer: how many of them for one caller
     :param max_per_object: how many of them of one object, or of one function
     :param max_waiting: how many calls wait beyond those
+    :param max_waiting_per_peer: how many of them of one caller
+    :param max_waiting_bytes: how large the requests of those that wait may be, in bytes
+    :param max_waiting_bytes_per_peer: likewise, of one caller
     :param durable: keep answers in the storage
     :param answers: how many answers are kept, and for how long
     :param asyncio_loop: a running loop, for methods that are ``async def``
+    :param authorize: who may call what: a function, a :class:`Permissions`, or the
+        dictionary that one is made of; ``None``: everybody everything that is served
+    :raises TypeError: ``authorize`` is nothing of that
     :raises snakemq.exceptions.StorageError: ``durable``, and there is no storage
     """
 
@@ -135,10 +172,15 @@ class RpcServer(Registry, Hooked):
         max_per_peer: int = DEFAULT_MAX_PER_PEER,
         max_per_object: int = DEFAULT_MAX_PER_OBJECT,
         max_waiting: int = DEFAULT_MAX_WAITING,
+        max_waiting_per_peer: int = DEFAULT_MAX_WAITING_PER_PEER,
+        max_waiting_bytes: int = DEFAULT_MAX_WAITING_BYTES,
+        max_waiting_bytes_per_peer: int = DEFAULT_MAX_WAITING_BYTES_PER_PEER,
         durable: bool = False,
         answers: AnswerLimits | None = None,
         asyncio_loop: asyncio.AbstractEventLoop | None = None,
+        authorize: AuthorizeLike | None = None,
     ) -> None:
+        ask = authorize_of(authorize)
         Registry.__init__(self)
         Hooked.__init__(self)
         self.log = logging.getLogger("snakemq.rpc.server")
@@ -152,7 +194,14 @@ class RpcServer(Registry, Hooked):
         self.replies = ReplyWriter(pickler, self.log)
         messaging = self._messaging = receive_hook.messaging
         self._ledger = messaging.open_ledger(_LEDGER) if durable else None
-        self.executions = Executions(messaging.time, answers or AnswerLimits(), self._ledger)
+        #: how often a limit was reached, or a request refused
+        self.counters = Counters(*_COUNTERS)
+        #: for lines that others can cause
+        self.peer_log = PeerLog(self.log, messaging.time)
+        self._authorizer = ask and Authorizer(ask, messaging, self.peer_log, self.counters)
+        self.executions = Executions(
+            messaging.time, answers or AnswerLimits(), self._ledger, self.counters
+        )
         self.answers = Answers(receive_hook, self.executions, self.replies, self.log)
         self.dispatcher = Dispatcher(
             "snakemq-rpc",
@@ -160,21 +209,29 @@ class RpcServer(Registry, Hooked):
             max_per_peer=max_per_peer,
             max_per_object=max_per_object,
             max_waiting=max_waiting,
+            max_waiting_bytes=max_waiting_bytes,
+            max_waiting_per_peer=max_waiting_per_peer,
+            max_waiting_bytes_per_peer=max_waiting_bytes_per_peer,
         )
         #: write what is ready while those who made it do something else
         self.helpers = WorkerPool(_MAX_HELPERS, "snakemq-rpc-helper")
         self._reader = _loop_reader(pickler)
-        self._unread = Unread()
+        self._unread = Unread(lambda: self.counters.add("cancellations_forgotten"))
         self._lock = threading.Lock()
-        self._streams: dict[str, set[ServedCall]] = {}
-        #: callers with open streams that are not connected
-        self._away: dict[str, TimerHandle] = {}
         self._change = threading.Condition()
+        self.streams = OpenStreams(
+            messaging, self.executions, self.dispatcher, self.counters, self._tell
+        )
         self.answers.on_change = self._tell
+        self.answers.on_lost = lambda: self.counters.add("replies_lost")
         self._is_draining = self._is_closed = False
-        messaging.on_connect.wire(self._connected)
-        messaging.on_disconnect.wire(self._disconnected)
-        self._parts = PartReceiver(receive_hook, REQUEST_PARTS, self.on_recv)
+        self._parts = PartReceiver(
+            receive_hook,
+            REQUEST_PARTS,
+            self.on_recv,
+            objection=self._objection,
+            refused=lambda: self.counters.add("large_requests_refused"),
+        )
         receive_hook.register(REQUEST_PREFIX, self.on_recv)
 
     def get_registered_objects(self) -> dict[str, Any]:
@@ -214,7 +271,7 @@ class RpcServer(Registry, Hooked):
         if not self.dispatcher.idle(left()):
             return False
         return self._changed_until(
-            lambda: not self.answers.under_way and not self._open_streams(), left
+            lambda: not self.answers.under_way and not self.streams.any_connected(), left
         )
 
     def _changed_until(
@@ -230,11 +287,6 @@ class RpcServer(Registry, Hooked):
                 )
         return True
 
-    def _open_streams(self) -> bool:
-        connected = set(self._messaging.connected_peers())
-        with self._lock:
-            return any(ident in connected for ident in self._streams)
-
     def close(self, timeout: float = 0.0) -> bool:
         """Take no more requests and drop those that wait for a worker.
 
@@ -246,22 +298,22 @@ class RpcServer(Registry, Hooked):
         """
         with self._lock:
             first, self._is_closed = not self._is_closed, True
-            streams = [call for calls in self._streams.values() for call in calls]
         if first:
             with contextlib.suppress(KeyError):
                 self.receive_hook.unregister(REQUEST_PREFIX)
             self._parts.close()
-            for call in streams:
-                call.cancel()
-            self._messaging.call_soon(self._cancel_timers)
-            self._messaging.on_connect.remove(self._connected)
-            self._messaging.on_disconnect.remove(self._disconnected)
+            self.streams.close()
         ended = self.dispatcher.stop(timeout)
         if ended:
             ended = self.helpers.stop(timeout)
         if first:
             self.answers.close()
         return ended
+
+    def _tell(self) -> None:
+        if self._is_draining:  # else nobody waits for it
+            with self._change:
+                self._change.notify_all()
 
     # Receiving; in the thread of the loop.
 
@@ -281,17 +333,41 @@ class RpcServer(Registry, Hooked):
             else:
                 self._received(conn_id, ident, request, len(data))
                 return
+        if self._refused_unread(conn_id, ident, data):
+            return
         # It can take long, run code of the program, and import modules.
         self._unread.begin(ident)
         self.executions.defer(ident)
         if not self._submit(Later(ident, self._read, conn_id, ident, data, size=len(data))):
             self._too_large_to_wait(conn_id, ident, data)
 
+    def _refused_unread(self, conn_id: str, ident: str, data: bytes) -> bool:
+        """Whether a request is for something that is not allowed, as far as can be seen."""
+        refusal = self._refusal_unread(conn_id, ident, data)
+        if refusal is None:
+            return False
+        req_id = _find_request_id(data)
+        if req_id is not None:
+            self._refuse(ident, req_id, refusal, Code.NOT_AUTHORIZED)
+        return True
+
+    def _objection(self, conn_id: str, ident: str, beginning: memoryview) -> str:
+        """Why a large request is not even received."""
+        refusal = self._refusal_unread(conn_id, ident, bytes(beginning[:PEEKED]))
+        return "" if refusal is None else f"{Code.NOT_AUTHORIZED.value}: {refusal}"
+
+    def _refusal_unread(self, conn_id: str, ident: str, data: bytes) -> NotAuthorized | None:
+        found = None if self._authorizer is None else call_in(data)
+        if self._authorizer is None or found is None:
+            return None
+        return self._authorizer.refusal(ident, conn_id, *unambiguous(*found))
+
     def _too_large_to_wait(self, conn_id: str, ident: str, data: bytes) -> None:
         """There is no room for a request that has to be read by a worker."""
-        self.log.warning("ident=%s a request is not read: too many wait for that", ident)
-        # It is near the end, most often; all of it may be large.
-        req_id = request_id_in(data[:_ENDS]) or request_id_in(data[-_ENDS:])
+        self.peer_log.warning(
+            ident, "ident=%s a request is not read: too many wait for that", quoted(ident)
+        )
+        req_id = _find_request_id(data)
         if req_id is not None:
             execution = self.executions.find(ident, req_id)
             if execution is not None:
@@ -300,7 +376,7 @@ class RpcServer(Registry, Hooked):
             else:
                 # Its first copy may wait to be read.
                 self._unread.cancel(ident, req_id)
-                self._refuse(ident, req_id, self._busy(), Code.BUSY)
+                self._refuse_busy(ident, req_id)
         self.executions.deferred(ident)
         self._unread.end(ident)
 
@@ -319,7 +395,14 @@ class RpcServer(Registry, Hooked):
 
     def _unreadable(self, ident: str, data: bytes, error: Exception) -> None:
         """Somebody waits, and is told if it can be seen for what."""
-        self.log.warning("ident=%s unreadable request: %r", ident, error)
+        self.counters.add("requests_unreadable")
+        self.peer_log.warning(
+            ident,
+            "ident=%s unreadable request: %s: %s",
+            quoted(ident),
+            type(error).__name__,
+            quoted(error, _SHOWN_ERROR),
+        )
         req_id = request_id_in(data)
         if req_id is None:
             self.log.debug("ident=%s nobody to tell", ident)
@@ -338,6 +421,8 @@ class RpcServer(Registry, Hooked):
 
     def _received(self, conn_id: str, ident: str, request: Request, size: int) -> None:
         command = request.command
+        if self._authorizer is not None and not self._is_allowed(conn_id, ident, request):
+            return
         if command is Command.CALL:
             self._receive_call(conn_id, ident, request, size)
         elif command is Command.DESCRIBE:
@@ -348,11 +433,35 @@ class RpcServer(Registry, Hooked):
             if isinstance(request.object, str):
                 self._begin(conn_id, ident, request, None, size)
             else:
-                self.log.warning("ident=%s a signal whose object is no string is dropped", ident)
+                self.peer_log.warning(
+                    ident, "ident=%s a signal whose object is no string is dropped", quoted(ident)
+                )
         elif command is Command.CANCEL:
             self._cancel(ident, request)
         elif command is Command.MORE:
             self._more(conn_id, ident, request)
+
+    def _is_allowed(self, conn_id: str, ident: str, request: Request) -> bool:
+        """Whether a caller may ask for this. If not, it has been told."""
+        assert self._authorizer is not None
+        command = request.command
+        name: Any = request.object, request.method
+        if command is Command.MORE:
+            work = self._work_of(ident, request)
+            if work is None:
+                return True
+            name = work.call.object, work.call.method
+        elif command not in (Command.CALL, Command.SIGNAL) or not isinstance(name[0], str):
+            return True
+        else:
+            name = request.object, request.method = unambiguous(*name)
+        is_signal = command is Command.SIGNAL
+        refusal = self._authorizer.refusal(ident, conn_id, *name, is_signal=is_signal)
+        if refusal is not None and request.req_id is not None:
+            if command is Command.MORE:
+                self._cancel(ident, request)
+            self._refuse(ident, request.req_id, refusal, Code.NOT_AUTHORIZED)
+        return refusal is None
 
     def _receive_call(self, conn_id: str, ident: str, request: Request, size: int) -> None:
         req_id = request.req_id
@@ -459,7 +568,7 @@ class RpcServer(Registry, Hooked):
         if served.is_quick and self._ledger is None and messaging.is_inside_loop():
             served.run()
         elif not self._submit(served):
-            self._refuse_busy(served)
+            self._no_room_for(served)
 
     def _submit(self, task: Task) -> bool:
         try:
@@ -468,16 +577,22 @@ class RpcServer(Registry, Hooked):
             self.log.error("ident=%s a call can't be served: %s", task.ident, exc)
             return False
 
-    def _refuse_busy(self, served: ServedCall) -> None:
+    def _no_room_for(self, served: ServedCall) -> None:
         execution = served.execution
-        if execution is None:
-            self.log.warning("ident=%s a signal is dropped, too many calls wait", served.ident)
+        ident = served.ident
+        if execution is not None:
+            self.executions.forget(execution)
+            self._refuse_busy(ident, execution.req_id)
             return
-        self.executions.forget(execution)
-        self._refuse(served.ident, execution.req_id, self._busy(), Code.BUSY)
+        self.counters.add("signals_dropped")
+        self.peer_log.warning(
+            ident, "ident=%s a signal is dropped, too many calls wait", quoted(ident)
+        )
 
-    def _busy(self) -> Busy:
-        return Busy(f"too many calls wait at {self._messaging.identifier!r}; try again later")
+    def _refuse_busy(self, ident: str, req_id: bytes) -> None:
+        self.counters.add("calls_busy")
+        busy = Busy(f"too many calls wait at {self._messaging.identifier!r}; try again later")
+        self._refuse(ident, req_id, busy, Code.BUSY)
 
     def _cancel(self, ident: str, request: Request) -> None:
         req_id = request.req_id
@@ -497,22 +612,39 @@ class RpcServer(Registry, Hooked):
         if self.dispatcher.cancel(work):
             self.executions.forget(execution)
 
-    def _more(self, conn_id: str, ident: str, request: Request) -> None:
-        req_id = request.req_id
-        assert req_id is not None
-        assert request.window is not None
-        execution = self.executions.find(ident, req_id)
+    def _work_of(self, ident: str, request: Request) -> ServedCall | None:
+        """The call that a request is about, if it is one with a stream."""
+        assert request.req_id is not None
+        execution = self.executions.find(ident, request.req_id)
         work = None if execution is None else execution.work
-        if execution is None or not isinstance(work, ServedCall) or work.source is None:
+        return work if isinstance(work, ServedCall) and work.source is not None else None
+
+    def _more(self, conn_id: str, ident: str, request: Request) -> None:
+        assert request.req_id is not None
+        assert request.window is not None
+        work = self._work_of(ident, request)
+        if work is None or work.source is None or work.execution is None:
             if not request.window:
                 return  # it has got all of it, and says so
             failure = StreamGone("this stream is not known here (any more)")
-            self._refuse(ident, req_id, failure, Code.STREAM_GONE)
+            self._refuse(ident, request.req_id, failure, Code.STREAM_GONE)
             return
-        execution.received_on = conn_id
+        work.execution.received_on = conn_id
         work.source.more(request.position, request.window, conn_id)
 
     # For the calls that are served.
+
+    def find(self, object_name: Any, method_name: str) -> Served:
+        """See :meth:`resolve`. Whoever may not call everything is not told what else there is."""
+        return self.resolve(object_name, method_name, hints=self._authorizer is None)
+
+    def describe_to(self, call: CurrentCall) -> list[dict[str, Any]]:
+        """What is served, as far as this caller may call it."""
+        ask = self._authorizer
+        if ask is None:
+            return self.describe()
+        ident, conn_id = call.ident, call.conn_id
+        return self.describe(lambda name, method: ask.allows(ident, conn_id, name, method))
 
     def begin_transaction(self) -> AbstractContextManager[Transaction]:
         """See :func:`snakemq.rpc.transactional`.
@@ -531,99 +663,13 @@ class RpcServer(Registry, Hooked):
         assert self._ledger is not None
         transaction.keep(self._ledger, key, record)
 
-    def admit_stream(self, call: ServedCall) -> bool:
-        """Whether the caller may have one more."""
-        with self._lock:
-            if self._is_closed:
-                return False
-            streams = self._streams.setdefault(call.ident, set())
-            if len(streams) >= _MAX_STREAMS:
-                return False
-            streams.add(call)
-        if not self._messaging.is_connected(call.ident):
-            self._messaging.call_soon(self._watch_stream, call.ident)
-        return True
-
-    def stream_left(self, call: ServedCall) -> None:
-        """A stream is not needed any more."""
-        with self._lock:
-            streams = self._streams.get(call.ident)
-            if streams is not None:
-                streams.discard(call)
-                if not streams:
-                    del self._streams[call.ident]
-        if call.execution is not None:
-            self.executions.forget(call.execution)
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._is_draining:  # else nobody waits for it
-            with self._change:
-                self._change.notify_all()
-
-    def _connected(self, conn_id: str, ident: str) -> None:
-        if ident in self._away or self._has_begun(ident):
-            # It asks at once for what it still wants.
-            self._give_up_in(_ASKING, ident, conn_id)
-
-    def _disconnected(self, conn_id: str, ident: str) -> None:
-        self.executions.connection_ended(ident, conn_id)
-        if ident in self._streams or ident in self._away:
-            self._give_up_in(_STREAM_PATIENCE, ident, None)
-
-    def _has_begun(self, ident: str) -> bool:
-        return any(execution.state is State.BEGUN for execution in self.executions.of(ident))
-
-    def _give_up_in(self, seconds: float, ident: str, conn_id: str | None) -> None:
-        if self._is_closed:
-            return
-        timer = self._away.pop(ident, None)
-        if timer is not None:
-            timer.cancel()
-        self._away[ident] = self._messaging.call_later(seconds, self._give_up, ident, conn_id)
-
-    def _give_up(self, ident: str, conn_id: str | None) -> None:
-        """Give up what a caller did not ask for again.
-
-        :param conn_id: on this connection; ``None``: it was away for long, and
-            its streams are given up
-        """
-        del self._away[ident]
-        with self._lock:
-            streams = list(self._streams.get(ident, ()))
-        for call in streams:
-            if conn_id is None or call.source is None or call.source.conn_id != conn_id:
-                call.cancel()
-                self.stream_left(call)
-        if conn_id is None:
-            return
-        for execution in self.executions.of(ident):
-            if execution.state is State.BEGUN and execution.received_on != conn_id:
-                self._presume_cancelled(execution)
-
-    def _presume_cancelled(self, execution: Execution) -> None:
-        """It was cancelled, it seems, while there was no connection to say so.
-
-        If not, and it is asked for after all, it must not run again.
-        """
-        work = execution.work
-        if isinstance(work, ServedCall):
-            if self.dispatcher.cancel(work):
-                self.executions.forget(execution)
-            else:
-                work.call.cancel()
-
-    def _watch_stream(self, ident: str) -> None:
-        """A stream has begun whose caller was not connected then."""
-        if not self._messaging.is_connected(ident) and ident not in self._away:
-            self._give_up_in(_STREAM_PATIENCE, ident, None)
-
-    def _cancel_timers(self) -> None:
-        for ident in list(self._away):
-            self._away.pop(ident).cancel()
-
     def __repr__(self) -> str:
         return f"<RpcServer objects={sorted(map(str, self.instances))} {self.dispatcher!r}>"
+
+
+def _find_request_id(data: bytes) -> bytes | None:
+    """The identifier of a request that may be large: it is near the end, most often."""
+    return request_id_in(data[:_ENDS]) or request_id_in(data[-_ENDS:])
 
 
 def _loop_reader(serializer: Serializer) -> Serializer | None:

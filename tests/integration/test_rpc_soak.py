@@ -312,10 +312,10 @@ class Soak:
 def test_nothing_is_left_over(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from snakemq.rpc import server
+    from snakemq.rpc import _open_streams
 
     # A stream that was closed while there was no connection is given up soon.
-    monkeypatch.setattr(server, "_ASKING", 1.0)
+    monkeypatch.setattr(_open_streams, "_ASKING", 1.0)
     # What is logged is kept by pytest.
     caplog.set_level(logging.CRITICAL, logger="snakemq")
     threads = set(threading.enumerate())

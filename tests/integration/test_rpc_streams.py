@@ -174,7 +174,7 @@ def test_100000_items_through_many_cuts(nodes: RpcNodes, seed: int) -> None:
         side.source.wait_closed()
         assert leftovers_of_client(bob.client) == {}
         wait_until(
-            lambda: not alice.server._streams, what=lambda: leftovers_of_server(alice.server)
+            lambda: not alice.server.streams.open, what=lambda: leftovers_of_server(alice.server)
         )
 
 
@@ -251,9 +251,9 @@ with Peer("reader", connect=int(sys.argv[1])) as peer:
 
 def test_a_reader_that_is_killed(nodes: RpcNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may come back; after a while nobody believes that any more."""
-    from snakemq.rpc import server
+    from snakemq.rpc import _open_streams
 
-    monkeypatch.setattr(server, "_STREAM_PATIENCE", 0.2)
+    monkeypatch.setattr(_open_streams, "_STREAM_PATIENCE", 0.2)
     alice = nodes.add("alice", listen=True)
     source = Source()
     alice.server.register_object(source, "source")
@@ -341,7 +341,7 @@ def test_the_end_whose_acknowledgement_is_lost() -> None:
         source = Source()
         sim.server.register_object(source, "obj")
         future = sim.proxy.count.future(10)
-        sim.until(lambda: sim.server._streams)
+        sim.until(lambda: sim.server.streams.open)
         sim.network.drop_silently("bob", "alice")
         sim.until(future.done)
         sim.until(lambda: future.result(0)._stream.over)

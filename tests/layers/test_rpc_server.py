@@ -529,7 +529,7 @@ def test_a_request_that_is_none_is_dropped(
     with caplog.at_level(logging.WARNING, "snakemq.rpc.server"):
         side.hook.deliver("alice", REQUEST_PREFIX + payload)
         wait_until(lambda: caplog.records and side.idle())
-    assert "ident=alice unreadable request" in caplog.text
+    assert "ident='alice' unreadable request" in caplog.text
     assert not side.messaging.sent
     assert side.call("echo")["ok"]
 

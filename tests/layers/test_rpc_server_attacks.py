@@ -195,7 +195,7 @@ def test_any_item_is_answered(side: Side, value: object) -> None:
     assert not side.reply(2)["ok"]
     assert closed.wait(DEADLINE)
     side.acknowledge()
-    wait_until(lambda: not side.server._streams)
+    wait_until(lambda: not side.server.streams.open)
     side.wait_idle()
 
 
@@ -348,7 +348,7 @@ def test_cancelled_before_it_returns_an_iterator(side: Side) -> None:
     assert side.messaging.sent == []
     assert closed.is_set()
     assert len(side.server.executions) == 0
-    assert side.server._streams == {}
+    assert side.server.streams.open == {}
 
 
 def test_a_stream_outlives_the_deadline_of_its_call(side: Side) -> None:
@@ -977,13 +977,13 @@ def test_a_stream_that_begins_after_the_end_is_closed(side: Side) -> None:
     gate.set()
     assert side.server.close(DEADLINE)
     assert closed == [1]
-    assert not side.server._streams
+    assert not side.server.streams.open
 
 
 def test_a_stream_that_is_not_admitted_is_closed(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snakemq.rpc.server._MAX_STREAMS", 0)
+    monkeypatch.setattr("snakemq.rpc._open_streams._MAX_STREAMS", 0)
     closed: list[int] = []
 
     class Items(BadlyClosed):

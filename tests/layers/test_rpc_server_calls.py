@@ -528,7 +528,7 @@ def test_a_stream_is_sent_as_it_is_asked_for(side: Side) -> None:
     assert side.service.calls == ["closed"]
     side.acknowledge()
     assert len(side.server.executions) == 0
-    assert side.server._streams == {}
+    assert side.server.streams.open == {}
 
 
 def test_a_stream_goes_on_on_another_connection(side: Side) -> None:
@@ -555,7 +555,7 @@ def test_a_cancelled_stream_is_closed(side: Side) -> None:
     side.wait_idle()
     assert side.service.calls == ["closed"]
     assert len(side.server.executions) == 0
-    assert side.server._streams == {}
+    assert side.server.streams.open == {}
 
 
 def test_a_stream_of_a_caller_who_does_not_come_back_is_closed(side: Side) -> None:
