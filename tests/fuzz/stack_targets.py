@@ -1,0 +1,249 @@
+"""A whole stack to which a stranger says anything, while a real peer goes on talking to it.
+
+Each target is a function of bytes that raises if something is wrong with what is done
+with them. The network is simulated, and its clock virtual, so that a timeout costs nothing
+and the same bytes always do the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from snakemq._core.features import DeliveryFeature, Feature, encode_features
+from snakemq._core.frames import (
+    FRAME_PING,
+    FRAME_PONG,
+    FRAME_VERSION,
+    FrameType,
+    Sequence,
+    encode_acknowledgement,
+    encode_identification,
+    encode_message,
+    encode_sequence,
+)
+from snakemq._core.framing import encode_packet
+from snakemq.exceptions import SnakeMQException
+from snakemq.message import FLAG_PERSISTENT, Message
+from snakemq.testing import SimLink, SimNetwork, SimStack
+from tests.fuzz.fodder import Fodder, cut
+
+__all__ = ["connection", "conversation"]
+
+#: So many virtual seconds after the last byte a stranger who has not said who it is has
+#: been shown the door, and a peer that does not answer, too.
+_PATIENCE = 200.0
+
+
+class _Faults(logging.Handler):
+    """Keeps tracebacks in the log: nothing that a stranger says may cause one."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info:
+            self.found.append(self.format(record))
+        elif not text.isprintable():
+            self.found.append(f"not for a log: {text!r}")
+        elif len(text) > 4000:
+            self.found.append(f"too long for a log: {text[:100]!r}")
+
+
+@contextmanager
+def _no_faults() -> Iterator[None]:
+    logger = logging.getLogger("snakemq")
+    faults = _Faults()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(faults)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(faults)
+        logger.setLevel(level)
+        logger.propagate = propagate
+    assert not faults.found, faults.found[0]
+
+
+class _Stranger:
+    """Somebody without a stack who dials bob."""
+
+    def __init__(self, network: SimNetwork, bob: SimStack, name: str = "stranger") -> None:
+        self.network = network
+        self.link: SimLink = network.link(name)
+        self.received = 0
+        self._out = bytearray()
+        self.link.on_recv.add(self._receive)
+        self.link.on_ready_to_send.add(self._go_on)
+        self._address = bob.address
+        self.dial()
+
+    def dial(self) -> None:
+        self._out.clear()
+        self.link.add_connector(self._address, 10_000)
+        self.network.run(0.01)
+
+    def hang_up(self) -> None:
+        self.link.del_connector(self._address)
+        self.network.run(0.01)
+
+    def say(self, data: bytes) -> None:
+        """As one piece, if nothing is under way."""
+        for conn_id in self.link.connections:
+            idle = not self._out
+            self._out += data
+            if idle and data:
+                self.link.send(conn_id, bytes(self._out))
+
+    def _receive(self, conn_id: str, data: bytes) -> None:
+        self.received += len(data)
+
+    def _go_on(self, conn_id: str, sent: int) -> None:
+        del self._out[:sent]
+        if self._out:
+            self.link.send(conn_id, bytes(self._out))
+
+
+class _Scene:
+    """Bob, alice who knows him, and a stranger."""
+
+    def __init__(self) -> None:
+        self.network = SimNetwork(seed=1)
+        self.errors: list[Exception] = []
+        self.bob = SimStack(self.network, "bob")
+        self.alice = SimStack(self.network, "alice")
+        self.alice.connect(self.bob)
+        self.bob.messaging.on_error.add(lambda conn_id, exc: self.errors.append(exc))
+        self.bob.link.on_error.add(lambda conn_id, exc: self.errors.append(exc))
+        self.network.run(0.1)
+        # What there is for whoever comes by this name.
+        self.bob.send("stranger", b"for the stranger")
+        self.stranger = _Stranger(self.network, self.bob)
+
+    def received(self) -> list[tuple[str, bytes]]:
+        """What bob got, of others than alice."""
+        return [(ident, message.data) for ident, message in self.bob.received if ident != "alice"]
+
+    def check(self) -> None:
+        """The stranger has said its last word."""
+        for error in self.errors:
+            assert isinstance(error, SnakeMQException), repr(error)
+        self.network.run(_PATIENCE)
+        peers = self.bob.messaging.connected_peers()
+        assert len(peers) == len(self.bob.link.connections), "somebody without a name has stayed"
+        assert "alice" in peers
+        before = len(self.bob.received)
+        self.alice.send("bob", b"still there")
+        assert self.network.run_until(lambda: len(self.bob.received) > before)
+        assert self.bob.received[-1][1].data == b"still there"
+        self.close()
+
+    def close(self) -> None:
+        for stack in (self.bob, self.alice):
+            stack.close()
+        self.stranger.link.cleanup()
+
+
+def connection(data: bytes) -> None:
+    """Any bytes from a stranger, in any pieces, do the same to a stack.
+
+    Byte 0: how many sizes of pieces there are; then these, and the stream.
+    """
+    fodder = Fodder(data)
+    sizes = fodder.take(fodder.byte() % 16)
+    stream = fodder.rest()
+    with _no_faults():
+        whole = _after(stream, b"")
+        if sizes:
+            assert _after(stream, sizes) == whole, "it matters how the stream is cut"
+
+
+def _after(stream: bytes, sizes: bytes) -> tuple[list[tuple[str, bytes]], list[str]]:
+    """What bob got, and what he complained of."""
+    scene = _Scene()
+    for piece in cut(stream, sizes):
+        scene.stranger.say(piece)
+        scene.network.run(0.005)
+    scene.network.run(1)
+    # An answer, but no amplifier: a greeting with a message, then a pong for a ping.
+    assert scene.stranger.received <= 600 + 4 * len(stream), "it gets more than it sends"
+    assert sum(len(data) for _, data in scene.received()) <= len(stream)
+    scene.check()
+    return scene.received(), [repr(error) for error in scene.errors]
+
+
+#: What :func:`conversation` can do.
+_GREET, _FRAME, _MESSAGE, _SEQUENCE, _ACKNOWLEDGE, _PING, _WAIT, _AGAIN, _RAW, _SEND = range(10)
+
+_MAX_STEPS = 100
+
+_NAMES = ("stranger", "alice", "bob", "", "x" * 50, "\0", "new")
+
+
+def conversation(data: bytes) -> None:
+    """A stranger who knows the protocol, and keeps to it or not.
+
+    Each step begins with a byte that says what it is, modulo 10.
+    """
+    fodder = Fodder(data)
+    with _no_faults():
+        scene = _Scene()
+        steps = 0
+        while fodder and steps < _MAX_STEPS:
+            steps += 1
+            said = _step(scene, fodder)
+            if said:
+                scene.stranger.say(said)
+                scene.network.run(0.005)
+        scene.check()
+
+
+def _step(scene: _Scene, fodder: Fodder) -> bytes:
+    """Do something, or say what is to be said."""
+    kind = fodder.byte() % 10
+    if kind == _GREET:
+        name = _NAMES[fodder.byte() % len(_NAMES)]
+        features = {Feature.CALLS: b""}
+        window = fodder.byte()
+        if window:
+            features[Feature.DELIVERY] = DeliveryFeature(window, window * 100).encode()
+        return _packets(
+            FRAME_VERSION,
+            encode_identification(name),
+            bytes([FrameType.FEATURES]) + encode_features(features),
+        )
+    if kind == _FRAME:
+        return _packets(fodder.take(1 + fodder.byte()))
+    if kind == _MESSAGE:
+        ttl = fodder.byte()
+        flags = FLAG_PERSISTENT if ttl & 1 else 0
+        uuid = bytes([fodder.byte()]) * 16
+        message = Message(fodder.take(fodder.byte()), None if ttl > 127 else ttl, flags, uuid)
+        return _packets(encode_message(message))
+    if kind == _SEQUENCE:
+        stream = bytes([fodder.byte()]) * 8
+        numbers = (fodder.number(8) if fodder.byte() & 1 else fodder.byte(), fodder.byte())
+        return _packets(encode_sequence(Sequence(stream, *numbers, fodder.byte())))
+    if kind == _ACKNOWLEDGE:
+        return _packets(encode_acknowledgement(fodder.byte()))
+    if kind == _PING:
+        return _packets(*[FRAME_PING] * (fodder.byte() % 8), FRAME_PONG)
+    if kind == _WAIT:
+        scene.network.run(fodder.byte() / 4)
+    elif kind == _AGAIN:
+        scene.stranger.hang_up()
+        scene.stranger.dial()
+    elif kind == _RAW:
+        return fodder.take(fodder.byte())
+    elif kind == _SEND:
+        scene.bob.send(_NAMES[fodder.byte() % len(_NAMES)] or "x", bytes(fodder.byte()))
+    return b""
+
+
+def _packets(*frames: bytes) -> bytes:
+    return b"".join(map(encode_packet, frames))
