@@ -23,22 +23,26 @@ import logging
 from typing import IO, TYPE_CHECKING, Any
 
 from snakemq.exceptions import (
+    AuthenticationError,
     NoConnection,
     PacketTooLarge,
     PeerClosed,
     QueueFull,
+    RefusedByPeer,
     SendNotFinished,
     SnakeMQException,
     StorageDamaged,
     StorageError,
     StorageInUse,
     StorageUnavailable,
+    TlsError,
 )
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.version import VERSION
 
 if TYPE_CHECKING:
-    from snakemq.limits import DropReason, QueueLimits, WhenFull
+    from snakemq.authentication import CertificateFingerprint, CertificateName, SharedSecret
+    from snakemq.limits import ConnectionLimits, DropReason, QueueLimits, WhenFull
     from snakemq.link import SSLConfig
     from snakemq.peer import CallLimits, Delivery, DeliveryState, Peer, ReceivedMessage
     from snakemq.rpc import (
@@ -52,7 +56,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLAG_PERSISTENT",
+    "AuthenticationError",
     "CallLimits",
+    "CertificateFingerprint",
+    "CertificateName",
+    "ConnectionLimits",
     "Delivery",
     "DeliveryState",
     "DropReason",
@@ -64,13 +72,16 @@ __all__ = [
     "QueueFull",
     "QueueLimits",
     "ReceivedMessage",
+    "RefusedByPeer",
     "SSLConfig",
     "SendNotFinished",
+    "SharedSecret",
     "SnakeMQException",
     "StorageDamaged",
     "StorageError",
     "StorageInUse",
     "StorageUnavailable",
+    "TlsError",
     "WhenFull",
     "__version__",
     "as_signal",
@@ -88,6 +99,9 @@ __version__ = VERSION
 # pay for the facade, and `import snakemq` stays cheap.
 _LAZY = {
     "CallLimits": "snakemq.peer",
+    "CertificateFingerprint": "snakemq.authentication",
+    "CertificateName": "snakemq.authentication",
+    "ConnectionLimits": "snakemq.limits",
     "Delivery": "snakemq.peer",
     "DeliveryState": "snakemq.peer",
     "DropReason": "snakemq.limits",
@@ -95,6 +109,7 @@ _LAZY = {
     "QueueLimits": "snakemq.limits",
     "ReceivedMessage": "snakemq.peer",
     "SSLConfig": "snakemq.link",
+    "SharedSecret": "snakemq.authentication",
     "WhenFull": "snakemq.limits",
     "as_signal": "snakemq.rpc",
     "at_most_once": "snakemq.rpc",

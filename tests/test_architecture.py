@@ -51,14 +51,45 @@ FLOORS: dict[str, set[str]] = {
     # The pool of threads that remote calls run in is all it may know of _io.
     "rpc": SHARED | {"messaging", "_io.workers"},
     "peer": SHARED
-    | {"link", "throttle", "packeter", "storage", "queues", "messaging", "rpc", "_io"},
+    | {
+        "authentication",
+        "link",
+        "throttle",
+        "packeter",
+        "storage",
+        "queues",
+        "messaging",
+        "rpc",
+        "_io",
+    },
     "cli": SHARED
-    | {"link", "throttle", "packeter", "storage", "queues", "messaging", "rpc", "peer"},
+    | {
+        "authentication",
+        "link",
+        "throttle",
+        "packeter",
+        "storage",
+        "queues",
+        "messaging",
+        "rpc",
+        "peer",
+    },
     "__main__": {"cli"},
     "testing": SHARED
     | {"_io", "link", "throttle", "packeter", "storage", "queues", "messaging", "rpc", "peer"},
     # The top level names what users import from it.
-    "": SHARED | {"link", "throttle", "packeter", "storage", "queues", "messaging", "rpc", "peer"},
+    "": SHARED
+    | {
+        "authentication",
+        "link",
+        "throttle",
+        "packeter",
+        "storage",
+        "queues",
+        "messaging",
+        "rpc",
+        "peer",
+    },
 }
 
 #: Private modules beside a layer that are a part of it: same floor, and nobody

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from snakemq._core.frames import MAX_IDENT_LENGTH
 
-__all__ = ["Data", "check_ident", "check_positive", "to_bytes"]
+__all__ = ["Data", "check_ident", "check_positive", "check_type", "to_bytes"]
 
 #: What can be sent as a message.
 Data: TypeAlias = "bytes | bytearray | memoryview | str"
@@ -41,6 +41,17 @@ def check_positive(value: float | None, name: str, unit: str) -> None:
         raise TypeError(f"{name} takes a number of {unit}, not {type(value).__name__}")
     if not value > 0:
         raise ValueError(f"{name} must be more than 0 {unit}, not {value!r}")
+
+
+def check_type(value: object, name: str, *kinds: type) -> None:
+    """Whether this is ``None`` or one of these.
+
+    :param kinds: the first is the one that an error names
+    :param name: of the argument
+    :raises TypeError: it is not
+    """
+    if value is not None and not isinstance(value, kinds):
+        raise TypeError(f"{name} takes a snakemq.{kinds[0].__name__}, not {type(value).__name__}")
 
 
 def to_bytes(data: Data) -> bytes:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+from snakemq.authentication import Authentication
 from snakemq.callbacks import Callback, CallbackOwner, CallbackSlot
 from snakemq.exceptions import NoConnection, PeerClosed
-from snakemq.limits import DropReason, QueueLimits
+from snakemq.limits import ConnectionLimits, DropReason, QueueLimits
 from snakemq.link import SSLConfig
 from snakemq.message import Message
 from snakemq.peer._address import Address, Addresses, AddressLike, format_address
 from snakemq.peer._address import parse as parse_address
 from snakemq.peer._address import parse_many as parse_addresses
-from snakemq.peer._arguments import check_ident, check_positive
+from snakemq.peer._arguments import check_ident, check_positive, check_type
 from snakemq.peer._call_limits import CallLimits
 from snakemq.peer._calls import CallSettings
 from snakemq.peer._delivery import Deliveries
@@ -113,7 +115,16 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
     :param storage: where messages wait on disk: path of an SQLite file, URL of a
         database (see :func:`snakemq.storage.open_storage`), or a storage,
         which then belongs to the peer (it is closed with it)
-    :param tls: encrypt all connections of this peer with this configuration
+    :param tls: encrypt the connections of this peer with this configuration. Certificates
+        and host names are checked where it does not say otherwise; see
+        :class:`snakemq.SSLConfig`.
+    :param authentication: how other peers have to show that they are who they say, one
+        way or several: :class:`snakemq.SharedSecret`, :class:`snakemq.CertificateName`,
+        :class:`snakemq.CertificateFingerprint`, or a function ``authenticate(conn_id,
+        ident, certificate)``, called in the loop's thread, that says whether a peer
+        is admitted. ``None``: an identifier is believed
+    :param connection_limits: how many may connect, and what they may take until it is
+        known who they are; ``None``: the default, see :class:`snakemq.ConnectionLimits`
     :param throttle: most that is sent on each connection, in bytes per second
     :param keepalive: after how many seconds of silence a connection is probed,
         and closed if nothing comes back; ``None``: never
@@ -169,7 +180,9 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         listen: Addresses = None,
         connect: Addresses = None,
         storage: StorageLike | None = None,
-        tls: SSLConfig | None = None,
+        tls: SSLConfig | ssl.SSLContext | None = None,
+        authentication: Authentication | Sequence[Authentication] | None = None,
+        connection_limits: ConnectionLimits | None = None,
         throttle: float | None = None,
         keepalive: float | None = DEFAULT_KEEPALIVE,
         reconnect_interval: float | None = None,
@@ -191,16 +204,10 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         check_positive(keepalive, "keepalive", "seconds")
         check_positive(reconnect_interval, "reconnect_interval", "seconds")
         check_positive(inbox_limit, "inbox_limit", "bytes")
-        if tls is not None and not isinstance(tls, SSLConfig):
-            raise TypeError(f"tls takes a snakemq.SSLConfig, not {type(tls).__name__}")
-        if queue_limits is not None and not isinstance(queue_limits, QueueLimits):
-            raise TypeError(
-                f"queue_limits takes a snakemq.QueueLimits, not {type(queue_limits).__name__}"
-            )
-        if call_limits is not None and not isinstance(call_limits, CallLimits):
-            raise TypeError(
-                f"call_limits takes a snakemq.CallLimits, not {type(call_limits).__name__}"
-            )
+        check_type(tls, "tls", SSLConfig, ssl.SSLContext)
+        check_type(connection_limits, "connection_limits", ConnectionLimits)
+        check_type(queue_limits, "queue_limits", QueueLimits)
+        check_type(call_limits, "call_limits", CallLimits)
         if pickler is not None and not (hasattr(pickler, "dumps") and hasattr(pickler, "loads")):
             raise TypeError(f"pickler takes something with dumps and loads, not {pickler!r}")
         if asyncio_loop is not None and not hasattr(asyncio_loop, "call_soon_threadsafe"):
@@ -226,7 +233,15 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
             SAFE_PICKLE if pickler is None else pickler, durable_calls, call_limits, asyncio_loop
         )
         self._stack = stack = Stack(
-            identifier, storage, throttle, keepalive, durable_receive, calls, self.log
+            identifier,
+            storage,
+            throttle,
+            keepalive,
+            durable_receive,
+            calls,
+            self.log,
+            authentication,
+            connection_limits or ConnectionLimits(),
         )
         self.link = stack.link
         self.throttle = stack.throttle
@@ -364,14 +379,18 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         """The addresses it listens on, with the ports really bound."""
         return list(self._addresses)
 
-    def add_listener(self, address: AddressLike) -> Address:
+    def add_listener(
+        self, address: AddressLike, tls: SSLConfig | ssl.SSLContext | None = None
+    ) -> Address:
         """Listen on one more address.
 
+        :param tls: its TLS settings; ``None``: those of the peer
         :return: the address really bound; use it to delete the listener
         :raises OSError: it can't be listened on; the message names it
         :raises ValueError: it is not an address, or is there already
         """
-        return self._runner.call(self._listen, parse_address(address, listen=True))
+        check_type(tls, "tls", SSLConfig, ssl.SSLContext)
+        return self._runner.call(self._listen, parse_address(address, listen=True), tls)
 
     def del_listener(self, address: AddressLike) -> None:
         """Listen there no more. The connections that came that way stay.
@@ -380,13 +399,17 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         """
         self._runner.call(self._unlisten, parse_address(address, listen=True))
 
-    def add_connector(self, address: AddressLike) -> Address:
+    def add_connector(
+        self, address: AddressLike, tls: SSLConfig | ssl.SSLContext | None = None
+    ) -> Address:
         """Dial one more address, again and again.
 
+        :param tls: its TLS settings; ``None``: those of the peer
         :return: the address; use it to delete the connector
         :raises ValueError: it is not an address, or is there already
         """
-        return self._runner.call(self._connect, parse_address(address, listen=False))
+        check_type(tls, "tls", SSLConfig, ssl.SSLContext)
+        return self._runner.call(self._connect, parse_address(address, listen=False), tls)
 
     def del_connector(self, address: AddressLike) -> None:
         """Dial this address no more, and close the connection to it.
@@ -395,8 +418,8 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         """
         self._runner.call(self.link.del_connector, parse_address(address, listen=False))
 
-    def _listen(self, address: Address) -> Address:
-        bound = self.link.add_listener(address, ssl_config=self._tls)
+    def _listen(self, address: Address, tls: SSLConfig | ssl.SSLContext | None = None) -> Address:
+        bound = self.link.add_listener(address, ssl_config=tls or self._tls)
         self._addresses.append(bound)
         return bound
 
@@ -404,8 +427,8 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         self.link.del_listener(address)
         self._addresses.remove(address)
 
-    def _connect(self, address: Address) -> Address:
-        return self.link.add_connector(address, self._reconnect_interval, self._tls)
+    def _connect(self, address: Address, tls: SSLConfig | ssl.SSLContext | None = None) -> Address:
+        return self.link.add_connector(address, self._reconnect_interval, tls or self._tls)
 
     # Who is there.
 
@@ -573,6 +596,13 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
     def inbox_dropped(self) -> int:
         """How many messages were dropped because nobody reads the inbox."""
         return self._inbox.dropped
+
+    def counters(self) -> dict[str, int]:
+        """How often each limit was reached, and something refused, since the peer was made.
+
+        What each one counts is said in the tables of the limits.
+        """
+        return {**self._stack.counters(), "inbox_dropped": self._inbox.dropped}
 
     # In the loop's thread.
 

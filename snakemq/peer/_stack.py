@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Sequence
 from typing import Final
 
+from snakemq.authentication import Authentication
 from snakemq.contracts import LinkInterface
+from snakemq.limits import ConnectionLimits
 from snakemq.link import Link
 from snakemq.messaging import Messaging, ReceiveHook
 from snakemq.packeter import Packeter
@@ -34,6 +37,8 @@ class Stack:
     :param keepalive: seconds, or ``None``
     :param durable_receive: keep what is received in the storage until it is handled
     :param call_settings: for the server and the client of calls, if they are needed
+    :param authentication: how others have to show who they are
+    :param limits: of connections
     """
 
     def __init__(
@@ -45,19 +50,31 @@ class Stack:
         durable_receive: bool,
         call_settings: CallSettings,
         log: logging.Logger,
+        authentication: Authentication | Sequence[Authentication] | None,
+        limits: ConnectionLimits,
     ) -> None:
         with contextlib.ExitStack() as undo:
-            self.link = Link()
+            self.link = Link(limits=limits, verify_tls=True)
             undo.callback(self.link.cleanup)
             self.throttle = None if throttle is None else Throttle(self.link, throttle)
             #: the link, or the throttle in front of it
             self.lowest: LinkInterface = self.throttle or self.link
-            self.packeter = Packeter(self.lowest)
+            self.packeter = Packeter(
+                self.lowest,
+                limits.max_packet_size,
+                max_unfinished_bytes=limits.max_unfinished_bytes,
+            )
             self.storage = _open(storage)
             if self.storage is not None:
                 undo.callback(self.storage.close)
             self.messaging = Messaging(
-                identifier, "", self.packeter, self.storage, durable_receive=durable_receive
+                identifier,
+                "",
+                self.packeter,
+                self.storage,
+                durable_receive=durable_receive,
+                authentication=authentication,
+                limits=limits,
             )
             self.messaging.keepalive_interval = keepalive
             self.messaging.keepalive_wait = KEEPALIVE_WAIT
@@ -70,6 +87,13 @@ class Stack:
         self._closing.callback(self.messaging.close)
         self._closing.callback(self.link.cleanup)
         self._closing.callback(self.calls.close)
+
+    def counters(self) -> dict[str, int]:
+        """Those of all layers."""
+        merged: dict[str, int] = {}
+        for layer in (self.link, self.packeter, self.messaging):
+            merged |= layer.counters.as_dict()
+        return merged
 
     def close(self) -> None:
         """Close everything, also if something of it fails. Harmless a second time."""
