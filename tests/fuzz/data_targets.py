@@ -32,20 +32,24 @@ from snakemq._core.rpc_parts import (
 from snakemq._core.rpc_records import (
     MAX_COUNT,
     MAX_REQ_ID,
+    REQUEST_PREFIX,
     BadRecord,
     Reply,
     Request,
+    call_record,
     parse_reply,
     parse_request,
+    signal_record,
 )
 from snakemq.rpc import RemoteError
+from snakemq.rpc._peek import call_in
 from snakemq.rpc.json_serializer import JSON
 from snakemq.rpc.safe_pickle import SAFE_PICKLE
 from snakemq.rpc.serializer import request_id_in
 from tests.fuzz.fodder import Fodder, check_brief
 from tests.fuzz.watch import nothing_happens
 
-__all__ = ["json_data", "parts", "pickles", "records"]
+__all__ = ["json_data", "parts", "peeks", "pickles", "records"]
 
 _VALUES = frozenset(
     {
@@ -228,6 +232,28 @@ def _check_reply(reply: Reply) -> None:
     assert reply.position is None or 0 <= reply.position <= MAX_COUNT
     if reply.ok and reply.position is not None:
         assert isinstance(reply.value, (list, tuple))
+
+
+def peeks(data: bytes) -> None:
+    """What a request asks for is told from its beginning, and right if it is an honest one.
+
+    The data are what is looked at; and names, with their length before them.
+    """
+    call_in(data)
+    call_in(REQUEST_PREFIX + data)
+    fodder = Fodder(data)
+    object_name, method = (fodder.take(fodder.byte()).decode("utf-8", "replace") for _ in "12")
+    for make in (call_record, _signal):
+        record = make(object_name, method, (), {}, bytes(16))
+        for serializer in (SAFE_PICKLE, JSON):
+            found = call_in(REQUEST_PREFIX + serializer.dumps(record))
+            assert found in (None, (object_name, method))
+
+
+def _signal(
+    object_name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], req_id: bytes
+) -> dict[str, Any]:
+    return signal_record(object_name, method, args, kwargs)
 
 
 _MOST = 4096

@@ -205,6 +205,16 @@ def _of_conversation() -> Iterator[bytes]:
     yield b"\1\5\2hello" + b"\1\x09\3" + bytes(9)
 
 
+def _of_guarded() -> Iterator[bytes]:
+    # Each step says on which connection.
+    greet, proof, message = b"\0\0\7", b"\x0b\0\0", b"\2\xff\1\5hello"
+    yield greet + b"\0" + message + b"\0"
+    yield b"\0\1\7\0" + proof + b"\0" + message + b"\0"
+    yield b"\x0c" + greet + b"\0" + proof + b"\0" + message + b"\0"
+    yield b"\x0a\0\0\0" + b"\x0c\x0a\0\0\1\x0a\x20\x40\0"
+    yield b"\x01\x05\2alice\0" + message + b"\0"
+
+
 def seeds_of(target: str) -> list[bytes]:
     """What the search for this target begins with.
 
@@ -226,6 +236,13 @@ _SEEDS = {
     ],
     "connection": _of_connection,
     "conversation": _of_conversation,
+    "guarded": _of_guarded,
+    "proofs": lambda: [
+        b"",
+        b"\1" + _blocks([b"alice", b"bob", b"n" * 32, b"m" * 32, b""]) * 2 + bytes(32),
+        b"\1" + _blocks([b"a", b"bc", b"d", b"", b"e"]) + b"\1" + _blocks([b"ab", b"c", b"d"]),
+        b"\0" + _blocks([b"", b"", b"", b"", b""]) + b"\1" + _blocks([b""] * 5) + b"\0\1",
+    ],
     "pickles": lambda: [
         *(pickle.dumps(value, protocol) for value in _VALUES for protocol in (0, 2, 4, 5)),
         *(SAFE_PICKLE.dumps(record) for record in _RECORDS),
@@ -236,6 +253,12 @@ _SEEDS = {
         *(b"\0" + JSON.dumps(record) for record in _RECORDS),
         *(b"\1" + SAFE_PICKLE.dumps(record) for record in _RECORDS),
         *(b"\2" + bytes([1, number]) * 16 for number in range(0, 45, 3)),
+    ],
+    "peeks": lambda: [
+        b"\3obj\6method",
+        b"\0\0",
+        b"\xff" + b"x" * 255 + b"\xff" + b"y" * 255,
+        *(write(record) for record in _RECORDS for write in (JSON.dumps, SAFE_PICKLE.dumps)),
     ],
     "parts": lambda: [
         b"\0\1\0\0\0\x0crpcreq\0\1\2\3\4\5",

@@ -10,7 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, count
+from typing import Any
 
+from snakemq._core.authentication import NONCE_SIZE, PROOF_SIZE
 from snakemq._core.features import DeliveryFeature, Feature, encode_features
 from snakemq._core.frames import (
     FRAME_PING,
@@ -23,13 +26,14 @@ from snakemq._core.frames import (
     encode_message,
     encode_sequence,
 )
-from snakemq._core.framing import encode_packet
+from snakemq._core.framing import PacketDecoder, encode_packet
+from snakemq.authentication import SharedSecret
 from snakemq.exceptions import SnakeMQException
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.testing import SimLink, SimNetwork, SimStack
 from tests.fuzz.fodder import Fodder, cut
 
-__all__ = ["connection", "conversation"]
+__all__ = ["connection", "conversation", "guarded"]
 
 #: So many virtual seconds after the last byte a stranger who has not said who it is has
 #: been shown the door, and a peer that does not answer, too.
@@ -71,20 +75,27 @@ def _no_faults() -> Iterator[None]:
 
 
 class _Stranger:
-    """Somebody without a stack who dials bob."""
+    """Somebody without a stack who dials bob.
 
-    def __init__(self, network: SimNetwork, bob: SimStack, name: str = "stranger") -> None:
+    :ivar received: all that bob has said to it, on any connection
+    """
+
+    def __init__(self, network: SimNetwork, bob: SimStack) -> None:
         self.network = network
-        self.link: SimLink = network.link(name)
-        self.received = 0
-        self._out = bytearray()
+        self.link: SimLink = network.link("stranger")
+        self.received = bytearray()
+        #: what each connection has still to send
+        self._out: dict[str, bytearray] = {}
+        self._decoders: dict[str, PacketDecoder] = {}
+        self._frames: dict[str, list[bytes]] = {}
+        self.link.on_connect.add(self._begin)
         self.link.on_recv.add(self._receive)
         self.link.on_ready_to_send.add(self._go_on)
         self._address = bob.address
         self.dial()
 
     def dial(self) -> None:
-        self._out.clear()
+        """Once; and never again by itself."""
         self.link.add_connector(self._address, 10_000)
         self.network.run(0.01)
 
@@ -92,31 +103,57 @@ class _Stranger:
         self.link.del_connector(self._address)
         self.network.run(0.01)
 
-    def say(self, data: bytes) -> None:
-        """As one piece, if nothing is under way."""
-        for conn_id in self.link.connections:
-            idle = not self._out
-            self._out += data
-            if idle and data:
-                self.link.send(conn_id, bytes(self._out))
+    def listen(self, bob: SimStack) -> None:
+        """Have bob dial it, from now on."""
+        if not self.link.listeners:
+            bob.link.add_connector(self.link.add_listener((self.link.name, 1)), 1.0)
+            self.network.run(0.01)
+
+    def say(self, data: bytes, which: int | None = None) -> None:
+        """On all connections, or on one."""
+        conn_ids = self.link.connections
+        if which is not None:
+            conn_ids = [conn_ids[which % len(conn_ids)]] if conn_ids else []
+        for conn_id in conn_ids:
+            out = self._out[conn_id]
+            out += data
+            if len(out) == len(data) > 0:
+                self.link.send(conn_id, bytes(out))
+
+    def frames(self) -> list[bytes]:
+        """What bob has said, connection by connection."""
+        return list(chain.from_iterable(self._frames.values()))
+
+    def _begin(self, conn_id: str) -> None:
+        self._out[conn_id] = bytearray()
+        self._decoders[conn_id] = PacketDecoder()
+        self._frames[conn_id] = []
 
     def _receive(self, conn_id: str, data: bytes) -> None:
-        self.received += len(data)
+        self.received += data
+        buffer, bounds = self._decoders[conn_id].feed(data)
+        starts, ends = bounds[::2], bounds[1::2]
+        for start, end in zip(starts, ends, strict=True):
+            self._frames[conn_id].append(buffer[start:end])
 
     def _go_on(self, conn_id: str, sent: int) -> None:
-        del self._out[:sent]
-        if self._out:
-            self.link.send(conn_id, bytes(self._out))
+        out = self._out[conn_id]
+        del out[:sent]
+        if out:
+            self.link.send(conn_id, bytes(out))
 
 
 class _Scene:
-    """Bob, alice who knows him, and a stranger."""
+    """Bob, alice who knows him, and a stranger.
 
-    def __init__(self) -> None:
+    :param options: what the stacks of bob and alice are made with
+    """
+
+    def __init__(self, **options: Any) -> None:
         self.network = SimNetwork(seed=1)
         self.errors: list[Exception] = []
-        self.bob = SimStack(self.network, "bob")
-        self.alice = SimStack(self.network, "alice")
+        self.bob = SimStack(self.network, "bob", **options)
+        self.alice = SimStack(self.network, "alice", **options)
         self.alice.connect(self.bob)
         self.bob.messaging.on_error.add(lambda conn_id, exc: self.errors.append(exc))
         self.bob.link.on_error.add(lambda conn_id, exc: self.errors.append(exc))
@@ -133,6 +170,8 @@ class _Scene:
         """The stranger has said its last word."""
         for error in self.errors:
             assert isinstance(error, SnakeMQException), repr(error)
+        for address in self.bob.link.connectors:
+            self.bob.link.del_connector(address)
         self.network.run(_PATIENCE)
         peers = self.bob.messaging.connected_peers()
         assert len(peers) == len(self.bob.link.connections), "somebody without a name has stayed"
@@ -171,7 +210,7 @@ def _after(stream: bytes, sizes: bytes) -> tuple[list[tuple[str, bytes]], list[s
         scene.network.run(0.005)
     scene.network.run(1)
     # An answer, but no amplifier: a greeting with a message, then a pong for a ping.
-    assert scene.stranger.received <= 600 + 4 * len(stream), "it gets more than it sends"
+    assert len(scene.stranger.received) <= 600 + 4 * len(stream), "it gets more than it sends"
     assert sum(len(data) for _, data in scene.received()) <= len(stream)
     scene.check()
     return scene.received(), [repr(error) for error in scene.errors]
@@ -203,9 +242,78 @@ def conversation(data: bytes) -> None:
         scene.check()
 
 
+#: Nobody else knows it.
+_SECRET = b"of alice and bob only"
+
+#: More that :func:`guarded` can do.
+_ECHO, _PROOF, _LISTEN = range(10, 13)
+
+
+def guarded(data: bytes) -> None:
+    """Who does not know the secret is nobody: nothing comes in, and nothing goes out.
+
+    As :func:`conversation`; and the stranger can say again what bob has said to it, and
+    have bob dial it. Modulo 13.
+    """
+    fodder = Fodder(data)
+    serial = count(1)
+    with _no_faults():
+        scene = _Scene(
+            authentication=SharedSecret(
+                _SECRET, random=lambda size: next(serial).to_bytes(size, "big")
+            )
+        )
+        scene.bob.messaging.on_connect.add(
+            lambda conn_id, ident: _only_alice(ident, "is connected")
+        )
+        steps = 0
+        while fodder and steps < _MAX_STEPS:
+            steps += 1
+            said = _guarded_step(scene, fodder)
+            if said:
+                scene.stranger.say(said, fodder.byte())
+                scene.network.run(0.005)
+        for ident, _ in scene.bob.received:
+            _only_alice(ident, "sends messages")
+        assert b"for the stranger" not in scene.stranger.received
+        scene.check()
+
+
+def _only_alice(ident: str, what: str) -> None:
+    assert ident == "alice", f"{ident!r} {what}"
+
+
+def _guarded_step(scene: _Scene, fodder: Fodder) -> bytes:
+    kind = fodder.byte() % 13
+    if kind == _GREET:
+        name = _NAMES[fodder.byte() % len(_NAMES)]
+        # Those of bob count up from 1.
+        nonce = fodder.byte().to_bytes(NONCE_SIZE, "big")
+        features = {Feature.CALLS: b"", Feature.AUTHENTICATION: nonce}
+        return _packets(
+            FRAME_VERSION,
+            encode_identification(name),
+            bytes([FrameType.FEATURES]) + encode_features(features),
+        )
+    if kind == _ECHO:
+        start = fodder.byte()
+        return bytes(scene.stranger.received[start : start + (fodder.byte() or 256)])
+    if kind == _PROOF:
+        made = bytes([FrameType.PROOF]) + fodder.take(fodder.byte() % 40).ljust(PROOF_SIZE, b"p")
+        heard = [frame for frame in scene.stranger.frames() if frame[0] == FrameType.PROOF]
+        return _packets(heard[fodder.byte() % len(heard)] if heard else made)
+    if kind == _LISTEN:
+        scene.stranger.listen(scene.bob)
+        return b""
+    return _do(kind, scene, fodder)
+
+
 def _step(scene: _Scene, fodder: Fodder) -> bytes:
+    return _do(fodder.byte() % 10, scene, fodder)
+
+
+def _do(kind: int, scene: _Scene, fodder: Fodder) -> bytes:
     """Do something, or say what is to be said."""
-    kind = fodder.byte() % 10
     if kind == _GREET:
         name = _NAMES[fodder.byte() % len(_NAMES)]
         features = {Feature.CALLS: b""}

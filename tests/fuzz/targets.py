@@ -52,9 +52,12 @@ TARGETS: dict[str, Target] = {
     "session": Target(wire_targets.session),
     "connection": Target(stack_targets.connection, _STACK_BASE, 1024, max_size=1024),
     "conversation": Target(stack_targets.conversation, _STACK_BASE, 4096, max_size=1024),
+    "guarded": Target(stack_targets.guarded, _STACK_BASE, 4096, max_size=1024),
+    "proofs": Target(wire_targets.proofs),
     "pickles": Target(data_targets.pickles, per_byte=1024),
     "json": Target(data_targets.json_data, per_byte=1024),
     "records": Target(data_targets.records, per_byte=1024),
+    "peeks": Target(data_targets.peeks),
     "parts": Target(data_targets.parts),
     "log_text": Target(wire_targets.log_text),
 }

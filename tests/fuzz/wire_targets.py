@@ -6,6 +6,15 @@ with them.
 
 from __future__ import annotations
 
+from snakemq._core.authentication import (
+    NONCE_SIZE,
+    PROOF_SIZE,
+    Exchange,
+    Role,
+    decode_nonce,
+    find_secret,
+    make_proof,
+)
 from snakemq._core.features import (
     MAX_FEATURES_SIZE,
     DeliveryFeature,
@@ -30,6 +39,7 @@ from snakemq._core.frames import (
     encode_sequence,
 )
 from snakemq._core.framing import HEADER_SIZE, MAX_LENGTH, PacketDecoder, encode_packet
+from snakemq._core.refusal import decode_refusal, describe_refusal
 from snakemq._core.session import Event, Session, SessionState
 from snakemq._peer_log import quoted
 from snakemq.exceptions import (
@@ -40,7 +50,7 @@ from snakemq.exceptions import (
 )
 from tests.fuzz.fodder import Fodder, check_brief, cut
 
-__all__ = ["features", "frames", "log_text", "packets", "session"]
+__all__ = ["features", "frames", "log_text", "packets", "proofs", "session"]
 
 
 def packets(data: bytes) -> None:
@@ -187,6 +197,36 @@ def session(data: bytes) -> None:
             assert state.state is not SessionState.READY, "ready without a proof"
         assert len(state.ident) <= MAX_IDENT_LENGTH
         assert state.features <= set(Feature)
+
+
+def proofs(data: bytes) -> None:
+    """A proof is right for what it was made for, and for nothing else; refusals are read.
+
+    The data are two descriptions of an exchange, of blocks with their lengths before them.
+    """
+    fodder = Fodder(data)
+    one, other = _exchange(fodder), _exchange(fodder)
+    proof = make_proof(b"secret", *one)
+    assert len(proof) == PROOF_SIZE
+    assert find_secret([b"other", b"secret"], proof, *one) in (b"secret", None)
+    assert find_secret([b"other"], proof, *one) is None
+    assert find_secret([b"secret"], proof[1:], *one) is None
+    if one != other:
+        assert find_secret([b"secret"], proof, *other) is None
+    rest = fodder.rest()
+    if rest != proof:
+        assert find_secret([b"secret"], rest, *one) is None
+    try:
+        assert describe_refusal(decode_refusal(rest)).isprintable()
+        assert decode_nonce(rest) == rest[:NONCE_SIZE]
+    except SnakeMQBrokenMessage as exc:
+        check_brief(exc)
+
+
+def _exchange(fodder: Fodder) -> tuple[Role, Exchange]:
+    role = Role.CONNECTOR if fodder.byte() & 1 else Role.LISTENER
+    connector, listener = (fodder.block().decode("utf-8", "replace") for _ in range(2))
+    return role, Exchange(connector, listener, fodder.block(), fodder.block(), fodder.block())
 
 
 def log_text(data: bytes) -> None:
