@@ -19,10 +19,11 @@ from snakemq._core.backoff import DEFAULT_CAP
 from snakemq._core.crowd import address_group
 from snakemq._io.clock import monotonic
 from snakemq._io.connector import Connector
+from snakemq._io.handshakes import TLS_COUNTERS, Handshakes
 from snakemq._io.link_socket import LinkSocket, SocketState, TcpOptions
 from snakemq._io.listener import ACCEPT_COUNTERS, Listener
 from snakemq._io.loop import POLL_TIMEOUT, Loop
-from snakemq._io.tls import SSLConfig
+from snakemq._io.tls import SSLConfig, TlsSide
 from snakemq._peer_log import PeerLog
 from snakemq.callbacks import CallbackSlot
 from snakemq.contracts import Buffer, TlsInfo
@@ -37,9 +38,6 @@ RECONNECT_INTERVAL: Final = 3.0
 
 #: How much is read from a connection at once, in bytes.
 RECV_BLOCK_SIZE: Final = 256 * 1024
-
-#: How long a TLS handshake may take, in seconds.
-HANDSHAKE_TIMEOUT: Final = 10.0
 
 #: How long a closed connection may take to deliver what was sent, in seconds.
 LINGER_TIMEOUT: Final = 2.0
@@ -99,7 +97,7 @@ class Link(Loop):
         self.verify_tls = verify_tls
         self.limits = limits or ConnectionLimits()
         #: how often its limits were reached, and handshakes failed
-        self.counters = Counters(*ACCEPT_COUNTERS)
+        self.counters = Counters(*ACCEPT_COUNTERS, *TLS_COUNTERS)
         #: for what others can cause, by their addresses
         self.peer_log = PeerLog(self.log, monotonic)
         #: accepted connections that are not closed yet
@@ -108,6 +106,7 @@ class Link(Loop):
         self._ready: deque[LinkSocket] = deque()
         self._sockets: dict[str, LinkSocket] = {}
         self._anonymous: set[LinkSocket] = set()  # in handshake or lingering
+        self._handshakes = Handshakes(self)
         self._listeners: dict[Address, Listener] = {}
         self._connectors: dict[Address, Connector] = {}
         self._last_conn_id = 0
@@ -119,7 +118,7 @@ class Link(Loop):
         self,
         address: Address,
         reconnect_interval: float | None = None,
-        ssl_config: SSLConfig | None = None,
+        ssl_config: SSLConfig | ssl.SSLContext | None = None,
     ) -> Address:
         """Keep connecting to ``address``. The first attempt is made by the loop.
 
@@ -144,8 +143,10 @@ class Link(Loop):
         interval = reconnect_interval or self.reconnect_interval
         if interval < 0:
             raise ValueError(f"reconnect_interval must be more than 0 seconds, not {interval!r}")
-        context = ssl_config.create_context(server_side=False) if ssl_config else None
-        connector = Connector(self, address, interval, ssl_config, context)
+        tls = None
+        if ssl_config is not None:
+            tls = SSLConfig.of(ssl_config).side(address[0], verify=self.verify_tls)
+        connector = Connector(self, address, interval, tls)
         self._connectors[address] = connector
         self.call_soon(connector.start)
         return address
@@ -160,7 +161,9 @@ class Link(Loop):
         if sock is not None:
             self._close_socket(sock)
 
-    def add_listener(self, address: Address, ssl_config: SSLConfig | None = None) -> Address:
+    def add_listener(
+        self, address: Address, ssl_config: SSLConfig | ssl.SSLContext | None = None
+    ) -> Address:
         """Accept connections on ``address``.
 
         :param address: host and port. ``""`` is every IPv4 address, ``"::"``
@@ -174,8 +177,10 @@ class Link(Loop):
         """
         self._check_open()
         address = _checked_address(address)
-        context = ssl_config.create_context(server_side=True) if ssl_config else None
-        listener = Listener(self, address, ssl_config, context, taken=self._listeners)
+        tls = None
+        if ssl_config is not None:
+            tls = SSLConfig.of(ssl_config).side(verify=self.verify_tls)
+        listener = Listener(self, address, tls, taken=self._listeners)
         self._listeners[listener.address] = listener
         self.log.debug("listen on %r", listener.address)
         return listener.address
@@ -334,43 +339,30 @@ class Link(Loop):
         """For connectors: have ``owner.handle_io(mask)`` called."""
         self._set_interest(sock, interest)
 
-    def adopt(self, sock: LinkSocket, context: ssl.SSLContext | None) -> None:
+    def adopt(self, sock: LinkSocket, tls: TlsSide | None) -> None:
         """For connectors and listeners: here is a connected socket."""
         self.tcp_options.apply(sock.sock)
-        if context is None:
+        if tls is None:
             self._open(sock)
-            return
-        sock.state = SocketState.HANDSHAKE
-        self._set_interest(sock, 0)
-        try:
-            sock.start_tls(context, server_side=not sock.is_connector)
-        except OSError as exc:
-            self._handshake_failed(sock, exc)
-            return
-        self._anonymous.add(sock)
-        sock.timer = self.call_later(
-            HANDSHAKE_TIMEOUT, self._handshake_failed, sock, TimeoutError("timed out")
-        )
-        self._handshake(sock)
-
-    def _handshake(self, sock: LinkSocket) -> None:
-        try:
-            sock.do_handshake()
-        except ssl.SSLWantReadError:
-            self._set_interest(sock, _READ)
-        except ssl.SSLWantWriteError:
-            self._set_interest(sock, _WRITE)
-        except (OSError, ValueError) as exc:
-            self._handshake_failed(sock, exc)
         else:
-            self._anonymous.discard(sock)
-            self._cancel_timer(sock)
-            self._open(sock)
+            self._anonymous.add(sock)
+            self._handshakes.start(sock, tls)
 
-    def _handshake_failed(self, sock: LinkSocket, exc: Exception) -> None:
-        self.log.error("TLS handshake with %r failed: %s", sock.remote_peer, exc)
-        self._finish(sock)
-        self._tell_connector(sock)
+    def opened(self, sock: LinkSocket) -> None:
+        """For handshakes: this one is done."""
+        self._anonymous.discard(sock)
+        self._open(sock)
+
+    def give_up(self, sock: LinkSocket, *, linger: bool) -> float | None:
+        """For handshakes: this one has failed.
+
+        :return: seconds until its connector tries again, if it has one
+        """
+        if linger:
+            self._linger(sock)
+        else:
+            self._finish(sock)
+        return self._tell_connector(sock)
 
     def _open(self, sock: LinkSocket) -> None:
         self._last_conn_id += 1
@@ -391,11 +383,11 @@ class Link(Loop):
             self.call_soon(self._handle_readable, sock)
         self.on_connect(conn_id)
 
-    def _close_socket(self, sock: LinkSocket) -> None:
+    def _close_socket(self, sock: LinkSocket) -> float | None:
         if sock.state is not SocketState.OPEN:
             if sock.state in (SocketState.CONNECTING, SocketState.HANDSHAKE):
                 self._finish(sock)
-            return
+            return None
         sock.state = SocketState.CLOSING
         conn_id = cast(str, sock.conn_id)
         self.peer_log.info(address_group(sock.remote_peer[0]), "disconnect %s", conn_id)
@@ -405,7 +397,8 @@ class Link(Loop):
             del self._sockets[conn_id]
             sock.conn_id = None
             self._linger(sock)
-            self._tell_connector(sock)
+            delay = self._tell_connector(sock)
+        return delay
 
     def _linger(self, sock: LinkSocket) -> None:
         """Close without losing what was sent.
@@ -428,29 +421,30 @@ class Link(Loop):
         sock.timer = self.call_later(LINGER_TIMEOUT, self._finish, sock)
 
     def _finish(self, sock: LinkSocket) -> None:
-        self._cancel_timer(sock)
+        sock.cancel_timer()
         self._anonymous.discard(sock)
+        self._handshakes.forget(sock)
         self._set_interest(sock, 0)
         sock.close()
         self.admission.leave(sock)
 
-    @staticmethod
-    def _cancel_timer(sock: LinkSocket) -> None:
-        if sock.timer is not None:
-            sock.timer.cancel()
-            sock.timer = None
-
-    def _tell_connector(self, sock: LinkSocket) -> None:
-        if sock.owner is not None:
-            lived = monotonic() - sock.opened_at if sock.opened_at else 0.0
-            sock.owner.lost(sock, lived)
+    def _tell_connector(self, sock: LinkSocket) -> float | None:
+        if sock.owner is None:
+            return None
+        lived = monotonic() - sock.opened_at if sock.opened_at else 0.0
+        return cast("Connector", sock.owner).lost(sock, lived)
 
     def _report_failure(self, sock: LinkSocket) -> None:
         if sock.state is SocketState.OPEN:
             self._broken(sock, cast(OSError, sock.failure))
 
     def _broken(self, sock: LinkSocket, exc: OSError) -> None:
+        if sock.is_tls and not sock.was_heard:
+            exc = sock.alert_before(exc)
         sock.failure = exc
+        if isinstance(exc, ssl.SSLError) and not isinstance(exc, ssl.SSLEOFError):
+            self._handshakes.report_broken(sock, exc, self._close_socket(sock))
+            return
         if exc.errno not in _ORDINARY_ENDS and not isinstance(exc, ssl.SSLEOFError):
             self.log.error("%s: %s", sock.conn_id, exc)
         else:
@@ -501,7 +495,7 @@ class Link(Loop):
         elif state is SocketState.CONNECTING:
             sock.owner.handle_io(sock)
         elif state is SocketState.HANDSHAKE:
-            self._handshake(sock)
+            self._handshakes.step(sock)
         elif state is SocketState.LINGERING and not sock.discard_input(_DISCARD_BLOCK):
             self._finish(sock)
 
@@ -515,6 +509,8 @@ class Link(Loop):
             self._broken(sock, exc)
             return
         if data:
+            if not sock.was_heard and self._is_mixed_up(sock, data):
+                return
             try:
                 self.on_recv(cast(str, sock.conn_id), data)
             finally:  # also when a callback raised KeyboardInterrupt
@@ -522,6 +518,16 @@ class Link(Loop):
                     self.call_soon(self._handle_readable, sock)
         elif sock.eof:
             self._close_socket(sock)
+
+    def _is_mixed_up(self, sock: LinkSocket, first: bytes) -> bool:
+        sock.was_heard = True
+        if sock.is_tls:
+            return False
+        error = self._handshakes.is_mixed_up(sock, first)
+        if error is None:
+            return False
+        self._handshakes.report_mixed_up(sock, error, self._close_socket(sock))
+        return True
 
     def _handle_writable(self, sock: LinkSocket) -> None:
         try:

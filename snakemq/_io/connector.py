@@ -7,7 +7,6 @@ import errno
 import os
 import selectors
 import socket
-import ssl
 from typing import Final
 
 from snakemq._core.backoff import Backoff
@@ -15,7 +14,7 @@ from snakemq._io.host import LinkHost
 from snakemq._io.link_socket import LinkSocket
 from snakemq._io.resolver import Resolved, resolve
 from snakemq._io.timers import Timer
-from snakemq._io.tls import SSLConfig
+from snakemq._io.tls import TlsSide
 
 __all__ = ["Connector"]
 
@@ -42,14 +41,12 @@ class Connector:
         link: LinkHost,
         address: tuple[str, int],
         reconnect_interval: float,
-        ssl_config: SSLConfig | None,
-        context: ssl.SSLContext | None,
+        tls: TlsSide | None,
     ) -> None:
         self._link = link
         self.address = address
         self._interval = reconnect_interval
-        self._ssl_config = ssl_config
-        self._context = context
+        self._tls = tls
         self._backoff = Backoff(reconnect_interval, cap=link.reconnect_interval_max, rng=link.rng)
         self._state = _State.WAITING
         self._timer: Timer | None = None
@@ -93,12 +90,11 @@ class Connector:
         while self._candidates:
             family, address = self._candidates.pop(0)
             try:
-                sock = LinkSocket(
-                    socket.socket(family, socket.SOCK_STREAM), self._ssl_config, address
-                )
+                raw = socket.socket(family, socket.SOCK_STREAM)
             except OSError as exc:  # no such family here, or out of descriptors
                 self._error = exc
                 continue
+            sock = LinkSocket(raw, self._tls.config if self._tls else None, address)
             sock.is_connector = True
             sock.owner = self
             error = sock.sock.connect_ex(address)
@@ -139,7 +135,7 @@ class Connector:
         self._cancel_timer()
         self._candidates = []
         self._state = _State.CONNECTED
-        self._link.adopt(sock, self._context)
+        self._link.adopt(sock, self._tls)
 
     def _failed(self) -> None:
         delay = self._plan()
@@ -154,18 +150,19 @@ class Connector:
         self._timer = self._link.call_later(delay, self.start)
         return delay
 
-    def lost(self, sock: LinkSocket, lived: float) -> None:
+    def lost(self, sock: LinkSocket, lived: float) -> float | None:
         """The connection is gone.
 
         :param lived: how long it was open, in seconds
+        :return: seconds until the next attempt; ``None``: there will be none
         """
         if self._state is not _State.CONNECTED or sock is not self._sock:
-            return
+            return None
         # One that is closed as soon as it is open is no success: a peer that
         # refuses this one would be dialled in a hurry for ever.
         if lived >= self._interval:
             self._backoff.reset()
-        self._plan()
+        return self._plan()
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

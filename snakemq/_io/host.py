@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import random
 import selectors
-import ssl
 from collections.abc import Callable
 from typing import Protocol
 
 from snakemq._core.admission import Admission
 from snakemq._io.link_socket import LinkSocket
 from snakemq._io.timers import Timer
+from snakemq._io.tls import TlsSide
 from snakemq._peer_log import PeerLog
 from snakemq.counters import Counters
 from snakemq.limits import ConnectionLimits
@@ -40,5 +40,5 @@ class LinkHost(Protocol):
     def watch(self, sock: LinkSocket, interest: int) -> None:
         """Have ``sock.owner.handle_io(sock)`` called for these selector events; 0: no more."""
 
-    def adopt(self, sock: LinkSocket, context: ssl.SSLContext | None) -> None:
+    def adopt(self, sock: LinkSocket, tls: TlsSide | None) -> None:
         """Take over a connected socket."""

@@ -11,7 +11,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snakemq._io.tls import SSLConfig
+from snakemq._io.tls import SSLConfig, TlsSide
+from snakemq._io.tls_errors import PROTOCOL_VERSION_ALERT
 from snakemq.contracts import Buffer, TlsInfo
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class LinkSocket:
         "ssl_config",
         "state",
         "timer",
+        "was_heard",
     )
 
     def __init__(
@@ -138,6 +140,7 @@ class LinkSocket:
         self.interest = 0  # selector events it is registered for
         self.paused = False
         self.opened_at = 0.0
+        self.was_heard = False  # whether anything came over the open connection
         self.last_send_size = 0
         self.send_finished = True
         self.eof = False
@@ -175,11 +178,41 @@ class LinkSocket:
             sock.selected_alpn_protocol(),
         )
 
-    def start_tls(self, context: ssl.SSLContext, *, server_side: bool) -> None:
+    @property
+    def is_tls(self) -> bool:
+        """Whether it speaks TLS, or is about to."""
+        return isinstance(self.sock, ssl.SSLSocket)
+
+    def start_tls(self, side: TlsSide) -> None:
         """Wrap the connected socket. The handshake is :meth:`do_handshake`'s."""
-        self.sock = context.wrap_socket(
-            self.sock, server_side=server_side, do_handshake_on_connect=False
-        )
+        self.sock = side.wrap(self.sock, server_side=not self.is_connector)
+
+    def peek(self, size: int) -> bytes:
+        """What is there to read below TLS; it stays there.
+
+        :return: empty at the end of the stream
+        :raises BlockingIOError: nothing
+        :raises OSError: the connection is broken
+        """
+        return socket.socket.recv(self.sock, size, socket.MSG_PEEK)
+
+    def refuse_plain(self) -> None:
+        """Tell somebody who does not speak TLS, in TLS, that this side does."""
+        with contextlib.suppress(OSError):
+            socket.socket.send(self.sock, PROTOCOL_VERSION_ALERT)
+
+    def has_cipher(self) -> bool:
+        """Whether both sides have agreed on one."""
+        if isinstance(self.sock, ssl.SSLSocket):
+            with contextlib.suppress(ValueError, OSError):
+                return self.sock.cipher() is not None
+        return False
+
+    def cancel_timer(self) -> None:
+        """Whatever it was for is over. Harmless if there is none."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
     def do_handshake(self) -> None:
         """A step of the handshake.
@@ -228,6 +261,23 @@ class LinkSocket:
             if not pieces:
                 raise
         return b"".join(pieces)
+
+    def alert_before(self, exc: OSError) -> OSError:
+        """Why the other side ended TLS, if it said so before this side noticed its end.
+
+        :param exc: how it was noticed
+        :return: the alert, as ssl raises it; else ``exc``
+        """
+        if isinstance(self.sock, ssl.SSLSocket) and not isinstance(exc, ssl.SSLError):
+            try:
+                self.sock.recv(1)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLEOFError):
+                pass
+            except ssl.SSLError as alert:
+                return alert
+            except (OSError, ValueError):
+                pass
+        return exc
 
     def has_buffered(self) -> bool:
         """Whether there is something to read that no selector knows of."""

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import selectors
 import socket
-import ssl
 import sys
 from collections.abc import Container
 from typing import Any, Final
@@ -18,7 +17,7 @@ from snakemq._io.host import LinkHost
 from snakemq._io.link_socket import LinkSocket
 from snakemq._io.resolver import resolve_local
 from snakemq._io.timers import Timer
-from snakemq._io.tls import SSLConfig
+from snakemq._io.tls import TlsSide
 from snakemq._peer_log import LINES_TIME
 
 __all__ = ["ACCEPT_COUNTERS", "Listener"]
@@ -57,14 +56,12 @@ class Listener:
         self,
         link: LinkHost,
         address: tuple[str, int],
-        ssl_config: SSLConfig | None,
-        context: ssl.SSLContext | None,
+        tls: TlsSide | None,
         *,
         taken: Container[tuple[str, int]],
     ) -> None:
         self._link = link
-        self._ssl_config = ssl_config
-        self._context = context
+        self._tls = tls
         self._timer: Timer | None = None
         self._silent_until = 0.0
         try:
@@ -112,7 +109,7 @@ class Listener:
         if not peer:
             raw.close()  # so macOS says that the other side is gone already
             return
-        sock = LinkSocket(raw, self._ssl_config, peer)
+        sock = LinkSocket(raw, self._tls.config if self._tls else None, peer)
         if not self._link.admission.enter(sock, max_connections):
             sock.close()
             self._link.counters.add("connections_over_limit")
@@ -126,7 +123,7 @@ class Listener:
             )
             return
         try:
-            self._link.adopt(sock, self._context)
+            self._link.adopt(sock, self._tls)
         except OSError as exc:
             self._link.peer_log.error(address_group(peer[0]), "accept from %r: %s", peer, exc)
             self._link.admission.leave(sock)

@@ -144,7 +144,7 @@ EXPECTED = {
     "Longest delay before dialling again": seconds(backoff.DEFAULT_CAP),
     "Jitter: a real delay is at least": f"{backoff._JITTER_FROM * 100:g} %",
     "Waiting for one address to answer": seconds(connector.CONNECT_TIMEOUT),
-    "TLS handshake": seconds(link.HANDSHAKE_TIMEOUT),
+    "TLS handshake": seconds(ConnectionLimits().handshake_timeout),
     "Names looked up at the same time": str(resolver._pool.max_workers),
     "Connections that wait to be accepted": "1024",
     "Connections accepted in one pass of the loop": str(listener._ACCEPTS_PER_PASS),

@@ -23,7 +23,7 @@ class Files:
         self.directory = directory
         authority.cert_pem.write_to_path(str(directory / "ca.pem"))
         for name in ("alice", "bob"):
-            issued = authority.issue_cert(f"{name}.example")
+            issued = authority.issue_cert(f"{name}.example", "127.0.0.1")
             issued.private_key_pem.write_to_path(str(directory / f"{name}.key"))
             issued.cert_chain_pems[0].write_to_path(str(directory / f"{name}.pem"))
 
