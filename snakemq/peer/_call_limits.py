@@ -8,6 +8,9 @@ from snakemq.rpc import (
     DEFAULT_MAX_PER_OBJECT,
     DEFAULT_MAX_PER_PEER,
     DEFAULT_MAX_WAITING,
+    DEFAULT_MAX_WAITING_BYTES,
+    DEFAULT_MAX_WAITING_BYTES_PER_PEER,
+    DEFAULT_MAX_WAITING_PER_PEER,
     DEFAULT_MAX_WORKERS,
     AnswerLimits,
 )
@@ -35,6 +38,12 @@ class CallLimits:
     max_waiting: int = DEFAULT_MAX_WAITING
     #: how many answers are kept for callers that have not acknowledged them
     answers: AnswerLimits = field(default_factory=AnswerLimits)
+    #: so many of the calls that wait are of one caller
+    max_waiting_per_peer: int = DEFAULT_MAX_WAITING_PER_PEER
+    #: how large the requests are together that wait, in bytes; a larger one may wait alone
+    max_waiting_bytes: int = DEFAULT_MAX_WAITING_BYTES
+    #: likewise, of one caller
+    max_waiting_bytes_per_peer: int = DEFAULT_MAX_WAITING_BYTES_PER_PEER
 
     def __post_init__(self) -> None:
         # The server is made later, when nobody looks.
@@ -43,6 +52,9 @@ class CallLimits:
             ("max_per_peer", 1),
             ("max_per_object", 1),
             ("max_waiting", 0),
+            ("max_waiting_per_peer", 0),
+            ("max_waiting_bytes", 0),
+            ("max_waiting_bytes_per_peer", 0),
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):

@@ -5,16 +5,20 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from snakemq._core.rpc_parts import REPLY_PARTS, REQUEST_PARTS
+from snakemq._peer_log import PeerLog, quoted
 from snakemq.exceptions import StorageError
 from snakemq.message import Message
 from snakemq.messaging import ReceiveHook
 from snakemq.peer._call_limits import CallLimits
+from snakemq.peer._early_requests import EarlyRequests
 from snakemq.rpc import RpcClient, RpcServer, Serializer
+from snakemq.rpc.authorization import Authorize
+from snakemq.rpc.client import CLIENT_COUNTERS
+from snakemq.rpc.server import SERVER_COUNTERS
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,12 +33,6 @@ _PREFIXES: Final = tuple(
     for prefix in (kind.record, kind.part, kind.refusal)
 )
 
-#: Requests that came before there was a server are kept for it so long, in
-#: seconds, and so many of them, with so many bytes. (Of large ones each part counts.)
-_EARLY_SECONDS: Final = 5.0
-_EARLY_COUNT: Final = 1000
-_EARLY_BYTES: Final = 16 * 1024 * 1024
-
 #: How long to wait for threads that have nothing to do any more, in seconds.
 _IDLE_END: Final = 0.2
 
@@ -44,19 +42,14 @@ class CallSettings(NamedTuple):
 
     :ivar pickler: serializer of both sides
     :ivar durable: keep answers in the storage
+    :ivar authorize: who may call what; ``None``: everybody everything that is served
     """
 
     pickler: Serializer
     durable: bool
     limits: CallLimits | None
     asyncio_loop: asyncio.AbstractEventLoop | None
-
-
-class _Early(NamedTuple):
-    came: float
-    conn_id: str
-    ident: str
-    message: Message
+    authorize: Authorize | None = None
 
 
 class Calls:
@@ -81,10 +74,9 @@ class Calls:
             )
         self._hook = hook
         self._settings = settings
-        self._log = log
         self._time = hook.messaging.time
-        self._early: deque[_Early] = deque()
-        self._early_bytes = 0
+        self._early = EarlyRequests()
+        self._peer_log = PeerLog(log, self._time)
         self._server: RpcServer | None = None
         self._client: RpcClient | None = None
         hook.messaging.on_disconnect.wire(self._disconnected)
@@ -103,9 +95,13 @@ class Calls:
                 max_per_peer=limits.max_per_peer,
                 max_per_object=limits.max_per_object,
                 max_waiting=limits.max_waiting,
+                max_waiting_per_peer=limits.max_waiting_per_peer,
+                max_waiting_bytes=limits.max_waiting_bytes,
+                max_waiting_bytes_per_peer=limits.max_waiting_bytes_per_peer,
                 durable=settings.durable,
                 answers=limits.answers,
                 asyncio_loop=settings.asyncio_loop,
+                authorize=settings.authorize,
             )
         return self._server
 
@@ -131,11 +127,8 @@ class Calls:
         self._pass_on_early()
 
     def _pass_on_early(self) -> None:
-        latest = self._time() - _EARLY_SECONDS
-        while self._early:
-            early = self._drop_early()
-            if early.came >= latest:
-                self._hook.pass_on(early.conn_id, early.ident, early.message)
+        for early in self._early.take(self._time()):
+            self._hook.pass_on(early.conn_id, early.ident, early.message)
 
     def take(self, conn_id: str, ident: str, message: Message) -> bool:
         """Whether the message is one of a remote call, and so not for the program."""
@@ -143,30 +136,24 @@ class Calls:
         if not data.startswith(_PREFIXES):
             return False
         if self._server is None and data.startswith(_REQUESTS):
-            self._early.append(_Early(self._time(), conn_id, ident, message))
-            self._early_bytes += len(data)
-            while len(self._early) > _EARLY_COUNT or self._early_bytes > _EARLY_BYTES:
-                self._drop_early()
-            self._log.info("%s calls, but nothing is served here", ident)
+            self._early.add(self._time(), conn_id, ident, message)
+            self._peer_log.info(ident, "ident=%s calls, but nothing is served here", quoted(ident))
         return True
-
-    def _drop_early(self) -> _Early:
-        early = self._early.popleft()
-        self._early_bytes -= len(early.message.data)
-        return early
 
     def _disconnected(self, conn_id: str, ident: str) -> None:
         # The parts that are missing will not come: all of them are sent again.
-        if self._early:
-            part = REQUEST_PARTS.part
-            self._early = deque(
-                early
-                for early in self._early
-                if early.conn_id != conn_id or not early.message.data.startswith(part)
-            )
-            self._early_bytes = sum(len(early.message.data) for early in self._early)
+        self._early.forget(conn_id, ident, REQUEST_PARTS.part)
 
     # Any thread.
+
+    def counts(self) -> dict[str, int]:
+        """How often each limit of calls was reached, also before there is a server."""
+        counts = dict.fromkeys((*SERVER_COUNTERS, *CLIENT_COUNTERS), 0)
+        counts |= self._early.counters.as_dict()
+        for side in (self._server, self._client):
+            if side is not None:
+                counts |= side.counters.as_dict()
+        return counts
 
     @property
     def serving(self) -> bool:

@@ -31,6 +31,7 @@ from snakemq.peer._shutdown import Shutdown
 from snakemq.peer._stack import Stack, StorageLike
 from snakemq.peer._waiting import Changes
 from snakemq.rpc import SAFE_PICKLE, Serializer
+from snakemq.rpc.authorization import AuthorizeLike, authorize_of
 from snakemq.storage import DeadLetter
 
 if TYPE_CHECKING:
@@ -143,6 +144,11 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         :class:`snakemq.rpc.RpcServer`
     :param call_limits: how many calls are served at a time, and how many wait;
         ``None``: the default, see :class:`snakemq.CallLimits`
+    :param authorize: who may call what: a :class:`snakemq.rpc.Permissions`, the dictionary
+        that one is made of, or a function ``authorize(request)`` of a
+        :class:`snakemq.rpc.CallRequest` that returns ``True`` or ``False`` and does not
+        block; see :class:`snakemq.rpc.RpcServer`. ``None``: everybody may call every
+        public method of what is served
     :param pickler: what calls and their replies are written and read with, here
         and at the peers on the other side; ``None``: pickle's format, and a reader
         that makes only plain data and registered types of it. See
@@ -192,6 +198,7 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         serve: Mapping[str, object] | None = None,
         durable_calls: bool = False,
         call_limits: CallLimits | None = None,
+        authorize: AuthorizeLike | None = None,
         pickler: Serializer | None = None,
         asyncio_loop: asyncio.AbstractEventLoop | None = None,
         on_message: Callable[[ReceivedMessage], object] | None = None,
@@ -230,7 +237,11 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         self._closed = False
 
         calls = CallSettings(
-            SAFE_PICKLE if pickler is None else pickler, durable_calls, call_limits, asyncio_loop
+            SAFE_PICKLE if pickler is None else pickler,
+            durable_calls,
+            call_limits,
+            asyncio_loop,
+            authorize_of(authorize),
         )
         self._stack = stack = Stack(
             identifier,

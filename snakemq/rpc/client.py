@@ -21,6 +21,8 @@ from snakemq._core.rpc_records import (
     parse_reply,
     signal_record,
 )
+from snakemq._peer_log import PeerLog, quoted
+from snakemq.counters import Counters
 from snakemq.message import Message
 from snakemq.rpc._call_future import CallFuture
 from snakemq.rpc._deadlines import Deadlines
@@ -48,6 +50,12 @@ T = TypeVar("T")
 DEFAULT_STREAM_WINDOW: Final = 64
 
 _CLOSING: Final = Code.CLOSING.value
+
+#: Characters of an error in the log: it may say what to do about it.
+_SHOWN_ERROR: Final = 600
+
+#: What is counted: replies that can't be read; large ones that are not taken.
+CLIENT_COUNTERS: Final = ("replies_unreadable", "large_replies_refused")
 
 
 class RpcClient(Hooked):
@@ -94,7 +102,16 @@ class RpcClient(Hooked):
 
         messaging = receive_hook.messaging
         self._sender = PartSender(receive_hook, REQUEST_PARTS, self._not_sent)
-        self._receiver = PartReceiver(receive_hook, REPLY_PARTS, self.on_recv)
+        #: how often a limit was reached, or something could not be read
+        self.counters = Counters(*CLIENT_COUNTERS)
+        #: for lines that others can cause
+        self.peer_log = PeerLog(self.log, messaging.time)
+        self._receiver = PartReceiver(
+            receive_hook,
+            REPLY_PARTS,
+            self.on_recv,
+            refused=lambda: self.counters.add("large_replies_refused"),
+        )
         self._outstanding = Outstanding(messaging, self._sender, self.log)
         self._deadlines: Deadlines[FutureCall] = Deadlines(messaging, self._expire)
         receive_hook.register(REPLY_PREFIX, self.on_recv)
@@ -576,13 +593,20 @@ class RpcClient(Hooked):
             req_id = request_id_in(data)
             # Other serializers that keep bytes as they are leave a trace.
             found = [req_id] if req_id else self._outstanding.mentioned(ident, data)
-            self.log.warning("ident=%s unreadable reply: %r; %r", ident, error, exc)
+            self.log.debug("neither with stand-ins: %r", exc)
         else:
             if not reply.ok:
                 self._take(ident, reply, len(data))
                 return
             found = [reply.req_id]
-            self.log.warning("ident=%s unreadable reply: %r", ident, error)
+        self.counters.add("replies_unreadable")
+        self.peer_log.warning(
+            ident,
+            "ident=%s unreadable reply: %s: %s",
+            quoted(ident),
+            type(error).__name__,
+            quoted(error, _SHOWN_ERROR),
+        )
         pending = self._outstanding.find(ident, found[0]) if len(found) == 1 else None
         if pending is None:
             return

@@ -84,7 +84,7 @@ _MAX_HELPERS: Final = 8
 _SHOWN_ERROR: Final = 600
 
 #: What is counted.
-_COUNTERS: Final = (
+SERVER_COUNTERS: Final = (
     # refused by ``authorize``
     "calls_unauthorized",
     # refused or, if nobody waits, dropped: too many waited
@@ -195,7 +195,7 @@ class RpcServer(Registry, Hooked):
         messaging = self._messaging = receive_hook.messaging
         self._ledger = messaging.open_ledger(_LEDGER) if durable else None
         #: how often a limit was reached, or a request refused
-        self.counters = Counters(*_COUNTERS)
+        self.counters = Counters(*SERVER_COUNTERS)
         #: for lines that others can cause
         self.peer_log = PeerLog(self.log, messaging.time)
         self._authorizer = ask and Authorizer(ask, messaging, self.peer_log, self.counters)

@@ -51,6 +51,7 @@ class FakeMessaging:
         self.on_messages_acked: Callback[[str, str, list[Message]]] = Callback()
         self.on_messages_left: Callback[[str, str, list[Message]]] = Callback()
         self.on_messages_dropped: Callback[[str, list[Message], DropReason]] = Callback()
+        self.on_error: Callback[[str | None, Exception]] = Callback()
         self.packeter = FakePacketer()
         self.sent: list[Sent] = []
         #: of each that was sent: whether it was urgent

@@ -11,8 +11,16 @@ from typing import Any
 import pytest
 
 from snakemq import Message, Peer, as_signal
-from snakemq.peer import _calls
-from snakemq.rpc import NoInstanceError, NotConnected, RpcClient, RpcServer, WouldDeadlock
+from snakemq.peer import _early_requests
+from snakemq.rpc import (
+    NoInstanceError,
+    NotAuthorized,
+    NotConnected,
+    Permissions,
+    RpcClient,
+    RpcServer,
+    WouldDeadlock,
+)
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.peers import Recorder, connected_pair
 
@@ -157,14 +165,14 @@ def test_a_caller_that_is_faster_than_the_first_object_gets_its_answer() -> None
 
 
 def test_a_request_from_long_ago_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_calls, "_EARLY_SECONDS", 0.0)
+    monkeypatch.setattr(_early_requests, "_EARLY_SECONDS", 0.0)
     calculator = Calculator()
     with connected_pair() as (bob, alice):
         note = alice.proxy("bob", "calc").note
         note.as_signal(10)
         note("stale")
         wait_until(lambda: bob._calls._early)
-        came = bob._calls._early[0][0]
+        came = bob.link.time()
         wait_until(lambda: bob.link.time() > came)
         bob.serve(calculator, "calc")
         note("fresh")
@@ -175,9 +183,52 @@ def test_requests_for_nobody_are_not_kept_without_end() -> None:
     with connected_pair() as (bob, alice):
         note = alice.proxy("bob", "calc").note
         note.as_signal(10)
-        for _ in range(_calls._EARLY_COUNT + 50):
+        for _ in range(_early_requests._EARLY_COUNT + 50):
             note("x")
         assert alice.flush(timeout=DEADLINE)
         alice.send("bob", "afterwards")
         assert bob.receive(DEADLINE) is not None
-        assert len(bob._calls._early) == _calls._EARLY_COUNT
+        assert len(bob._calls._early) == _early_requests._EARLY_COUNT
+
+
+def test_one_peer_does_not_push_out_the_first_requests_of_others() -> None:
+    early = _early_requests.EarlyRequests()
+    early.add(0.0, "c1", "alice", Message(b"first"))
+    early.add(0.0, "c2", "carol", Message(b"second"))
+    for number in range(_early_requests._EARLY_COUNT):
+        early.add(0.0, "c3", "mallory", Message(b"%d" % number))
+    early.add(0.0, "c3", "mallory", Message(bytes(_early_requests._EARLY_BYTES)))
+    early.add(0.0, "c1", "alice", Message(b"last"))
+    early.forget("c1", "mallory", b"")
+    early.forget("c1", "alice", b"fir")
+    assert early.counters["early_requests_dropped"] == _early_requests._EARLY_COUNT + 1
+    kept = early.take(_early_requests._EARLY_SECONDS)
+    assert [each.message.data for each in kept] == [b"second", b"last"]
+    assert len(early) == 0
+    early.add(0.0, "c1", "alice", Message(b"stale"))
+    assert early.take(_early_requests._EARLY_SECONDS + 0.001) == []
+
+
+def test_a_peer_says_who_may_call_what() -> None:
+    table = Permissions({"alice": ["calc.add"]})
+    with connected_pair(bob={"authorize": table, "serve": {"calc": Calculator()}}) as (bob, alice):
+        calc = alice.proxy("bob", "calc")
+        assert calc.add(1) == 2
+        with pytest.raises(
+            NotAuthorized, match=r"'bob' does not allow 'alice' to call 'calc.fail'"
+        ):
+            calc.fail()
+        with pytest.raises(NotAuthorized, match=r"to call 'nothing.there'"):
+            alice.proxy("bob", "nothing").there(bytes(1_000_000))
+        table.allow("alice", "calc.fail")
+        with pytest.raises(ValueError, match="no"):
+            calc.fail()
+        (described,) = alice.rpc_client.describe("bob")
+        assert [method["name"] for method in described["methods"]] == ["add", "fail"]
+        assert bob._calls.counts()["calls_unauthorized"] == 2
+        assert alice._calls.counts()["calls_unauthorized"] == 0
+
+
+def test_a_table_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match=r"authorize takes a snakemq\.rpc\.Permissions"):
+        Peer("bob", authorize=["math.*"])  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import pytest
 
 from snakemq import CallLimits, Peer, as_signal, at_most_once, current_call, quick, transactional
 from snakemq.exceptions import StorageError
-from snakemq.peer import _calls
+from snakemq.peer import _early_requests
 from snakemq.rpc import AnswerLimits, Busy, NoMethodError, NotConnected, RpcInstProxy, Serializer
 from snakemq.rpc.json_serializer import JSON
 from tests.helpers import DEADLINE, wait_until
@@ -205,13 +205,16 @@ def test_options_of_a_wrong_type(argument: str, value: object) -> None:
 
 
 def test_the_limits_are_those_of_the_server() -> None:
-    limits = CallLimits(5, 4, 3, 2, AnswerLimits(max_count=7))
+    limits = CallLimits(5, 4, 3, 2, AnswerLimits(max_count=7), 1, 1000, 100)
     with Peer("bob", call_limits=limits) as bob:
         dispatcher = bob.rpc_server.dispatcher
         assert dispatcher.max_workers == 5
         assert dispatcher.max_per_peer == 4
         assert dispatcher.max_per_object == 3
         assert dispatcher.max_waiting == 2
+        assert dispatcher.max_waiting_per_peer == 1
+        assert dispatcher.max_waiting_bytes == 1000
+        assert dispatcher.max_waiting_bytes_per_peer == 100
         assert bob.rpc_server.executions.limits.max_count == 7
 
 
@@ -335,11 +338,11 @@ def test_a_large_early_call_is_answered() -> None:
     data = b"x" * 1_000_000
     with connected_pair() as (bob, alice):
         calling = alice.proxy("bob").length.future(data)
-        wait_until(lambda: bob._calls._early_bytes >= len(data))
+        wait_until(lambda: bob._calls._early.bytes >= len(data))
         bob.serve(len, "length")
         assert calling.result(DEADLINE) == len(data)
         assert not bob._calls._early
-        assert bob._calls._early_bytes == 0
+        assert bob._calls._early.bytes == 0
 
 
 def test_parts_of_a_connection_that_is_gone_are_dropped() -> None:
@@ -347,11 +350,11 @@ def test_parts_of_a_connection_that_is_gone_are_dropped() -> None:
     with connected_pair(alice={"reconnect_interval": 0.05}) as (bob, alice):
         calling = alice.proxy("bob").length.future(data)
         small = alice.proxy("bob").length.future("small")
-        wait_until(lambda: bob._calls._early_bytes >= len(data))
+        wait_until(lambda: bob._calls._early.bytes >= len(data))
         address = alice.link.connectors[0]
         alice.del_connector(address)
         wait_until(lambda: not bob.peers)
-        wait_until(lambda: bob._calls._early_bytes < 1000)
+        wait_until(lambda: bob._calls._early.bytes < 1000)
         alice.add_connector(address)
         bob.serve(len, "length")
         assert calling.result(DEADLINE) == len(data)
@@ -359,7 +362,7 @@ def test_parts_of_a_connection_that_is_gone_are_dropped() -> None:
 
 
 def test_early_calls_are_limited_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_calls, "_EARLY_BYTES", 10_000)
+    monkeypatch.setattr(_early_requests, "_EARLY_BYTES", 10_000)
     with connected_pair() as (bob, alice):
         note = alice.proxy("bob").note
         for _ in range(50):
@@ -367,8 +370,8 @@ def test_early_calls_are_limited_in_bytes(monkeypatch: pytest.MonkeyPatch) -> No
         assert alice.flush(timeout=DEADLINE)
         alice.send("bob", "afterwards")
         assert bob.receive(DEADLINE) is not None
-        assert 0 < bob._calls._early_bytes <= 10_000
-        assert bob._calls._early_bytes == sum(len(e.message.data) for e in bob._calls._early)
+        assert 0 < bob._calls._early.bytes <= 10_000
+        assert len(bob._calls._early) < 10
 
 
 # The end.

@@ -27,6 +27,7 @@ from snakemq.testing import Conditions, SimNetwork, SimStack
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.delivery_support import HandMade
 from tests.layers.delivery_support import message as message_frame
+from tests.layers.rpc_fakes import FakeHook, FakeMessaging
 
 MB = 1_000_000
 
@@ -706,3 +707,43 @@ def test_many_threads_send_and_cancel(real: Callable[..., RealStack]) -> None:
     wait_until(lambda: not alice.messaging.queued_messages())
     assert alice.sender.waiting_bytes() == 0
     assert not alice.failures
+
+
+def test_one_peer_does_not_take_the_room_for_the_parts_of_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """When there is too much of all, who has the most loses the largest."""
+    messaging = FakeMessaging(("alice", "mallory"))
+    hook = FakeHook(messaging)
+    received: list[tuple[str, bytes]] = []
+    refusals: list[None] = []
+    receiver = PartReceiver(
+        hook,  # type: ignore[arg-type]
+        REQUEST_PARTS,
+        lambda conn_id, ident, message: received.append((ident, message.data)),
+        max_unfinished=2000,
+        refused=lambda: refusals.append(None),
+    )
+
+    def part(ident: str, transfer: int, offset: int, data: bytes, total: int = 3000) -> None:
+        hook.deliver(ident, encode_part(REQUEST_PARTS, bytes([transfer]) * 16, offset, total, data))
+
+    part("mallory", 1, 0, record(400))
+    part("mallory", 2, 0, record(900))
+    part("alice", 3, 0, record(600), 700)
+    assert receiver.held_bytes == 1900
+    part("alice", 4, 0, record(200))
+    assert receiver.held_bytes == 1200
+    (sent,) = messaging.sent
+    assert sent.ident == "mallory"
+    assert sent.message.data.startswith(b"rpcrqx" + bytes([2]) * 16 + b"too much is unfinished")
+    assert len(refusals) == 1
+    part("mallory", 2, 900, b"more of what was refused")
+    part("alice", 3, 600, bytes(100), 700)
+    assert received == [("alice", record(600) + bytes(100))]
+    assert receiver.held_bytes == 600
+    messaging.disconnect("mallory", "conn of mallory")
+    assert receiver.held_bytes == 200
+    messaging.disconnect("alice", "conn of alice")
+    assert receiver.held_bytes == 0
+    receiver.close()
