@@ -65,8 +65,10 @@ class Refusals:
     def refuse(self, connection: PeerConnection, reason: Refusal) -> None:
         """This side does not want it."""
         self.counters.add(_COUNTERS[reason])
+        # What came together with what it is refused for is not handled any more.
+        connection.interrupted = True
         self._packeter.send_packet(connection.conn_id, encode_refusal(reason))
-        self._packeter.close(connection.conn_id)
+        self._packeter.finish(connection.conn_id)
 
     def refused(self, connection: PeerConnection, payload: bytes) -> None:
         """The other side does not want it.

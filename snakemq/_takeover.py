@@ -146,4 +146,6 @@ class Takeover:
     def _refuse(self, connection: PeerConnection, reason: str) -> None:
         ident = connection.session.ident
         self._log.info(ident, "conn=%s ident=%a refused: %s", connection.conn_id, ident, reason)
+        # It may take a moment to be gone, and must not follow the other one then.
+        self.end(connection)
         self._refusals.refuse(connection, Refusal.ALREADY_CONNECTED)
