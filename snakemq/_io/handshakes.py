@@ -115,7 +115,6 @@ class Handshakes:
         except ssl.SSLWantWriteError:
             self._link.watch(sock, selectors.EVENT_WRITE)
         except NotTls as exc:
-            self._link.counters.add("tls_meets_plain")
             if not sock.is_connector:
                 sock.refuse_plain()
             self._fail(sock, exc)
@@ -140,13 +139,14 @@ class Handshakes:
         :raises NotTls: the other side speaks something else
         :raises OSError: it is gone
         """
-        if handshake.is_recognised or (sock.is_connector and not handshake.has_begun):
+        if handshake.is_recognised:
             return True
+        if sock.is_connector and not handshake.has_begun:
+            return True  # so that a plain listener hears what it has to do with
         try:
             first = sock.peek(_PEEK)
         except (BlockingIOError, InterruptedError):
-            # A connector may have more to say.
-            return sock.is_connector
+            return sock.is_connector  # which may have more to say
         if not first:
             raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "hung up")
         error = not_tls(first, sock.remote_peer, is_connector=sock.is_connector)
@@ -184,6 +184,8 @@ class Handshakes:
         handshake = self._running.pop(sock)
         self._link.counters.add("handshakes_failed")
         error = explain(exc, self._circumstances(sock, handshake.side.server_hostname))
+        if isinstance(error, NotTls):
+            self._link.counters.add("tls_meets_plain")
         # If TLS has said in its own way why, that is to be read before the end is.
         has_said_why = isinstance(exc, NotTls) or (
             isinstance(exc, ssl.SSLError) and not isinstance(exc, ssl.SSLEOFError)

@@ -78,6 +78,9 @@ _BY_REASON: Final = {
     "NO_PROTOCOLS_AVAILABLE": _NO_COMMON_VERSION,
 }
 
+# What came was no TLS, and it came after it was looked at.
+_NOT_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST")
+
 # What the other side sends when it gives up, by the name of the alert: first those
 # that are about the certificate of this side.
 _REFUSED: Final = {
@@ -188,6 +191,8 @@ def _refused(exc: ssl.SSLError, about: Circumstances) -> tuple[type[TlsError], s
             "it has shown no certificate, and only those who have one are let in here: set "
             "certfile and keyfile there"
         )
+    if reason in _NOT_TLS:
+        return NotTls, _speaks_plain(about.is_connector)
     if reason in _BY_REASON:
         return TlsError, _BY_REASON[reason]
     alert = alert_name(exc)
@@ -233,16 +238,18 @@ def not_tls(first: bytes, remote_peer: object, *, is_connector: bool) -> NotTls 
     """
     if first[0] == _HANDSHAKE or (is_connector and first[0] == _ALERT):
         return None
-    here = "connector" if is_connector else "listener"
-    there = "listener" if is_connector else "connector"
     if first.startswith(_PLAIN_PEER[: len(first)]):
-        return NotTls(
-            f"it speaks snakeMQ without TLS, and this {here} wants TLS: set ssl_config (of a "
-            f"Peer: tls) of the {there} too, or of neither",
-            remote_peer,
-        )
+        return NotTls(_speaks_plain(is_connector), remote_peer)
     return NotTls(
         f"what it says is not TLS (it begins with {quoted(first)}): who is there?", remote_peer
+    )
+
+
+def _speaks_plain(is_connector: bool) -> str:
+    here, there = ("connector", "listener") if is_connector else ("listener", "connector")
+    return (
+        f"it speaks without TLS, and this {here} wants TLS: set ssl_config (of a Peer: tls) of "
+        f"the {there} too, or of neither"
     )
 
 
@@ -260,8 +267,7 @@ def tls_in_plain(first: bytes, remote_peer: object, *, is_connector: bool) -> No
     is_alert = first[0] == _ALERT and first[3:6] == b"\0\2\2"
     if not (is_hello or is_alert):
         return None
-    here = "connector" if is_connector else "listener"
-    there = "listener" if is_connector else "connector"
+    here, there = ("connector", "listener") if is_connector else ("listener", "connector")
     return NotTls(
         f"it speaks TLS, and this {here} does not: set ssl_config (of a Peer: tls) of the "
         f"{here} too, or of neither; the {there} has one",
