@@ -7,6 +7,7 @@ bytes in hexadecimal, two spaces, a remark.
 from __future__ import annotations
 
 import contextlib
+import hmac
 import logging
 import pickle
 import re
@@ -19,8 +20,9 @@ from typing import Any
 
 import pytest
 
-from snakemq import Message, Peer, _queue
+from snakemq import ConnectionLimits, Message, Peer, SharedSecret, _queue
 from snakemq._core import frames, rpc_parts, rpc_records
+from snakemq._core.authentication import NONCE_SIZE, PROOF_SIZE, Exchange, Role, make_proof
 from snakemq._core.features import (
     MAX_FEATURES_SIZE,
     DeliveryFeature,
@@ -30,10 +32,12 @@ from snakemq._core.features import (
 )
 from snakemq._core.framing import PacketDecoder, encode_header
 from snakemq._core.received import Received
+from snakemq._core.refusal import Refusal, decode_refusal, encode_refusal
 from snakemq._core.session import Event, Session, SessionState
 from snakemq._failures import StorageFailures
 from snakemq._incoming import WINDOW, Incoming
 from snakemq._peer_connection import PeerConnection
+from snakemq._strangers import MAX_GREETING_PACKET, MAX_GREETING_SIZE
 from snakemq.exceptions import SnakeMQBrokenMessage
 from snakemq.link import Link
 from snakemq.packeter import Packeter
@@ -109,6 +113,26 @@ BOBS_STREAM = bytes.fromhex("622d84f1390ac65b")
 #: What each peer sends first.
 GREETING_FRAMES = Session.greeting("bob", {Feature.DELIVERY: WINDOW.encode(), Feature.CALLS: b""})
 
+SECRET = b"only anna and bob know this"
+ANNAS_NONCE = bytes(range(0xA0, 0xC0))
+BOBS_NONCE = bytes(range(0xC0, 0xE0))
+EXCHANGE = Exchange("anna", "bob", ANNAS_NONCE, BOBS_NONCE, b"")
+
+#: What bob sends last of his greeting if he has a secret.
+WITH_NONCE = Session.greeting(
+    "bob",
+    {
+        Feature.AUTHENTICATION: BOBS_NONCE,
+        Feature.DELIVERY: WINDOW.encode(),
+        Feature.CALLS: b"",
+    },
+)[2]
+
+
+def proof(role: Role) -> bytes:
+    return bytes([frames.FrameType.PROOF]) + make_proof(SECRET, role, EXCHANGE)
+
+
 #: What the code makes of the same.
 PACKETS = {
     "A packet": packet(b"abc"),
@@ -129,6 +153,10 @@ PACKETS = {
     "A sequence at the beginning": packet(frames.encode_sequence(BEGINNING)),
     "A sequence on the next connection": packet(frames.encode_sequence(AGAIN)),
     "A sequence after a restart": packet(frames.encode_sequence(RESTARTED)),
+    "The features of a peer with a secret": packet(WITH_NONCE),
+    "The proof of the connector": packet(proof(Role.CONNECTOR)),
+    "The proof of the listener": packet(proof(Role.LISTENER)),
+    "A wrong secret is refused": packet(encode_refusal(Refusal.WRONG_SECRET)),
 }
 
 _CALL = rpc_records.call_record("calc", "add", (2, 40), {}, REQ_ID)
@@ -184,6 +212,9 @@ CONVERSATION = "A conversation with bob"
 ACKNOWLEDGED = "A conversation with acknowledgements"
 NEXT_CONNECTION = "The next connection"
 AFTER_RESTART = "After a restart"
+PROVED = "What the connector proves"
+WITH_PROOFS = "A conversation with proofs"
+WITHOUT_PROOF = "A conversation without a proof"
 
 
 def test_every_example_is_tested() -> None:
@@ -195,6 +226,9 @@ def test_every_example_is_tested() -> None:
         ACKNOWLEDGED,
         NEXT_CONNECTION,
         AFTER_RESTART,
+        PROVED,
+        WITH_PROOFS,
+        WITHOUT_PROOF,
     }
 
 
@@ -223,6 +257,8 @@ def test_packet_is_found_in_a_stream(caption: str) -> None:
         ("The other side is incompatible", Event.REJECTED),
         ("A ping", Event.PING),
         ("A pong", Event.PONG),
+        ("The proof of the connector", Event.NOTHING),
+        ("A wrong secret is refused", Event.REFUSAL),
     ],
 )
 def test_what_a_frame_means(caption: str, event: Event) -> None:
@@ -247,6 +283,8 @@ SKIPPED = [
     "An identification",
     "An acknowledgement",
     "A sequence at the beginning",
+    "The proof of the connector",
+    "A wrong secret is refused",
 ]
 
 
@@ -266,7 +304,7 @@ def receive(session: Session, caption: str) -> Event:
 def test_the_features_stand_right_behind_the_identification(skipped: str | None) -> None:
     session = identified()
     if skipped is not None:
-        assert receive(session, skipped) is Event.NOTHING
+        assert receive(session, skipped) in (Event.NOTHING, Event.REFUSAL)
         assert session.state is SessionState.IDENTIFIED
     assert receive(session, "The features of snakemq 2") is Event.FEATURES
     assert session.delivery == WINDOW
@@ -308,8 +346,17 @@ def test_features_are_extended_by_numbers_and_at_the_end_of_a_value() -> None:
         bytes.fromhex("0001 0008 00000000 01000000"),
         bytes.fromhex("0001 0008 00002000 00000000"),
         bytes.fromhex("0100 0ffd") + bytes(0xFFD),
+        bytes.fromhex("0003 001f") + bytes(0x1F),
     ],
-    ids=["cut off", "value cut off", "short value", "no messages", "no bytes", "too long"],
+    ids=[
+        "cut off",
+        "value cut off",
+        "short value",
+        "no messages",
+        "no bytes",
+        "too long",
+        "short nonce",
+    ],
 )
 def test_malformed_features_are_an_error(payload: bytes) -> None:
     with pytest.raises(SnakeMQBrokenMessage):
@@ -320,6 +367,43 @@ def test_the_longest_features() -> None:
     payload = bytes.fromhex("0100 0ffc") + bytes(0xFFC)
     assert len(payload) == MAX_FEATURES_SIZE == 4096
     assert identified().receive(6, payload) is Event.FEATURES
+
+
+def test_a_proof_is_what_the_words_say() -> None:
+    """Without the code that is to be described."""
+    proved = hmac.digest(SECRET, example(PROVED), "sha256")
+    assert proved == example("The proof of the connector")[5:]
+    of_listener = example(PROVED).replace(b"\0\0\0\x09connector", b"\0\0\0\x08listener")
+    assert hmac.digest(SECRET, of_listener, "sha256") == example("The proof of the listener")[5:]
+    assert (len(ANNAS_NONCE), len(proved)) == (NONCE_SIZE, PROOF_SIZE)
+    assert f"``{SECRET.decode()}``" in SPECIFICATION.read_text("utf-8")
+
+
+@pytest.mark.parametrize("reason", Refusal)
+def test_every_reason_of_a_refusal_has_a_row(reason: Refusal) -> None:
+    name = reason.name.lower().replace("_", " ")
+    text = SPECIFICATION.read_text("utf-8")
+    assert re.search(rf"^{reason.value}       {name}  ", text, re.MULTILINE)
+
+
+def test_refusals_are_extended_by_numbers_and_at_the_end() -> None:
+    assert decode_refusal(example("A wrong secret is refused")[5:] + b"because") == 2
+    assert decode_refusal(b"\xff\xff") == 0xFFFF
+    with pytest.raises(SnakeMQBrokenMessage):
+        decode_refusal(b"\0")
+
+
+def test_the_limits_of_strangers() -> None:
+    text = " ".join(SPECIFICATION.read_text("utf-8").split())
+    section = text.partition("A *stranger* is")[2].partition("1.6 has no such limits")[0]
+    limits = ConnectionLimits()
+    assert [int(number) for number in re.findall(r"\b(\d{2,})\b", section)] == [
+        MAX_GREETING_PACKET,
+        MAX_GREETING_SIZE,
+        int(limits.identification_timeout),
+        limits.max_unidentified,
+        limits.max_unidentified_per_address,
+    ]
 
 
 def test_acknowledgements_and_sequences_are_decoded() -> None:
@@ -540,6 +624,47 @@ def test_conversation(bob: Peer) -> None:
     received = bob.receive(DEADLINE)
     assert received is not None
     assert (received.data, received.uuid, received.ttl) == (b"hi!", UUID, 0)
+
+
+@pytest.fixture
+def bob_with_secret() -> Iterator[Peer]:
+    shared = SharedSecret(SECRET, random=lambda size: BOBS_NONCE[:size])
+    with Peer("bob", listen=0, authentication=shared) as peer:
+        yield peer
+
+
+def test_conversation_with_proofs(bob_with_secret: Peer) -> None:
+    with dial(bob_with_secret) as sock:
+        play(WITH_PROOFS, bob_with_secret, "anna", sock)
+        received = bob_with_secret.receive(DEADLINE)
+        assert received is not None
+        assert received.data == b"hi!"
+
+
+def test_conversation_without_a_proof(bob_with_secret: Peer) -> None:
+    with dial(bob_with_secret) as sock:
+        play(WITHOUT_PROOF, bob_with_secret, "anna", sock)
+        assert sock.recv(1) == b"", "bob closes"
+    assert not bob_with_secret.is_connected("anna")
+
+
+@pytest.mark.parametrize(
+    ("frame", "refusal"),
+    [
+        (proof(Role.LISTENER), Refusal.WRONG_SECRET),
+        (proof(Role.CONNECTOR) + b"\0", Refusal.WRONG_SECRET),
+        (frames.encode_message(Message(b"", uuid=UUID)), Refusal.AUTHENTICATION_MISSING),
+    ],
+    ids=["of the other role", "too long", "a message"],
+)
+def test_what_is_no_proof_is_refused(bob_with_secret: Peer, frame: bytes, refusal: int) -> None:
+    features = packet(b"\x06" + encode_features({Feature.AUTHENTICATION: ANNAS_NONCE}))
+    greeting = PACKETS["A protocol version"] + PACKETS["An identification"] + packet(WITH_NONCE)
+    with dial(bob_with_secret) as sock:
+        sock.sendall(packet(b"\x02anna") + features + packet(frame))
+        assert read(sock, len(greeting)) == greeting
+        assert read(sock, 7) == packet(encode_refusal(Refusal(refusal)))
+        assert sock.recv(1) == b""
 
 
 @pytest.fixture
