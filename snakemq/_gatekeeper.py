@@ -78,11 +78,15 @@ class Gatekeeper:
         connection.nonce = self._secret.make_nonce()
         return {Feature.AUTHENTICATION: connection.nonce}
 
-    def check_certificate(self, connection: PeerConnection) -> None:
-        """Compare the identifier with the certificate.
+    def check_claim(self, connection: PeerConnection) -> None:
+        """Look at the identifier, and compare it with the certificate.
 
         :raises IdentityMismatch: it is somebody else's
+        :raises WrongSecret: it is this peer's own
         """
+        if self._secret is not None and connection.session.ident == self._identifier:
+            # What this peer proves where it dials would prove it where it listens.
+            raise WrongSecret("it says that it is this peer itself", self._identifier)
         if self._certificates:
             tls = self._packeter.get_tls(connection.conn_id)
             for one in self._certificates:
@@ -90,9 +94,8 @@ class Gatekeeper:
 
     def prove_first(self, connection: PeerConnection) -> None:
         """The nonce of the other side is known: the side that dialled proves itself now."""
-        assert self._secret is not None
         if self._packeter.is_connector(connection.conn_id):
-            secret = self._secret.secrets_of(connection.session.ident)[0]
+            secret = self._secrets_of(connection)[0]
             self._prove(connection, secret, Role.CONNECTOR)
 
     def check_proof(self, connection: PeerConnection, proof: bytes) -> None:
@@ -100,11 +103,10 @@ class Gatekeeper:
 
         :raises WrongSecret: it is not
         """
-        assert self._secret is not None
         ident = connection.session.ident
         dialled = self._packeter.is_connector(connection.conn_id)
         secret = find_secret(
-            self._secret.secrets_of(ident),
+            self._secrets_of(connection),
             proof,
             Role.LISTENER if dialled else Role.CONNECTOR,
             self._exchange(connection),
@@ -134,6 +136,15 @@ class Gatekeeper:
                 raise NotAdmitted("authenticate() raised", ident) from exc
             if not admitted:
                 raise NotAdmitted("authenticate() does not admit it", ident)
+
+    def _secrets_of(self, connection: PeerConnection) -> tuple[bytes, ...]:
+        assert self._secret is not None
+        ident = connection.session.ident
+        try:
+            return self._secret.secrets_of(ident)
+        except Exception as exc:
+            self._log.exception("conn=%s ident=%a no secret", connection.conn_id, ident)
+            raise WrongSecret("the function of SharedSecret failed", ident) from exc
 
     def _prove(self, connection: PeerConnection, secret: bytes, role: Role) -> None:
         proof = make_proof(secret, role, self._exchange(connection))

@@ -491,7 +491,7 @@ class Messaging(CallbackOwner):
 
     def _claims(self, connection: PeerConnection) -> None:
         """It says who it is."""
-        self._gatekeeper.check_certificate(connection)
+        self._gatekeeper.check_claim(connection)
         if not self._gatekeeper.wants_proof:
             self._identified(connection)
         else:  # one of 1.6 says nothing by itself

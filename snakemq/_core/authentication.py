@@ -18,7 +18,8 @@ with its own; so somebody who only dials gets nothing of which a weak secret cou
 be guessed. What was recorded on another connection is of no use, because the nonces
 differ; what the other side itself has sent, because the role does; what was sent on
 the other half of a connection that somebody in the middle has split in two, because
-the channel binding does.
+the channel binding does. Two peers with the same identifier can't prove anything to each
+other, because the roles say nothing then.
 """
 
 from __future__ import annotations
@@ -91,6 +92,8 @@ def find_secret(
     :return: one of ``secrets``; ``None``: none of them
     """
     found = None
+    if exchange.connector == exchange.listener:
+        return None
     for secret in secrets:
         # All of them, so that the time says nothing about which one it is.
         if hmac.compare_digest(make_proof(secret, role, exchange), proof):

@@ -80,6 +80,12 @@ def test_the_role_and_the_secret_count() -> None:
     assert find_secret([SECRET + b"x"], proof, Role.CONNECTOR, EXCHANGE) is None
 
 
+def test_two_of_the_same_name_can_prove_nothing() -> None:
+    same = EXCHANGE._replace(listener="alice")
+    proof = make_proof(SECRET, Role.CONNECTOR, same)
+    assert find_secret([SECRET], proof, Role.CONNECTOR, same) is None
+
+
 def test_which_of_several_secrets_it_was() -> None:
     secrets = [b"x" * 16, SECRET, b"y" * 16]
     proof = make_proof(SECRET, Role.LISTENER, EXCHANGE)

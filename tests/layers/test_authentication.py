@@ -317,6 +317,43 @@ def test_a_proof_for_one_name_is_of_no_use_under_another() -> None:
             wait_until(lambda: bob.peers == ["mallory"])
 
 
+def test_nobody_gets_in_as_the_peer_itself() -> None:
+    """What Bob proves where he dials would else prove it where he listens: both are "bob"."""
+    with (
+        Trap() as trap,
+        Watched("bob", listen=0, connect=trap.address, authentication=KNOWS) as bob,
+        trap.accept() as dialled,
+        Impostor.dial(bob.addresses[0]) as dials,
+    ):
+        # On each connection the nonce of the other one.
+        dials.greet("bob", dialled.nonce())
+        dialled.greet("bob", dials.nonce())
+        assert dialled.refusal() == dials.refusal() == Refusal.WRONG_SECRET
+        assert PROOF not in {frame[0] for frame in dialled.frames + dials.frames}
+        assert "this peer itself" in str(bob.errors.wait(WrongSecret))
+        assert bob.peers == []
+
+
+def no_secret(ident: str) -> bytes:
+    raise LookupError("the list of secrets can't be read")
+
+
+@pytest.mark.parametrize("secret", [no_secret, lambda ident: "no bytes", lambda ident: b"short"])
+def test_a_function_for_secrets_that_fails_refuses(
+    secret: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        listener(SharedSecret(secret)) as bob,
+        dialler(bob.addresses[0]) as alice,
+    ):
+        refused = alice.errors.wait(RefusedByPeer)
+        assert isinstance(refused, RefusedByPeer)
+        assert refused.code == Refusal.WRONG_SECRET
+        bob.errors.wait(WrongSecret)
+        assert bob.peers == []
+    assert "Traceback" in caplog.text
+
+
 def test_a_hand_made_peer_that_knows_the_secret_is_let_in() -> None:
     """And gets what waits for it behind the proof, not before."""
     with listener() as bob, Impostor.dial(bob.addresses[0]) as peer:
