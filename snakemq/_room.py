@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from snakemq.exceptions import QueueFull
 from snakemq.limits import QueueLimits, WhenFull
@@ -50,6 +50,8 @@ class Room:
         self.bytes = 0
         #: how many messages were dropped to make room
         self.overflowed = 0
+        #: how often there was none
+        self.refused = 0
         self.lock = lock
         self._clock = clock
         self._changed = threading.Condition(self.lock)
@@ -115,11 +117,11 @@ class Room:
         """
         try:
             self._check_all(needed)
-        except QueueFull:
+        except QueueFull as exc:
             self.check_possible(needed)
             if self.limits.when_full is WhenFull.BLOCK:
                 if not self.may_wait() or not self._wait(deadline) or self.closed:
-                    raise
+                    self._refuse(exc)
                 return False
             self._drop_oldest(needed)
         return True
@@ -131,10 +133,10 @@ class Room:
         """
         try:
             self._check_all(needed)
-        except QueueFull:
+        except QueueFull as exc:
             policy = self.limits.when_full
             if policy is WhenFull.REFUSE or not self._fits(needed, dropping=policy):
-                raise
+                self._refuse(exc)
 
     def _fits(self, needed: Mapping[_Queue, tuple[int, int]], *, dropping: WhenFull) -> bool:
         """Whether there can be room: at some time, or when what waits there is dropped now."""
@@ -185,7 +187,14 @@ class Room:
                 or not self._has_total_room(needed)
             ) and queue.drop_oldest():
                 self.overflowed += 1
-        self._check_all(needed)
+        try:
+            self._check_all(needed)
+        except QueueFull as exc:
+            self._refuse(exc)
+
+    def _refuse(self, exc: QueueFull) -> NoReturn:
+        self.refused += 1
+        raise exc
 
     def _has_total_room(self, needed: Mapping[_Queue, tuple[int, int]]) -> bool:
         messages = self.messages + sum(count for count, _ in needed.values())

@@ -143,6 +143,11 @@ class QueuesManager(CallbackOwner):
         """How many messages were dropped to make room."""
         return self.room.overflowed + self.stored_room.overflowed
 
+    @property
+    def refused(self) -> int:
+        """How many messages, or batches, were refused because there was no room."""
+        return self.room.refused + self.stored_room.refused
+
     def get_queue(self, queue_name: str) -> Queue:
         """The queue of that name; it is made if need be. Any thread.
 

@@ -93,7 +93,13 @@ class Stack:
         merged: dict[str, int] = {}
         for layer in (self.link, self.packeter, self.messaging):
             merged |= layer.counters.as_dict()
-        return merged
+        queues = self.messaging.queues_manager
+        return {
+            **merged,
+            **self.calls.counts(),
+            "queue_full": queues.refused,
+            "queue_overflowed": queues.overflowed,
+        }
 
     def close(self) -> None:
         """Close everything, also if something of it fails. Harmless a second time."""
