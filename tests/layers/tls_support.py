@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -37,14 +38,18 @@ KINDS: dict[str, dict[str, Any]] = {
 def issue(
     authority: trustme.CA, folder: Path, name: str, *names: str, **special: Any
 ) -> tuple[Path, Path]:
-    """Write a key and a certificate.
+    """Put a key and a certificate there, in the place of those that were.
 
     :return: their paths
     """
     issued = authority.issue_cert(*(names or (LOCALHOST, "localhost")), **special)
     key, cert = folder / f"{name}.key", folder / f"{name}.pem"
-    issued.private_key_pem.write_to_path(str(key))
-    issued.cert_chain_pems[0].write_to_path(str(cert))
+    for path, blob in ((key, issued.private_key_pem), (cert, issued.cert_chain_pems[0])):
+        # A file that is written again within the resolution of its times can't be
+        # told from what it was.
+        new = path.with_suffix(".new")
+        new.write_bytes(blob.bytes())
+        os.replace(new, path)
     return key, cert
 
 
