@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 from snakemq._core.admission import Admission
 from snakemq._core.backoff import DEFAULT_CAP
 from snakemq._core.crowd import address_group
+from snakemq._io.capacity import fitting
 from snakemq._io.clock import monotonic
 from snakemq._io.connector import Connector
 from snakemq._io.handshakes import TLS_COUNTERS, Handshakes
@@ -95,13 +96,14 @@ class Link(Loop):
         self.recv_block_size = RECV_BLOCK_SIZE
         self.tcp_options = tcp_options or TcpOptions()
         self.verify_tls = verify_tls
-        self.limits = limits or ConnectionLimits()
+        #: as it was told, with fewer strangers where there is no room for so many
+        self.limits = fitting(limits or ConnectionLimits(), self.selector)
         #: how often its limits were reached, and handshakes failed
         self.counters = Counters(*ACCEPT_COUNTERS, *TLS_COUNTERS)
         #: for what others can cause, by their addresses
         self.peer_log = PeerLog(self.log, monotonic)
         #: accepted connections that are not closed yet
-        self.admission = Admission(self.limits.accept_rate, monotonic())
+        self.admission: Admission[LinkSocket] = Admission(self.limits.accept_rate, monotonic())
 
         self._ready: deque[LinkSocket] = deque()
         self._sockets: dict[str, LinkSocket] = {}
@@ -417,6 +419,7 @@ class Link(Loop):
             return
         sock.state = SocketState.LINGERING
         self._anonymous.add(sock)
+        self.admission.is_leaving(sock)
         self._set_interest(sock, _READ)
         sock.timer = self.call_later(LINGER_TIMEOUT, self._finish, sock)
 

@@ -26,7 +26,7 @@ class LinkHost(Protocol):
     peer_log: PeerLog
     limits: ConnectionLimits
     counters: Counters
-    admission: Admission
+    admission: Admission[LinkSocket]
     selector: selectors.BaseSelector
     rng: random.Random
     reconnect_interval_max: float
@@ -39,6 +39,13 @@ class LinkHost(Protocol):
 
     def watch(self, sock: LinkSocket, interest: int) -> None:
         """Have ``sock.owner.handle_io(sock)`` called for these selector events; 0: no more."""
+
+    def give_up(self, sock: LinkSocket, *, linger: bool) -> float | None:
+        """Close a socket that is not open.
+
+        :param linger: have the other side read what was sent
+        :return: seconds until its connector tries again, if it has one
+        """
 
     def adopt(self, sock: LinkSocket, tls: TlsSide | None) -> None:
         """Take over a connected socket."""

@@ -23,10 +23,12 @@ from snakemq._peer_log import LINES_TIME
 __all__ = ["ACCEPT_COUNTERS", "Listener"]
 
 #: What is counted here: connections that were closed at once, because there were as
-#: many as there may be; how often others had to wait because they came too fast;
+#: many as there may be; those that were closed already, and had to make room before they
+#: had read why; how often others had to wait because they came too fast;
 #: how often accepting failed, because the process had no descriptor left.
 ACCEPT_COUNTERS: Final = (
     "connections_over_limit",
+    "farewells_cut_short",
     "accept_rate_reached",
     "descriptors_exhausted",
 )
@@ -110,6 +112,8 @@ class Listener:
             raw.close()  # so macOS says that the other side is gone already
             return
         sock = LinkSocket(raw, self._tls.config if self._tls else None, peer)
+        if self._link.admission.is_full(max_connections):
+            self._make_room()
         if not self._link.admission.enter(sock, max_connections):
             sock.close()
             self._link.counters.add("connections_over_limit")
@@ -128,6 +132,14 @@ class Listener:
             self._link.peer_log.error(address_group(peer[0]), "accept from %r: %s", peer, exc)
             self._link.admission.leave(sock)
             raw.close()
+
+    def _make_room(self) -> None:
+        # Others must not be kept out by those that were sent away and stay as long as
+        # they can.
+        sock = self._link.admission.next_to_leave()
+        if sock is not None:
+            self._link.counters.add("farewells_cut_short")
+            self._link.give_up(sock, linger=False)
 
     def _wait_for_turn(self, now: float) -> None:
         self._link.counters.add("accept_rate_reached")

@@ -89,6 +89,20 @@ def test_select_watches_so_many_only() -> None:
     assert possible <= 384
 
 
+def test_strangers_leave_half_of_the_room_to_others() -> None:
+    with selectors.SelectSelector() as selector:
+        fitted = capacity.fitting(ConnectionLimits(), selector)
+        assert fitted.max_unidentified <= 192
+        assert fitted.max_handshakes <= 96
+        assert fitted.max_connections == ConnectionLimits().max_connections
+        few = capacity.fitting(ConnectionLimits(max_connections=10), selector)
+        assert (few.max_unidentified, few.max_handshakes) == (5, 2)
+        one = capacity.fitting(ConnectionLimits(max_connections=1), selector)
+        assert (one.max_unidentified, one.max_handshakes) == (1, 1)
+        asked = ConnectionLimits(max_unidentified=7, max_handshakes=3)
+        assert capacity.fitting(asked, selector) == asked
+
+
 # Over sockets.
 
 
@@ -180,6 +194,24 @@ def test_the_end_of_a_connection_makes_room_for_another(
     clients.socks[1].close()
     drive(link, lambda: len(link.admission) == 0)
     assert link.counters["connections_over_limit"] == 0
+
+
+def test_who_was_sent_away_does_not_keep_others_out(
+    clients_of: Callable[..., Clients],
+) -> None:
+    clients = clients_of(max_connections=2)
+    link = clients.link
+    connected: list[str] = []
+    link.on_connect.add(connected.append)
+    clients.connect(2)
+    drive(link, lambda: len(connected) == 2)
+    link.close(connected[1])  # the other side does not hang up, and stays for a while
+    link.close(connected[0])
+    clients.connect()
+    drive(link, lambda: len(connected) == 3)
+    assert link.counters["farewells_cut_short"] == 1
+    assert link.counters["connections_over_limit"] == 0
+    assert len(link.admission) == 2
 
 
 def test_connections_that_this_side_makes_do_not_count(
