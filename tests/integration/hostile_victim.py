@@ -1,7 +1,8 @@
 """The peer that is attacked: a process of its own. Usage: ``hostile_victim.py OPTIONS``.
 
 ``OPTIONS``, in JSON: ``name`` (its identifier), ``limits`` (of :class:`ConnectionLimits`),
-``certificate`` and ``key`` (files, for a second listener). The first line on standard output
+``certificate`` and ``key`` (files, for a second listener), ``files`` (how many it may open,
+if there is a limit). The first line on standard output
 has the ports; after that each line on standard input is answered with how the process is.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -31,10 +33,11 @@ class Echo:
 
 def main() -> None:
     options = json.loads(sys.argv[1])
-    limits = ConnectionLimits(**options["limits"])
-    link = Link(limits=limits)
+    if "files" in options:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (options["files"], options["files"]))
+    link = Link(limits=ConnectionLimits(**options["limits"]))
     packeter = Packeter(link)
-    messaging = Messaging(options["name"], "", packeter, limits=limits)
+    messaging = Messaging(options["name"], "", packeter, limits=link.limits)
     messaging.keepalive_interval = 30.0  # as a Peer has it
     messaging.keepalive_wait = 10.0
     server = RpcServer(ReceiveHook(messaging))
