@@ -7,13 +7,13 @@ import contextlib
 import logging
 import math
 import os
-import ssl
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from snakemq.cli._exit import EXIT_CODES_HELP, CommandError, ExitCode, UsageError
-from snakemq.link import SSLConfig
+from snakemq.cli._problems import Problems
+from snakemq.cli._trust import add_trust, authentication, tls_config
 from snakemq.peer import Peer, format_address
 from snakemq.peer._address import parse
 
@@ -79,14 +79,7 @@ def add_peer_parser(
         help="listen here; can be repeated; port 0: any free one",
     )
     group.add_argument("--ident", metavar="NAME", help="identifier of this peer")
-    tls = parser.add_argument_group("TLS")
-    tls.add_argument("--tls-key", metavar="FILE", help="private key, PEM")
-    tls.add_argument("--tls-cert", metavar="FILE", help="certificate, PEM")
-    tls.add_argument(
-        "--tls-ca",
-        metavar="FILE",
-        help="certificates to verify the other side against, PEM; it must have one then",
-    )
+    add_trust(parser)
     parser.add_argument(
         "-v",
         "--verbose",
@@ -165,11 +158,14 @@ def running_peer(args: argparse.Namespace, **kwargs: Any) -> Iterator[Peer]:
             args.ident or f"snakemq-{os.urandom(6).hex()}",
             listen=args.listen,
             connect=args.connect,
-            tls=_tls(args),
+            tls=tls_config(args),
+            authentication=authentication(args),
             **kwargs,
         )
     except (TypeError, ValueError) as exc:
         raise UsageError(str(exc)) from exc
+    args.problems = Problems()
+    peer.on_error.add(args.problems.note)
     with peer:
         # When whatever ends this closes the peer, too: somebody who reads this
         # may press Ctrl-C.
@@ -179,29 +175,13 @@ def running_peer(args: argparse.Namespace, **kwargs: Any) -> Iterator[Peer]:
         yield peer
 
 
-def _tls(args: argparse.Namespace) -> SSLConfig | None:
-    if not (args.tls_key or args.tls_cert or args.tls_ca):
-        return None
-    if args.tls_key and not args.tls_cert:
-        raise UsageError("--tls-key needs --tls-cert")
-    if args.listen and not args.tls_cert:
-        raise UsageError("to listen with TLS takes --tls-cert (and --tls-key)")
-    for path in (args.tls_key, args.tls_cert, args.tls_ca):
-        if path is not None and not os.path.isfile(path):
-            raise CommandError(f"{path}: no such file")
-    return SSLConfig(
-        keyfile=args.tls_key,
-        certfile=args.tls_cert,
-        ca_certs=args.tls_ca,
-        cert_reqs=ssl.CERT_REQUIRED if args.tls_ca else ssl.CERT_NONE,
-    )
-
-
 def not_connected(peer: Peer, args: argparse.Namespace) -> CommandError:
     """What to raise when the receiver did not come in time."""
     text = f"{args.receiver} was not connected within {args.timeout:g} seconds"
     if peer.peers:
         text += f"; who is connected: {', '.join(peer.peers)}"
-    elif not args.verbose:
+    if args.problems.last is not None:
+        text += f"; {args.problems.last}"
+    elif not peer.peers and not args.verbose:
         text += "; try -v to see why"
     return CommandError(text, ExitCode.NOT_IN_TIME)

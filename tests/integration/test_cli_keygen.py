@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from snakemq import Peer, SSLConfig
+from snakemq.authentication import CertificateName
 from snakemq.cli import main
 from tests.helpers import DEADLINE, wait_until
 from tests.integration.command_line import Background, run
@@ -59,7 +60,6 @@ def config(directory: Path, name: str, authority: Path) -> SSLConfig:
         directory / f"{name}.key",
         directory / f"{name}.crt",
         ca_certs=authority / "ca.crt",
-        cert_reqs=ssl.CERT_REQUIRED,
     )
 
 
@@ -89,12 +89,18 @@ def certificate(cert: Path, key: Path, ca: Path, host: str) -> dict[str, object]
 
 
 @needs_openssl
-def test_two_peers_with_certificates_of_one_authority(authority: Path, here: Path) -> None:
+def test_two_peers_that_check_hosts_and_identifiers(authority: Path, here: Path) -> None:
     for name in ("bob", "alice"):
         assert make("peer", name, "--ca", authority) == 0
+    policy = CertificateName()
     with (
-        Peer("bob", listen=0, tls=config(here, "bob", authority)) as bob,
-        Peer("alice", connect=bob.addresses[0], tls=config(here, "alice", authority)) as alice,
+        Peer("bob", listen=0, tls=config(here, "bob", authority), authentication=policy) as bob,
+        Peer(
+            "alice",
+            connect=bob.addresses[0],
+            tls=config(here, "alice", authority),
+            authentication=policy,
+        ) as alice,
     ):
         alice.send("bob", "in private")
         received = bob.receive(DEADLINE)
@@ -592,22 +598,3 @@ def test_no_shell_sees_the_arguments(here: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert names(here) == [odd.name]
     assert names(odd) == ["%24%28touch%20x%29.crt", "%24%28touch%20x%29.key", "ca.crt", "ca.key"]
-
-
-@needs_openssl
-def test_the_command_line_uses_what_was_made(authority: Path, here: Path) -> None:
-    for name in ("bob", "alice"):
-        assert make("peer", name, "--ca", authority) == 0
-
-    def options(name: str) -> list[object]:
-        return [
-            *("--tls-key", here / f"{name}.key", "--tls-cert", here / f"{name}.crt"),
-            *("--tls-ca", authority / "ca.crt", "--ident", name),
-        ]
-
-    with Background("listen", "--listen", "0", "--count", "1", *options("bob")) as process:
-        host, port = process.address()
-        result = run("send", "bob", "hello", "--connect", f"{host}:{port}", *options("alice"))
-        assert result.returncode == 0, result.stderr
-        assert process.wait() == 0
-        assert process.out == b"hello\n"
