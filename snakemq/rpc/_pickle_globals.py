@@ -7,6 +7,7 @@ never get into a value.
 
 from __future__ import annotations
 
+import builtins
 import datetime
 import decimal
 import enum
@@ -38,10 +39,18 @@ _MAX_FRACTION_BITS: Final = 1 << 14
 #: Attributes of exceptions that are not in their dictionary and may be set.
 _EXCEPTION_MEMBERS: Final = frozenset({"msg", "name", "path"})
 _DESCRIPTORS: Final = (types.MemberDescriptorType, types.GetSetDescriptorType)
-#: With this one of ImportError, printing the exception imports.
-_DANGEROUS_ATTRIBUTE: Final = "name_from"
+#: With the first, of ImportError, printing the exception imports. The others are methods
+#: that those call who raise it: asyncio, for example.
+_DANGEROUS_ATTRIBUTES: Final = frozenset({"name_from", "with_traceback", "add_note"})
 _PRIVATE_ATTRIBUTES: Final = frozenset({"__notes__", "__remote_traceback__"})
 
+
+#: Classes that copy what they are made of. A tuple has it.
+_COPYING: Final = (
+    str, bytes, bytearray, list, dict, set, frozenset, deque, fractions.Fraction, decimal.Decimal,
+)  # fmt: skip
+
+_GROUPS: Final[Any] = getattr(builtins, "BaseExceptionGroup", ())
 
 _REDUCERS: Final = frozenset({"__reduce__", "__reduce_ex__"})
 
@@ -62,6 +71,8 @@ class Global:
 
     #: whether its arguments may be names
     takes_names = False
+    #: whether what it makes has a copy of what is in its arguments
+    copies = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -79,6 +90,7 @@ class _Function(Global):
     """Calls a function that takes whatever may come, or raises."""
 
     __slots__ = ("_function",)
+    copies = True
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         super().__init__(name)
@@ -109,6 +121,7 @@ class PlainClass(Global):
     """A class of plain data: one that is called, or that a ``defaultdict`` calls."""
 
     __slots__ = ("cls",)
+    copies = True
 
     def __init__(self, name: str, cls: type) -> None:
         super().__init__(name)
@@ -122,11 +135,12 @@ class PlainClass(Global):
 class ExceptionClass(Global):
     """A class of exceptions that is known here."""
 
-    __slots__ = ("cls",)
+    __slots__ = ("cls", "copies")
 
     def __init__(self, name: str, cls: type[BaseException]) -> None:
         super().__init__(name)
         self.cls = cls
+        self.copies = issubclass(cls, _GROUPS)
 
     def call(self, args: tuple[Any, ...]) -> Any:
         return make_exception(self.cls, args)
@@ -154,11 +168,12 @@ class UnknownClass(Global):
 class RegisteredClass(Global):
     """A class that the program has registered."""
 
-    __slots__ = ("cls",)
+    __slots__ = ("cls", "copies")
 
     def __init__(self, name: str, cls: type[Any]) -> None:
         super().__init__(name)
         self.cls = cls
+        self.copies = issubclass(cls, _COPYING)
 
     def call(self, args: tuple[Any, ...]) -> Any:
         cls = self.cls
@@ -198,7 +213,7 @@ def update_exception(exc: BaseException, state: dict[str, Any]) -> None:
     attributes = exc.__dict__
     for name, value in state.items():
         private = name.startswith("__") and name not in _PRIVATE_ATTRIBUTES
-        if private or name == _DANGEROUS_ATTRIBUTE:
+        if private or name in _DANGEROUS_ATTRIBUTES:
             continue
         if isinstance(getattr(type(exc), name, None), _DESCRIPTORS):
             if name in _EXCEPTION_MEMBERS:

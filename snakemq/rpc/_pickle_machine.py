@@ -15,7 +15,11 @@ A few bytes can also be a lot of work, and that is refused before it is done:
   tuple of two references, 40 times, takes days. Every value has a *weight*, the
   number of values in it if nothing were shared, and the keys of a pickle may weigh
   so much per byte;
-* many keys with the same hash in one dictionary.
+* many keys with the same hash in one dictionary;
+* many copies of one large value, which a dictionary that is made of another one is, or
+  the attributes of an object: 40 kB could become 400 MB;
+* parts that are shared over and over, of the value as a whole: see
+  :mod:`snakemq.rpc._pickle_sharing`.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from snakemq.rpc._pickle_globals import (
     find_standard,
     update_exception,
 )
+from snakemq.rpc._pickle_sharing import check_sharing
 from snakemq.rpc.errors import RemoteError
 
 __all__ = ["MAX_DEPTH", "Machine", "text_keys"]
@@ -48,10 +53,18 @@ _LONG_INT: Final = 4096
 #: So much may keys weigh: in any pickle, and for each of its bytes.
 _FREE_WEIGHT: Final = 10_000
 _WEIGHT_PER_BYTE: Final = 32
+#: So much may be copied from values to others, in parts or bytes, beside as much as the
+#: size of the pickle. What pickle writes is copied once.
+_FREE_COPIES: Final = 20_000
+#: So many references to values that have parts can't make much of little.
+_FREE_REFERENCES: Final = 12
+#: Classes that are not known here, of exceptions that came.
+_MAX_UNKNOWN: Final = 100
 #: Doubling again and again must not make the weights themselves expensive.
 _MAX_WEIGHT: Final = 1 << 60
 
 _CHEAP: Final = frozenset({type(None), bool, float, str, bytes, bytearray, complex})
+_COPIED: Final = (str, bytes, bytearray, list, tuple, dict)
 _CHEAP_AND_INT: Final = _CHEAP | {int}
 _NAMES: Final = frozenset(
     {Arguments, ExceptionClass, PlainClass, RegisteredClass, UnknownClass}
@@ -72,13 +85,16 @@ class Machine:
 
     __slots__ = (
         "_cheap",
+        "_copied",
         "_costs",
         "_fetched",
         "_hashed",
         "_hashes",
         "_kept",
         "_known",
+        "_references",
         "_stand_ins",
+        "_unknown",
         "_with_stand_ins",
         "data",
         "marks",
@@ -91,6 +107,8 @@ class Machine:
         self._known = known
         self._with_stand_ins = stand_ins
         self._stand_ins: list[RemoteError] = []
+        self._unknown: dict[tuple[str, str], UnknownClass] = {}
+        self._copied = self._references = 0
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -116,6 +134,8 @@ class Machine:
             raise BadData("a class or function is no data")
         if self._stand_ins:
             self._check_stand_ins(value)
+        if self._references > _FREE_REFERENCES:
+            check_sharing(value, len(self.data))
         return value
 
     def _check_stand_ins(self, value: Any) -> None:
@@ -161,6 +181,16 @@ class Machine:
             depth = max(depth, old[0])
             weight = min(weight + old[1], _MAX_WEIGHT)
         self._costs[id(value)] = depth, weight
+
+    def _note_copies(self, values: Any) -> None:
+        """These are about to be copied into something."""
+        for value in values:
+            if isinstance(value, _COPIED):
+                self._copied += len(value)
+            elif type(value) is int:
+                self._copied += value.bit_length() // 8
+        if self._copied > _FREE_COPIES + len(self.data):
+            raise BadData("large values are copied over and over")
 
     def _note_keys(self, container: Any, keys: Any) -> None:
         """These are about to be hashed, for this container, which has been noted."""
@@ -247,7 +277,11 @@ class Machine:
 
     def note_fetched(self, value: Any) -> None:
         """This was taken from the memo."""
-        if type(value) is deque:
+        kind = type(value)
+        if kind in _CHEAP_AND_INT or kind in _NAMES:
+            return
+        self._references += 1
+        if kind is deque:
             self._fetched.add(id(value))
 
     def frozen(self, items: list[Any]) -> frozenset[Any]:
@@ -266,8 +300,16 @@ class Machine:
         if found is not None:
             return found
         if self._with_stand_ins:
-            return UnknownClass(module, name)
+            return self._unknown_class(module, name)
         raise UnknownType.named(module, name)
+
+    def _unknown_class(self, module: str, name: str) -> UnknownClass:
+        unknown = self._unknown.get((module, name))
+        if unknown is None:
+            if len(self._unknown) >= _MAX_UNKNOWN:
+                raise BadData(f"more than {_MAX_UNKNOWN} classes that are not known here")
+            unknown = self._unknown[module, name] = UnknownClass(module, name)
+        return unknown
 
     def make(self, callee: Any, args: Any, kwargs: dict[str, Any] | None = None) -> Any:
         """:param kwargs: ``None``: call it, else make it by its ``__new__``"""
@@ -277,6 +319,8 @@ class Machine:
             raise BadData("arguments that are no tuple")
         if isinstance(args, Arguments) and not callee.takes_names:
             raise BadData("a class or function is no data")
+        if callee.copies:
+            self._note_copies((*args, *kwargs.values()) if kwargs else args)
         if isinstance(callee, PlainClass) and callee.cls in (set, frozenset):
             return self._make_set(callee.cls, args)
         made = callee.call(args) if kwargs is None else callee.new(args, kwargs)
@@ -306,6 +350,11 @@ class Machine:
 
     def build(self, target: Any, state: Any) -> None:
         """Give an object its state."""
+        self._note_copies(
+            [state, *(part for part in state if type(part) is dict)]
+            if type(state) is tuple
+            else [state]
+        )
         self._note_more(target, (state,))
         kind = type(target)
         registered = self._known.has(kind)

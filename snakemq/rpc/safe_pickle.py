@@ -33,6 +33,7 @@ from typing import Any, Final, TypeVar
 from snakemq.rpc._known_types import BadData, KnownTypes, UnknownType
 from snakemq.rpc._pickle_instructions import read_pickle
 from snakemq.rpc._pickle_machine import MAX_DEPTH
+from snakemq.rpc._pickle_sharing import check_sharing
 
 __all__ = ["SAFE_PICKLE", "BadData", "SafePickle", "UnknownType", "register_type"]
 
@@ -44,6 +45,9 @@ _PROTOCOL: Final = 4
 
 #: Every level of nesting takes two bytes, so these can't be nested too deep.
 _SMALL: Final = 2 * MAX_DEPTH
+
+#: So many references, in so few bytes, can't make much of little.
+_FREE_REFERENCES: Final = 24
 
 
 def _harmless_pickles() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
@@ -120,9 +124,12 @@ class SafePickle:
         # small dictionaries 5 milliseconds (pickle: 0.3).
         if len(data) <= _SMALL and (_FEW_SHARED(data) or _WITHOUT_TUPLES(data)):
             try:
-                return pickle.loads(data)
+                value = pickle.loads(data)
             except Exception as exc:
                 raise BadData(f"the pickle is malformed: {exc!r}") from exc
+            if data.count(b"h") > _FREE_REFERENCES:
+                check_sharing(value, len(data))
+            return value
         return read_pickle(_checked(data), self._known)
 
     def loads_with_stand_ins(self, data: bytes, /) -> Any:

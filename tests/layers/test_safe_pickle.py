@@ -11,6 +11,7 @@ import enum
 import fractions
 import pickle
 import pickletools
+import re
 import struct
 import subprocess
 import sys
@@ -961,6 +962,199 @@ def test_what_costs_more_than_it_weighs_is_refused(name: str) -> None:
         finally:
             tracemalloc.stop()
         assert peak < 200_000 + 60 * len(data)
+
+
+def often(made_of: bytes, each: bytes, count: int, more: bytes = b"N") -> bytes:
+    """A list of what is made over and over of values in the memo, which are 0, 1 and 2."""
+    return b"\x80\x04" + made_of + more + b"\x94" + b"0](" + each * count + b"e."
+
+
+def unframed(value: Any) -> bytes:
+    """A value, with no memo of its own."""
+    return b"".join(
+        data[pos:end]
+        for data in [pickle.dumps(value, 3)]
+        for pos, end, name in instructions(data)
+        if name not in ("PROTO", "BINPUT", "LONG_BINPUT", "STOP")
+    )
+
+
+def instructions(data: bytes) -> list[tuple[int, int, str]]:
+    found = [(pos or 0, code.name) for code, _, pos in pickletools.genops(data)]
+    ends = [pos for pos, _ in found[1:]] + [len(data)]
+    return [(pos, end, name) for (pos, name), end in zip(found, ends, strict=True)]
+
+
+CALL = b"h\x00h\x01\x85R"
+
+COPIED = {
+    "a dictionary into counters": often(
+        b"ccollections\nCounter\n\x940" + unframed(dict.fromkeys(range(6000))) + b"\x940",
+        CALL, 3000,
+    ),
+    "a list into sets": often(
+        b"cbuiltins\nset\n\x940" + unframed(list(range(6000))) + b"\x940", CALL, 3000
+    ),
+    "a list into frozensets": often(
+        b"cbuiltins\nfrozenset\n\x940" + unframed(list(range(6000))) + b"\x940", CALL, 3000
+    ),
+    "bytes into bytearrays": often(
+        b"cbuiltins\nbytearray\n\x940" + unframed(bytes(30_000)) + b"\x940", CALL, 5000
+    ),
+    "a text into bytes": often(
+        b"c_codecs\nencode\n\x940" + unframed("x" * 30_000) + b"\x940",
+        b"h\x00h\x01h\x02\x86R", 5000, unframed("latin1"),
+    ),
+    "a text into decimals": often(
+        b"cdecimal\nDecimal\n\x940" + unframed("7" * 30_000) + b"\x940", CALL, 5000
+    ),
+    "long numbers into fractions": often(
+        b"cfractions\nFraction\n\x940" + unframed(5**800) + b"\x940",
+        b"h\x00h\x01h\x02\x86R", 5000, unframed(3**800),
+    ),
+    "attributes of objects": often(
+        b"ctypes\nSimpleNamespace\n\x940"
+        + unframed({f"a{number}": None for number in range(4000)}) + b"\x940",
+        b"h\x00)Rh\x01b", 3000,
+    ),
+    "attributes of exceptions": often(
+        b"cbuiltins\nValueError\n\x940"
+        + unframed({f"a{number}": None for number in range(4000)}) + b"\x940",
+        b"h\x00)Rh\x01b", 3000,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_what_is_copied_over_and_over_is_refused(name: str) -> None:
+    """40 kB have made 400 MB of themselves."""
+    data = COPIED[name]
+    for read in (SAFE_PICKLE.loads, machine):
+        tracemalloc.start()
+        try:
+            with pytest.raises(ValueError, match=r"over and over|hash of another"):
+                read(data)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 350 * len(data)
+
+
+def test_a_group_of_exceptions_is_copied_too() -> None:
+    group = getattr(builtins, "ExceptionGroup", None)
+    if group is None:
+        assert sys.version_info < (3, 11)
+        return
+    data = often(
+        b"cbuiltins\nExceptionGroup\n\x940](" + b"cbuiltins\nValueError\n)R" * 10 + b"e\x940",
+        b"h\x00h\x02h\x01\x86R", 20_000, b"\x8c\x01x",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="copied over and over"):
+        SAFE_PICKLE.loads(data)
+
+
+def laughs(leaf: bytes, wrap: Callable[[bytes], bytes], times: int) -> bytes:
+    """A billion laughs: each value has the one before in it twice."""
+    data = b"\x80\x04" + leaf + b"\x94"
+    for number in range(times):
+        data += b"0" + wrap(b"h" + bytes([number])) + b"\x94"
+    return data + b"."
+
+
+def top_down(times: int) -> bytes:
+    """Each list gets the next one twice while that is still empty."""
+    data = b"\x80\x04]\x94"
+    for number in range(times):
+        this, following = bytes([number]), bytes([number + 1])
+        data += b"0]\x940h" + this + b"(h" + following + b"h" + following + b"e"
+    return data + b"0h\x00."
+
+
+LAUGHS = {
+    "lists": laughs(b"](K\x01e", lambda ref: b"](" + ref + ref + b"e", 40),
+    "more lists": laughs(b"](K\x01e", lambda ref: b"](" + ref + ref + b"e", 200),
+    "tuples": laughs(b"K\x01\x85", lambda ref: ref + ref + b"\x86", 60),
+    "dictionaries": laughs(b"}", lambda ref: b"}(K\x01" + ref + b"K\x02" + ref + b"u", 60),
+    "lists, the outer ones first": top_down(60),
+    "namespaces": laughs(
+        b"}",
+        lambda ref: b"ctypes\nSimpleNamespace\n)R}(\x8c\x01a" + ref + b"\x8c\x01b" + ref + b"ub",
+        60,
+    ),
+    "exceptions": laughs(
+        b"N", lambda ref: b"cbuiltins\nValueError\n" + ref + ref + b"\x86R", 60
+    ),
+    "deques": laughs(
+        b"N", lambda ref: b"](ccollections\ndeque\n)R(" + ref + ref + b"ee", 60
+    ),
+    "slots": laughs(
+        b"}",
+        lambda ref: b"ctests.layers.test_safe_pickle\nSlots\n)\x81N}\x8c\x01a" + ref + ref
+        + b"\x86s\x86b",
+        60,
+    ),
+    "lists that have each other": b"\x80\x04" + b"]\x940" * 60 + b"".join(
+        b"h" + bytes([number]) + b"("
+        + b"".join(b"h" + bytes([other]) for other in range(60) if other != number) + b"e0"
+        for number in range(60)
+    ) + b"h\x00.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAUGHS)
+def test_a_billion_laughs(name: str) -> None:
+    """Nothing happens while they are read, but when somebody prints them."""
+    serializer = SafePickle([Slots])
+    for read in (serializer.loads, serializer.loads_with_stand_ins):
+        with pytest.raises(ValueError, match="shared so often"):
+            read(LAUGHS[name])
+
+
+def looks(value: Any) -> str:
+    """Its representation, without where it is."""
+    return re.sub("0x[0-9a-f]+", "", repr(value))
+
+
+def test_not_everything_that_is_shared_is_a_joke() -> None:
+    class_of_1000 = {f"pupil {number}": number for number in range(1000)}
+    text = "a long text that is the same in all of them " * 20
+    serializer = SafePickle([Row, Stateful, Slots])
+    cyclic: list[Any] = [1]
+    cyclic.append(cyclic)
+    slotted = Slots()
+    slotted.a = [1]
+    for value in (
+        [class_of_1000] * 1000,
+        [[class_of_1000] * 30] * 30,
+        [Row(number, text) for number in range(3000)],
+        [ValueError(text) for _ in range(3000)],
+        dict.fromkeys(range(3000), text),
+        [slotted] * 100,
+        [collections.deque([class_of_1000])] * 100,
+    ):
+        data = pickle.dumps(value)
+        assert looks(serializer.loads(data)) == looks(pickle.loads(data))
+    assert repr(SAFE_PICKLE.loads(pickle.dumps([cyclic] * 20))) == repr([cyclic] * 20)
+
+
+def test_unknown_exceptions_without_end() -> None:
+    """A class is made for each of them."""
+    made = b"cfar\nOne%d\n)R"
+    few = b"\x80\x04(" + b"".join(made % (number % 5) for number in range(500)) + b"l."
+    with pytest.raises(UnknownType, match=r"far\.One0"):
+        machine(few)
+    many = b"\x80\x04(" + b"".join(made % number for number in range(500)) + b"l."
+    with pytest.raises(ValueError, match="more than 100 classes that are not known"):
+        machine(many)
+
+
+def test_an_exception_keeps_the_methods_of_exceptions() -> None:
+    """asyncio calls one of them to raise it."""
+    made = ValueError("no")
+    made.__dict__.update({"with_traceback": "mine", "add_note": 5, "detail": 1})
+    read = SAFE_PICKLE.loads(pickle.dumps(made))
+    assert read.__dict__ == {"detail": 1}
+    assert read.with_traceback(None) is read
 
 
 def test_the_short_cut_takes_linear_time() -> None:
