@@ -49,7 +49,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 COMMAND_TIMEOUT = 45.0
 
 #: Commands that a document may tell the reader to run and that are run here ...
-RUNNABLE = {"cat", "echo", "kill", "ls", "printf", "python3", "seq", "snakemq", "sqlite3"}
+RUNNABLE = {"cat", "echo", "kill", "ls", "mkdir", "printf", "python3", "seq", "snakemq", "sqlite3"}
 #: ... and those that would install or fetch something.
 NOT_HERE = {"apt", "cd", "git", "make", "openssl", "pip", "sudo"}
 
