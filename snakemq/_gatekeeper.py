@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from snakemq._core.authentication import Exchange, Role, find_secret, make_proof
 from snakemq._core.features import Feature
 from snakemq._core.frames import FrameType
 from snakemq._peer_connection import PeerConnection
+from snakemq._peer_log import PeerLog
 from snakemq.authentication import (
     Authentication,
     CertificateFingerprint,
@@ -43,7 +43,7 @@ class Gatekeeper:
         packeter: Packeter,
         identifier: str,
         authentication: Authentication | Sequence[Authentication] | None,
-        log: logging.Logger,
+        log: PeerLog,
     ) -> None:
         self._packeter = packeter
         self._identifier = identifier
@@ -132,7 +132,7 @@ class Gatekeeper:
             except NotAdmitted as exc:
                 raise NotAdmitted(str(exc), ident) from exc
             except Exception as exc:
-                self._log.exception("conn=%s ident=%a authenticate() raised", conn_id, ident)
+                self._log.exception(ident, "conn=%s ident=%a authenticate() raised", conn_id, ident)
                 raise NotAdmitted("authenticate() raised", ident) from exc
             if not admitted:
                 raise NotAdmitted("authenticate() does not admit it", ident)
@@ -143,7 +143,7 @@ class Gatekeeper:
         try:
             return self._secret.secrets_of(ident)
         except Exception as exc:
-            self._log.exception("conn=%s ident=%a no secret", connection.conn_id, ident)
+            self._log.exception(ident, "conn=%s ident=%a no secret", connection.conn_id, ident)
             raise WrongSecret("the function of SharedSecret failed", ident) from exc
 
     def _prove(self, connection: PeerConnection, secret: bytes, role: Role) -> None:

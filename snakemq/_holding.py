@@ -9,6 +9,7 @@ from snakemq._core.frames import FRAME_PONG, MESSAGE_OVERHEAD, FrameType, decode
 from snakemq._inbox import is_passing
 from snakemq._incoming import WINDOW
 from snakemq._peer_connection import Hold, PeerConnection
+from snakemq.counters import Counters
 from snakemq.exceptions import SnakeMQException
 from snakemq.message import Message
 from snakemq.packeter import Packeter
@@ -38,6 +39,7 @@ class Holding:
     :param receive: ``func(connection, buffer, bounds)``
     :param deliver: ``func(conn_id, ident, message)``; calls the callbacks
     :param fail: ``func(connection, exception)``; the other side made a mistake
+    :param counters: with ``connections_held``: nothing more was read of one
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Holding:
         receive: Callable[[PeerConnection, bytes, list[int]], object],
         deliver: Callable[[str, str, Message], object],
         fail: Callable[[PeerConnection, SnakeMQException], object],
+        counters: Counters,
     ) -> None:
         self._packeter = packeter
         self._handle_frame = handle_frame
@@ -54,6 +57,7 @@ class Holding:
         self._deliver = deliver
         self._releasing: bytes | None = None
         self._fail = fail
+        self._counters = counters
 
     def set(self, connection: PeerConnection, hold: Hold, held: bool) -> None:
         """Put a connection on hold, or undo that."""
@@ -93,6 +97,7 @@ class Holding:
                 connection.held_bytes += len(buffer)
                 limit = _LIMIT_WITH_WINDOW if connection.acknowledges else _LIMIT
                 if connection.held_bytes > limit:
+                    self._counters.add("connections_held")
                     self._packeter.pause_recv(connection.conn_id)
 
     def release(self, connection: PeerConnection) -> None:

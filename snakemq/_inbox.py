@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, cast
 
 from snakemq._failures import StorageFailures
+from snakemq._peer_log import PeerLog, quoted
 from snakemq._transaction import Transaction
 from snakemq.contracts import TimerHandle
+from snakemq.counters import Counters
 from snakemq.exceptions import StorageError
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.packeter import Packeter
@@ -120,6 +121,7 @@ class Inbox:
         ``remove(storage)``
     :param log: where is told what becomes of messages that fail
     :param failures: where failures of the storage are told
+    :param counters: with ``dead_letters``
     :raises StorageError: the storage can't keep them, or not be read
     """
 
@@ -132,8 +134,9 @@ class Inbox:
         begin: Callable[
             [Callable[[QueuesStorageBase], object]], AbstractContextManager[Transaction]
         ],
-        log: logging.Logger,
+        log: PeerLog,
         failures: StorageFailures,
+        counters: Counters,
     ) -> None:
         if storage is None or not storage.keeps_received:
             what = "no storage" if storage is None else f"a {type(storage).__name__}"
@@ -150,6 +153,7 @@ class Inbox:
         self._tell_room = tell_room
         self._begin_transaction = begin
         self._log = log
+        self._counters = counters
         self._failures = failures
         self._lines: dict[str, _Line] = {}
         # What an earlier process left. The callbacks are called when the loop runs.
@@ -403,7 +407,8 @@ class Inbox:
         if message.attempts < self.max_attempts:
             delay = min(self.max_retry_delay, self.retry_delay * 2.0 ** (message.attempts - 1))
             self._log.warning(
-                "ident=%r message %s failed for the %d. time, next attempt in %.1f s",
+                waiting.ident,
+                "ident=%a message %s failed for the %d. time, next attempt in %.1f s",
                 waiting.ident,
                 message.uuid.hex(),
                 message.attempts,
@@ -420,12 +425,14 @@ class Inbox:
         except Exception as exc:
             self._storage_failed(line, waiting.ident, exc)
             return False
+        self._counters.add("dead_letters")
         self._log.error(
-            "ident=%r message %s failed %d times and is a dead letter now: %s",
+            waiting.ident,
+            "ident=%a message %s failed %d times and is a dead letter now: %s",
             waiting.ident,
             message.uuid.hex(),
             message.attempts,
-            reason,
+            quoted(reason),
         )
         line.items.popleft()
         self._gone(line, waiting)

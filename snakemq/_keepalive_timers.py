@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection
 
 from snakemq._core.keepalive import Action
 from snakemq._peer_connection import PeerConnection
+from snakemq._peer_log import PeerLog
 from snakemq.packeter import Packeter
 
 __all__ = ["KeepaliveTimers"]
@@ -24,7 +24,7 @@ class KeepaliveTimers:
         self,
         packeter: Packeter,
         ping: Callable[[PeerConnection, None], object],
-        log: logging.Logger,
+        log: PeerLog,
     ) -> None:
         #: after so many seconds of silence ping; ``None``: never
         self.interval: float | None = None
@@ -89,9 +89,8 @@ class KeepaliveTimers:
         connection.sent_at_check = sent
         action = keepalive.handle_deadline(now, self.interval, self.wait)
         if action is Action.DEAD:
-            self._log.warning(
-                "conn=%s ident=%r does not answer, closing", conn_id, connection.ident
-            )
+            ident = connection.ident or packeter.get_remote_host(conn_id)
+            self._log.warning(ident, "conn=%s ident=%a does not answer, closing", conn_id, ident)
             packeter.close(conn_id)
             return
         if action is Action.PING:

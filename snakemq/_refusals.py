@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -25,7 +24,7 @@ from snakemq.exceptions import (
 )
 from snakemq.packeter import Packeter
 
-__all__ = ["Refusals"]
+__all__ = ["REFUSAL_COUNTERS", "Refusals"]
 
 _COUNTERS: Final = {
     Refusal.ALREADY_CONNECTED: "takeovers_refused",
@@ -34,29 +33,34 @@ _COUNTERS: Final = {
 }
 
 
+REFUSAL_COUNTERS: Final = (
+    "authentications_failed",
+    "connections_failed",
+    "refused_by_peers",
+    *_COUNTERS.values(),
+)
+
+
 class Refusals:
     """Tells the other side, the log and ``on_error``, and counts. Loop thread only.
 
     :param packeter: the layer below
     :param on_error: ``func(conn_id, exception)``
     :param log: of the layer
+    :param counters: with :data:`REFUSAL_COUNTERS`
     """
 
     def __init__(
         self,
         packeter: Packeter,
         on_error: Callable[[str | None, Exception], object],
-        log: logging.Logger,
+        log: PeerLog,
+        counters: Counters,
     ) -> None:
         self._packeter = packeter
         self._on_error = on_error
-        self.log = PeerLog(log, packeter.time)
-        self.counters = Counters(
-            "authentications_failed",
-            "connections_failed",
-            "refused_by_peers",
-            *_COUNTERS.values(),
-        )
+        self.log = log
+        self.counters = counters
 
     def name_of(self, connection: PeerConnection) -> str:
         """Whose line in the log it is: of a stranger nothing but the address is known."""

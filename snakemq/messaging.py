@@ -30,8 +30,9 @@ from snakemq._incoming import WINDOW, Incoming
 from snakemq._keepalive_timers import KeepaliveTimers
 from snakemq._outgoing import Outgoing
 from snakemq._peer_connection import Hold, PeerConnection
+from snakemq._peer_log import PeerLog
 from snakemq._receive_hook import ReceiveHook
-from snakemq._refusals import Refusals
+from snakemq._refusals import REFUSAL_COUNTERS, Refusals
 from snakemq._strangers import Strangers
 from snakemq._takeover import Takeover
 from snakemq._transaction import Transaction, begin
@@ -39,6 +40,7 @@ from snakemq._upkeep import Upkeep
 from snakemq.authentication import Authentication
 from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.contracts import TimerHandle
+from snakemq.counters import Counters
 from snakemq.exceptions import (
     NoConnection,
     PacketTooLarge,
@@ -151,12 +153,13 @@ class Messaging(CallbackOwner):
         self._upkeep = Upkeep(packeter, self.queues_manager)
         self._connections: dict[str, PeerConnection] = {}
         self._by_ident: dict[str, PeerConnection] = {}
-        self._refusals = Refusals(packeter, self.on_error, self.log)
-        self.counters = self._refusals.counters
-        self._gatekeeper = Gatekeeper(packeter, self.identifier, authentication, self.log)
+        self.counters = Counters(*REFUSAL_COUNTERS, "connections_held", "dead_letters")
+        self._peer_log = peer_log = PeerLog(self.log, packeter.time)
+        self._refusals = Refusals(packeter, self.on_error, peer_log, self.counters)
+        self._gatekeeper = Gatekeeper(packeter, self.identifier, authentication, peer_log)
         self._strangers = Strangers(packeter, limits or ConnectionLimits(), self._refusals)
         self._takeover = Takeover(packeter, self.identifier, self._ping, self._refusals)
-        self._keepalive = KeepaliveTimers(packeter, self._ping, self.log)
+        self._keepalive = KeepaliveTimers(packeter, self._ping, peer_log)
         self._outgoing = Outgoing(
             packeter,
             self._ping,
@@ -166,9 +169,9 @@ class Messaging(CallbackOwner):
         )
         self._inbox = self._make_inbox(queues_storage) if durable_receive else None
         memory = queues_storage if queues_storage and queues_storage.keeps_received else None
-        fail = self._refusals.fail
+        fail, on_message = self._refusals.fail, self.on_message_recv.call
         self._holding = Holding(
-            packeter, self._handle_frame, self._receive, self.on_message_recv.call, fail
+            packeter, self._handle_frame, self._receive, on_message, fail, self.counters
         )
         self._incoming = Incoming(packeter, memory, self._inbox, self._holding.set, self._failures)
         self._attendant = Attendant(packeter, self.queues_manager, self._pump)
@@ -190,8 +193,9 @@ class Messaging(CallbackOwner):
             self.on_message_recv.call,
             self._inbox_has_room,
             lambda remove: begin(self.queues_manager, None, self._check, remove),
-            self.log,
+            self._peer_log,
             self._failures,
+            self.counters,
         )
 
     @property
@@ -359,16 +363,14 @@ class Messaging(CallbackOwner):
 
         :param ident: the receiver; ``None`` for all together
         """
-        queues = self.queues_manager.queues
         if ident is not None:
-            queue = queues.get(ident)
+            queue = self._queues.get(ident)
             return 0 if queue is None else len(queue)
-        return sum(len(queue) for queue in list(queues.values()))
+        return sum(len(queue) for queue in list(self._queues.values()))
 
     def transient_messages(self) -> int:
         """How many queued messages end with this process. Thread-safe."""
-        queues = list(self.queues_manager.queues.values())
-        return sum(queue.messages for queue in queues)
+        return sum(queue.messages for queue in list(self._queues.values()))
 
     def acknowledge(self, conn_id: str | None = None) -> None:
         """Send the acknowledgements that wait for more, now. Loop thread only.

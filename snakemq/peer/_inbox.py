@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final
 
+from snakemq._peer_log import PeerLog
 from snakemq.exceptions import StorageError
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.messaging import Messaging
@@ -147,6 +148,7 @@ class Inbox:
         self._messaging = messaging
         self._limit = limit
         self._log = log
+        self._peer_log = PeerLog(log, messaging.time)
         self._durable = durable
         self._changes = Changes(messaging)
         # By a number, so that one can be dropped from anywhere.
@@ -162,6 +164,8 @@ class Inbox:
         self._resuming = False
         #: how many messages were dropped because nobody reads
         self.dropped = 0
+        #: how many times a connection was paused
+        self.pauses = 0
 
     def __len__(self) -> int:
         return len(self._items)
@@ -240,8 +244,10 @@ class Inbox:
         except KeyError:
             return  # it brought this message and was closed since
         self._paused.add(item.conn_id)
-        self._log.warning(
-            "%d messages wait to be read%s: conn=%s ident=%s paused",
+        self.pauses += 1
+        self._peer_log.warning(
+            item.ident,
+            "%d messages wait to be read%s: conn=%s ident=%a paused",
             len(self._items),
             "" if self._read else ", and nobody has read any; set on_message or call receive()",
             item.conn_id,
@@ -257,7 +263,7 @@ class Inbox:
         self._resuming = False
         paused, self._paused = self._paused, set()
         for conn_id in paused:
-            self._log.info("conn=%s resumed", conn_id)
+            self._log.debug("conn=%s resumed", conn_id)
             with contextlib.suppress(KeyError):  # closed since
                 self._messaging.resume(conn_id)
 

@@ -613,7 +613,11 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
 
         What each one counts is said in the tables of the limits.
         """
-        return {**self._stack.counters(), "inbox_dropped": self._inbox.dropped}
+        return {
+            **self._stack.counters(),
+            "inbox_dropped": self._inbox.dropped,
+            "inbox_paused": self._inbox.pauses,
+        }
 
     # In the loop's thread.
 

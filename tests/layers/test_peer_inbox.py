@@ -133,7 +133,7 @@ def test_persistent_messages_are_not_dropped_though_nobody_reads_them(
     assert messaging.calls == [("pause", "c2")]
     assert caplog.messages[-1] == (
         "4 messages wait to be read, and nobody has read any; set on_message or call receive(): "
-        "conn=c2 ident=alice paused"
+        "conn=c2 ident='alice' paused"
     )
     # For this there is no room, and its connection may bring other things.
     inbox.put(item(6, "c3"))
@@ -177,7 +177,7 @@ def test_a_slow_reader_pauses_the_connections_that_bring_more(
     inbox.put(item(6, "c3"))
     assert messaging.calls == [("pause", "c2"), ("pause", "c3")]
     assert inbox.dropped == 0
-    assert "5 messages wait to be read: conn=c2 ident=alice paused" in caplog.messages
+    assert "5 messages wait to be read: conn=c2 ident='alice' paused" in caplog.messages
     messaging.calls.clear()
     for number in range(4):
         received = inbox.get(0)
