@@ -69,8 +69,13 @@ def client_hello() -> bytes:
 HELLO = client_hello()
 
 
-def liar() -> bytes:
-    """A peer with a name of its own, and then the beginning of something huge."""
+def silent_peer() -> bytes:
+    """A peer with a name of its own, and nothing else."""
+    return identification(b"silent %d" % next(numbers))
+
+
+def lying_peer() -> bytes:
+    """A peer, too, and then the beginning of something huge."""
     return identification(b"liar %d" % next(numbers)) + GIB + b"\3" + bytes(2000)
 
 
@@ -104,7 +109,8 @@ KINDS = {
     "TLS, garbage": Kind(lambda: rng.randbytes(300), tls=True),
     "TLS to the plain listener": Kind(lambda: HELLO),
     "hurry": Kind(bytes, hurry=True),
-    "lying peer": Kind(liar),
+    "silent peer": Kind(silent_peer),
+    "lying peer": Kind(lying_peer),
 }
 
 
