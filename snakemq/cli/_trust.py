@@ -16,9 +16,7 @@ __all__ = ["add_trust", "authentication", "tls_config"]
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     tls = parser.add_argument_group("TLS", "each of these turns it on")
-    tls.add_argument(
-        "--tls", action="store_true", help="with what the other options say, or the system"
-    )
+    tls.add_argument("--tls", action="store_true", help="encrypt all connections")
     tls.add_argument("--tls-key", metavar="FILE", help="private key, PEM")
     tls.add_argument("--tls-cert", metavar="FILE", help="certificate, PEM")
     tls.add_argument(

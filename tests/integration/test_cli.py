@@ -18,7 +18,7 @@ from snakemq.version import VERSION
 from tests.helpers import DEADLINE
 from tests.integration.command_line import Background, environment, run
 
-VERBS = ["demo", "listen", "send", "call", "ping", "version"]
+VERBS = ["demo", "listen", "send", "call", "ping", "queues", "keygen", "version"]
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="signals and pipes as on POSIX")
 
