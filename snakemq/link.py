@@ -76,7 +76,8 @@ class Link(Loop):
     #: ``func()`` after each pass of the loop. As long as somebody listens here
     #: the loop makes a pass each ``poll_timeout`` even if nothing happens.
     on_loop_pass = CallbackSlot[[]]()
-    #: ``func(conn_id, exception)``; a callback raised. ``conn_id`` may be ``None``.
+    #: ``func(conn_id, exception)``; a callback raised, or TLS failed
+    #: (:exc:`snakemq.exceptions.TlsError`). ``conn_id`` may be ``None``.
     on_error = CallbackSlot[[str | None, Exception]]()
 
     def __init__(
@@ -445,10 +446,10 @@ class Link(Loop):
         if sock.is_tls and not sock.was_heard:
             exc = sock.alert_before(exc)
         sock.failure = exc
-        if isinstance(exc, ssl.SSLError) and not isinstance(exc, ssl.SSLEOFError):
+        if isinstance(exc, ssl.SSLError) and not isinstance(exc, _TLS_ENDS):
             self._handshakes.report_broken(sock, exc, self._close_socket(sock))
             return
-        if exc.errno not in _ORDINARY_ENDS and not isinstance(exc, ssl.SSLEOFError):
+        if exc.errno not in _ORDINARY_ENDS and not isinstance(exc, _TLS_ENDS):
             self.log.error("%s: %s", sock.conn_id, exc)
         else:
             self.log.debug("%s: %s", sock.conn_id, exc)
@@ -562,6 +563,9 @@ _ORDINARY_ENDS: Final = (
     errno.ENOTCONN,
     errno.ESHUTDOWN,
 )
+
+#: How ssl says that the connection is gone, about which TLS itself has nothing to say.
+_TLS_ENDS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
 def _checked_address(address: Any) -> Address:

@@ -91,6 +91,8 @@ class Handshakes:
         if not sock.is_connector:
             self._take_place(sock)
         self._read_changed_files(side)
+        if sock not in self._running:
+            return  # a callback that was told of an error has closed it
         try:
             sock.start_tls(side)
         except (OSError, ValueError) as exc:
@@ -183,7 +185,7 @@ class Handshakes:
     def _fail(self, sock: LinkSocket, exc: Exception) -> None:
         handshake = self._running.pop(sock)
         self._link.counters.add("handshakes_failed")
-        error = explain(exc, self._circumstances(sock, handshake.side.server_hostname))
+        error = explain(exc, self._about(sock, handshake.side.server_hostname, sock.has_cipher()))
         if isinstance(error, NotTls):
             self._link.counters.add("tls_meets_plain")
         # If TLS has said in its own way why, that is to be read before the end is.
@@ -219,7 +221,7 @@ class Handshakes:
         """
         config = sock.ssl_config
         assert config is not None
-        error = explain(exc, self._circumstances(sock, config.server_hostname))
+        error = explain(exc, self._about(sock, config.server_hostname, True))
         if sock.was_heard:
             self._link.counters.add("tls_broken")
             self._report(sock, "TLS connection with %r broke: %s%s", error, delay)
@@ -227,7 +229,9 @@ class Handshakes:
             self._link.counters.add("handshakes_failed")
             self._report(sock, "TLS handshake with %r failed: %s%s", error, delay)
 
-    def _circumstances(self, sock: LinkSocket, server_hostname: str | None) -> Circumstances:
+    def _about(
+        self, sock: LinkSocket, server_hostname: str | None, is_agreed: bool
+    ) -> Circumstances:
         config = sock.ssl_config
         assert config is not None
         return Circumstances(
@@ -235,7 +239,7 @@ class Handshakes:
             sock.is_connector,
             server_hostname,
             config.certfile is not None or config.context is not None,
-            sock.has_cipher(),
+            is_agreed,
         )
 
     def _report(

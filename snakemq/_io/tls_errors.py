@@ -130,10 +130,10 @@ def _explain(exc: Exception, about: Circumstances) -> tuple[type[TlsError], str]
         return _refused(exc, about)
     if isinstance(exc, ConnectionError):
         return TlsError, _hung_up(about)
-    return TlsError, quoted_reason(exc)
+    return TlsError, _quoted_reason(exc)
 
 
-def quoted_reason(exc: Exception) -> str:
+def _quoted_reason(exc: Exception) -> str:
     """What the system says, in its own words."""
     text = exc.strerror if isinstance(exc, OSError) else None
     return text or str(exc) or type(exc).__name__
@@ -195,7 +195,7 @@ def _refused(exc: ssl.SSLError, about: Circumstances) -> tuple[type[TlsError], s
         return NotTls, _speaks_plain(about.is_connector)
     if reason in _BY_REASON:
         return TlsError, _BY_REASON[reason]
-    alert = alert_name(exc)
+    alert = _alert_name(exc)
     if alert in _REFUSED:
         return OwnCertificateRefused, _REFUSED[alert]
     if alert == "BAD_CERTIFICATE":
@@ -223,7 +223,7 @@ def _bad_certificate(about: Circumstances) -> str:
     )
 
 
-def alert_name(exc: ssl.SSLError) -> str:
+def _alert_name(exc: ssl.SSLError) -> str:
     """The alert that the other side has sent, as its specification calls it; empty: none."""
     # What OpenSSL puts before it (which version introduced it) is no help.
     found = _ALERT_NAME.search((exc.reason or exc.strerror or "").upper())

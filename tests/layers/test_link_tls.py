@@ -535,6 +535,20 @@ class TestReloadOnChange:
         assert conn_id is None
         assert isinstance(error, ssl.SSLError)
 
+    def test_who_is_told_may_delete_the_connector(
+        self, files: Files, make_watched: MakeWatched, tmp_path: Path
+    ) -> None:
+        server, client = make_watched(), make_watched()
+        address = server.listen(files.config())
+        key, cert = issue(files.authority, tmp_path, "own")
+        client.link.on_error.add(lambda conn_id, exc: client.link.del_connector(address))
+        client.dial(address, SSLConfig(key, cert, ca_certs=files.ca, reload_on_change=True))
+        key.unlink()
+        drive(server, client, until=lambda: client.errors)
+        drive(server, client, until=lambda: not client.link._anonymous)
+        assert [type(error) for _, error in client.errors] == [FileNotFoundError]
+        assert not client.link._timers
+
     def test_it_looks_once_a_second_at_most(
         self, files: Files, make_watched: MakeWatched, monkeypatch: pytest.MonkeyPatch
     ) -> None:
