@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 __all__ = ["Crowd", "address_group"]
@@ -16,6 +17,7 @@ __all__ = ["Crowd", "address_group"]
 _Key = TypeVar("_Key")
 
 
+@lru_cache(maxsize=1024)  # each connection asks several times
 def address_group(host: str) -> str:
     """What of an address counts as one place: all of IPv4, the first 64 bits of IPv6.
 
