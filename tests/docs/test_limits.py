@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from snakemq import (
     _inbox,
     _incoming,
     _outgoing,
+    _peer_log,
     _queue,
     _stored,
+    _strangers,
     _takeover,
     _upkeep,
     _writer,
@@ -29,15 +32,15 @@ from snakemq import (
     throttle,
 )
 from snakemq._core import admission, backoff, features, frames, received, rpc_parts
-from snakemq._io import capacity, connector, link_socket, listener, resolver, workers
+from snakemq._io import capacity, connector, link_socket, listener, resolver, tls, workers
 from snakemq.cli import _main
 from snakemq.limits import ConnectionLimits, QueueLimits
-from snakemq.peer import _calls, _stack
+from snakemq.peer import CallLimits, Peer, _early_requests, _stack
 from snakemq.peer import _inbox as peer_inbox
 from snakemq.rpc import (
     _answers,
     _deferred,
-    _dispatcher,
+    _open_streams,
     _pickle_machine,
     _stream_source,
     client,
@@ -120,6 +123,8 @@ def remembered() -> tuple[int, int]:
 IDENTIFIERS = "Identifiers remembered of what a peer has sent"
 SECOND = "What a second connection of a connected identifier may send meanwhile"
 
+FROM_ONE_ADDRESS = "... of these from one address"
+STRANGERS_OF_ONE = "... of these strangers from one address"
 LEASE = "... the lease of a process that is not heard of ends after"
 EARLY = "Requests that a ``Peer`` keeps before it serves anything"
 HELPERS = "Threads beside the workers: for answers of ``async def`` methods, and items that wait"
@@ -127,10 +132,17 @@ SPARE_PAGES = "SQLite: free pages that stay in the file"
 
 OPTIONS = link_socket.TcpOptions()
 
+LIMITS = ConnectionLimits()
+
 #: What the tables are to say.
 EXPECTED = {
     # Sizes
-    "Largest packet": size(default(packeter.Packeter, "max_packet_size")),
+    "Largest packet": size(LIMITS.max_packet_size),
+    "Largest packet before it is known who is there": size(_strangers.MAX_GREETING_PACKET),
+    "... and all packets before that, with what is in front of each": size(
+        _strangers.MAX_GREETING_SIZE
+    ),
+    "Unfinished packets of all connections together": size(LIMITS.max_unfinished_bytes),
     "What a message takes beside its data": size(frames.MESSAGE_OVERHEAD),
     "Identifier": f"{frames.MAX_IDENT_LENGTH} characters",
     "Identifier that is received": size(frames.MAX_IDENT_LENGTH * 4),
@@ -144,17 +156,26 @@ EXPECTED = {
     "Longest delay before dialling again": seconds(backoff.DEFAULT_CAP),
     "Jitter: a real delay is at least": f"{backoff._JITTER_FROM * 100:g} %",
     "Waiting for one address to answer": seconds(connector.CONNECT_TIMEOUT),
-    "TLS handshake": seconds(ConnectionLimits().handshake_timeout),
+    "TLS handshake": seconds(LIMITS.handshake_timeout),
+    "TLS handshakes at a time of connections that were accepted": str(LIMITS.max_handshakes),
+    FROM_ONE_ADDRESS: str(LIMITS.max_handshakes_per_address),
+    "Between two looks whether files of TLS have changed": seconds(tls.LOOK_INTERVAL),
     "Names looked up at the same time": str(resolver._pool.max_workers),
     "Connections that wait to be accepted": "1024",
     "Connections accepted in one pass of the loop": str(listener._ACCEPTS_PER_PASS),
-    "Connections accepted in a second": f"{ConnectionLimits().accept_rate:g}",
-    "Accepted connections at a time": str(ConnectionLimits().max_connections),
+    "Connections accepted in a second": f"{LIMITS.accept_rate:g}",
+    "Accepted connections at a time": str(LIMITS.max_connections),
     "Pause of a listener when the process has no file descriptor left": seconds(
         listener._EXHAUSTED_PAUSE
     ),
     # Connections
-    "Time to identify oneself, and to prove it if that is wanted": seconds(ConnectionLimits().identification_timeout),
+    "Time to identify oneself, and to prove it if that is wanted": seconds(
+        LIMITS.identification_timeout
+    ),
+    "Accepted connections of which it is not known who they are, at a time": str(
+        LIMITS.max_unidentified
+    ),
+    STRANGERS_OF_ONE: str(LIMITS.max_unidentified_per_address),
     "Silence before messaging pings": seconds(new_messaging().keepalive_interval),
     "Waiting for anything after a ping": seconds(new_messaging().keepalive_wait),
     "Silence before a ``Peer`` pings": seconds(default(peer.Peer, "keepalive")),
@@ -218,8 +239,10 @@ EXPECTED = {
     "Methods that a server runs at the same time": str(default(rpc.RpcServer, "max_workers")),
     "... for one caller": str(default(rpc.RpcServer, "max_per_peer")),
     "... of one object or function": str(default(rpc.RpcServer, "max_per_object")),
-    "Calls that wait beyond those": str(default(rpc.RpcServer, "max_waiting")),
-    "... and the bytes of their requests": size(_dispatcher.DEFAULT_MAX_WAITING_BYTES),
+    "Calls that wait beyond those": str(CallLimits().max_waiting),
+    "... of one caller": str(CallLimits().max_waiting_per_peer),
+    "... and the bytes of the requests that wait": size(CallLimits().max_waiting_bytes),
+    "... of one caller, in bytes": size(CallLimits().max_waiting_bytes_per_peer),
     "A worker without work ends after": seconds(workers.IDLE_TIMEOUT),
     "Requests that are read in the thread of the loop": size(server._MAX_READ_IN_LOOP),
     "Timeout of a call": seconds(default(rpc.RpcClient, "timeout")),
@@ -241,20 +264,26 @@ EXPECTED = {
     ),
     "... items in one message": str(_stream_source._BATCH_ITEMS),
     "... and about so many bytes": size(_stream_source._BATCH_BYTES),
-    "Open streams of one caller": str(server._MAX_STREAMS),
-    "A stream whose caller is not connected is given up after": seconds(server._STREAM_PATIENCE),
+    "Open streams of one caller": str(_open_streams._MAX_STREAMS),
+    "... of all callers together": str(_open_streams._MAX_ALL_STREAMS),
+    "A stream whose caller is not connected is given up after": seconds(
+        _open_streams._STREAM_PATIENCE
+    ),
     "... and if the caller is connected again and does not ask for it, after": seconds(
-        server._ASKING
+        _open_streams._ASKING
     ),
     "A record that travels in one message": size(rpc_parts.PART_SIZE),
     "... the largest one in parts, and all that are unfinished on a connection": size(
         rpc_parts.MAX_RECORD_SIZE
     ),
+    "... all that are unfinished, of all connections together": size(
+        rpc_parts.MAX_UNFINISHED_BYTES
+    ),
     "... unfinished ones on a connection": str(rpc_parts.MAX_PARTIAL_RECORDS),
     "... parts on their way to a peer: at least": size(rpc_parts.MIN_WINDOW),
     "... and at most": size(rpc_parts.MAX_WINDOW),
-    EARLY: str(_calls._EARLY_COUNT),
-    "... and the bytes of these requests": size(_calls._EARLY_BYTES),
+    EARLY: str(_early_requests._EARLY_COUNT),
+    "... and the bytes of these requests": size(_early_requests._EARLY_BYTES),
     "Default serializer: levels of nesting": str(_pickle_machine.MAX_DEPTH),
     "JSON: levels of nesting": str(json_serializer.MAX_DEPTH),
     # Storage
@@ -297,6 +326,11 @@ EXPECTED = {
     "What a message counts there beside its data": size(peer_inbox.MESSAGE_COST),
     "Draining and hanging up in ``stop()``": seconds(default(peer.Peer.stop, "drain")),
     "Waiting for the answer in ``ping()``": seconds(default(peer.Peer.ping, "timeout")),
+    # Log
+    "Lines about one peer, or one address, at once": str(_peer_log.LINES_PER_PEER),
+    "... and one more after each": seconds(_peer_log.LINES_TIME),
+    "Peers and addresses of which this is known": str(_peer_log._MAX_PEERS),
+    "What is shown of a text that came from others": f"{_peer_log._SHOWN} characters",
     # Command line
     "``send``, ``call``, ``ping``: waiting for the other side": seconds(
         option_default("send", "timeout")
@@ -306,9 +340,13 @@ EXPECTED = {
 }
 
 
+#: The heading of the section behind all the limits.
+COUNTERS = "\nCounters\n========\n"
+
+
 def rows() -> dict[str, tuple[str, str]]:
     """What each row says, by its first cell: the default, and the rest."""
-    text = DOCUMENT.read_text("utf-8")
+    text = DOCUMENT.read_text("utf-8").partition(COUNTERS)[0]
     found: dict[str, tuple[str, str]] = {}
     for match in re.finditer(
         r"^   \* - (.+)\n     - (.+)\n     - ((?:.+\n(?:       .+\n)*))", text, re.MULTILINE
@@ -330,6 +368,50 @@ def test_default(what: str) -> None:
     assert rows()[what][0] == EXPECTED[what]
 
 
+def test_every_field_of_the_limits_of_connections_has_a_row() -> None:
+    remarks = " ".join(remark for _, remark in rows().values())
+    named = re.findall(r"``ConnectionLimits\((\w+)=\.\.\.\)``", remarks)
+    assert sorted(named) == sorted(field.name for field in dataclasses.fields(ConnectionLimits))
+
+
+def counters() -> dict[str, str]:
+    """What each row of the table of counters says."""
+    table = DOCUMENT.read_text("utf-8").partition(COUNTERS)[2].partition("\n====")[0]
+    found = re.findall(r"^   \* - ``(\w+)``\n     - (.+)\n", table, re.MULTILINE)
+    assert len(found) == table.count("\n   * - ") - 1
+    return dict(found)
+
+
+def test_every_counter_has_a_row_and_every_row_a_counter() -> None:
+    somebody = Peer("somebody")
+    try:
+        assert list(counters()) == list(somebody.counters())
+    finally:
+        somebody.stop()
+
+
+def test_counters_that_are_named_at_limits_exist() -> None:
+    remarks = " ".join(remark for _, remark in rows().values())
+    named = {
+        name
+        for names in re.findall(
+            r"(?:[Cc]ounters?(?: of[\w ',]+)?:?|counted in) ((?:``\w+``[^`.]*)+)", remarks
+        )
+        for name in re.findall(r"``(\w+)``", names)
+    } - {"when_full"}
+    assert len(named) > 25
+    assert named <= set(counters())
+    # What is refused for other reasons than a limit.
+    assert set(counters()) - named == {
+        "handshakes_failed",
+        "tls_meets_plain",
+        "tls_broken",
+        "authentications_failed",
+        "refused_by_peers",
+        "calls_unauthorized",
+    }
+
+
 def test_numbers_in_the_remarks() -> None:
     remarks = {what: remark for what, (_, remark) in rows().items()}
     dead_after = OPTIONS.keepalive_idle + OPTIONS.keepalive_interval * OPTIONS.keepalive_count
@@ -340,7 +422,7 @@ def test_numbers_in_the_remarks() -> None:
     many = remarks["Accepted connections at a time"]
     assert f"at most {capacity._SHARE} %" in many
     assert f"{capacity._WATCHED_BY_SELECT * capacity._SHARE // 100} on Windows" in many
-    assert seconds(_calls._EARLY_SECONDS) in remarks[EARLY]
+    assert seconds(_early_requests._EARLY_SECONDS) in remarks[EARLY]
     assert seconds(_answers._LAST_RETRY) in remarks["... and are tried again after"]
     for what in (SECOND, "Messages held back of a connection that is paused"):
         assert f"may send {size(_holding._LIMIT)}" in remarks[what]
