@@ -6,7 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
 
-from snakemq.rpc.errors import WouldDeadlock
+from snakemq.rpc.errors import RemoteError, WouldDeadlock
+from snakemq.rpc.remote_traceback import describe
 
 if TYPE_CHECKING:
     from snakemq.messaging import Messaging
@@ -70,7 +71,7 @@ class CallFuture(Future[Any]):
         :raises CallError: the call failed
         :raises Exception: what the method raised
         """
-        error = self.exception(timeout)
+        error = self._wait(timeout)
         if error is None:
             return super().result(0)
         try:
@@ -83,8 +84,18 @@ class CallFuture(Future[Any]):
         """Wait for what the call raises.
 
         :param timeout: see :meth:`result`, as are the exceptions
-        :return: what it raised; ``None``: it returned
+        :return: what it raised; ``None``: it returned. A ``StopIteration``, which
+            no future of asyncio takes, comes as a :class:`RemoteError`.
         """
+        error = self._wait(timeout)
+        if isinstance(error, StopIteration):
+            stand_in = RemoteError(describe(error))
+            stand_in.class_name = "builtins.StopIteration"
+            stand_in.__cause__ = error
+            return stand_in
+        return error
+
+    def _wait(self, timeout: float | None) -> BaseException | None:
         if (
             (timeout is None or timeout > 0)
             and not self.done()

@@ -15,7 +15,15 @@ import pytest
 from snakemq import CallLimits, Peer, as_signal, at_most_once, current_call, quick, transactional
 from snakemq.exceptions import StorageError
 from snakemq.peer import _early_requests
-from snakemq.rpc import AnswerLimits, Busy, NoMethodError, NotConnected, RpcInstProxy, Serializer
+from snakemq.rpc import (
+    AnswerLimits,
+    Busy,
+    NoMethodError,
+    NotConnected,
+    RemoteError,
+    RpcInstProxy,
+    Serializer,
+)
 from snakemq.rpc.json_serializer import JSON
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.peers import connected_pair
@@ -242,6 +250,24 @@ def test_both_sides_use_another_serializer() -> None:
     with connected_pair(bob={"serve": {"add": add}, **options}, alice=options) as (bob, alice):
         assert alice.proxy("bob").add(1, 2) == 3
         assert bob.rpc_server.pickler is alice.rpc_client.pickler is serializer
+
+
+def test_a_stop_iteration_does_not_keep_asyncio_waiting() -> None:
+    """No future of asyncio takes it, so until 3.12 whoever awaits one would wait for ever."""
+
+    def stop() -> None:
+        raise StopIteration("here")
+
+    async def main(there: Any) -> None:
+        await asyncio.wait_for(asyncio.wrap_future(there.stop.future()), DEADLINE)
+
+    with connected_pair(bob={"serve": {"stop": stop}}) as (_bob, alice):
+        there: Any = alice.proxy("bob")
+        with pytest.raises(RemoteError, match=r"StopIteration\('here'\)") as caught:
+            asyncio.run(main(there))
+        assert caught.value.class_name == "builtins.StopIteration"
+        with pytest.raises(StopIteration):
+            there.stop()
 
 
 def test_an_async_function() -> None:
