@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,15 @@ import pytest
 import trustme
 
 from snakemq import Peer, SSLConfig
-from tests.helpers import DEADLINE
+from snakemq.exceptions import (
+    CertificateMissing,
+    CertificateNotTrusted,
+    NotTls,
+    OwnCertificateRefused,
+    TlsError,
+    WrongHostName,
+)
+from tests.helpers import DEADLINE, wait_until
 from tests.integration.command_line import Background, run
 from tests.layers.peers import Recorder
 
@@ -92,12 +101,99 @@ def test_a_certificate_of_somebody_else_is_refused(
         assert "mallory" not in bob.peers
 
 
-def test_a_plain_peer_and_a_tls_peer_do_not_meet(files: Files) -> None:
+class Errors:
+    """What a peer reports of TLS."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.found: list[TlsError] = []
+        peer.on_error.add(self._note)
+
+    def _note(self, conn_id: str | None, exc: Exception) -> None:
+        if isinstance(exc, TlsError):
+            assert conn_id is None
+            self.found.append(exc)
+
+    def first(self) -> TlsError:
+        wait_until(lambda: self.found)
+        return self.found[0]
+
+
+@pytest.mark.parametrize("tls_side", ["listener", "connector"])
+def test_a_plain_peer_and_a_tls_peer_do_not_meet(files: Files, tls_side: str) -> None:
+    tls = {"listener": None, "connector": None, tls_side: files.config()}
+    bob = Peer("bob", listen=0, tls=tls["listener"])
+    alice = Peer("alice", connect=bob.addresses[0], tls=tls["connector"])
+    errors = Errors(bob), Errors(alice)
+    with bob, alice:
+        for error in (one.first() for one in errors):
+            assert type(error) is NotTls
+        assert bob.peers == alice.peers == []
+        # Nobody waits for hundreds of megabytes, which the hello of TLS would announce.
+        wait_until(lambda: not bob.link._sockets)
+
+
+def test_what_a_peer_checks_by_itself(files: Files, make_files: Callable[[], Files]) -> None:
+    other = make_files()
+    bob = Peer("bob", listen=0, tls=SSLConfig(files.key, files.cert))
+    port = bob.addresses[0][1]
+    cases = [
+        # Somebody else's authority, the system's, another name, none at all.
+        (Peer("a", connect=port, tls=SSLConfig(ca_certs=other.ca)), CertificateNotTrusted),
+        (Peer("b", connect=port, tls=SSLConfig()), CertificateNotTrusted),
+        (
+            Peer(
+                "c",
+                connect=port,
+                tls=SSLConfig(ca_certs=files.ca, server_hostname="else.example"),
+            ),
+            WrongHostName,
+        ),
+    ]
+    with bob:
+        for peer, kind in cases:
+            errors = Errors(peer)
+            with peer:
+                assert type(errors.first()) is kind
+        with Peer("d", connect=port, tls=SSLConfig(ca_certs=files.ca)) as peer:
+            assert peer.wait_connected("bob", DEADLINE)
+        with Peer("e", connect=port, tls=SSLConfig(cert_reqs=ssl.CERT_NONE)) as peer:
+            assert peer.wait_connected("bob", DEADLINE)
+
+
+def test_a_peer_without_a_certificate_learns_that_it_needs_one(files: Files) -> None:
+    bob = Peer("bob", listen=0, tls=files.config())
+    mallory = Peer("mallory", connect=bob.addresses[0], tls=SSLConfig(ca_certs=files.ca))
+    of_bob, of_mallory = Errors(bob), Errors(mallory)
+    with bob, mallory:
+        assert type(of_bob.first()) is CertificateMissing
+        assert type(of_mallory.first()) is OwnCertificateRefused
+        assert bob.peers == []
+    assert bob.link.counters["handshakes_failed"] >= 1
+    assert mallory.link.counters["handshakes_failed"] >= 1
+
+
+def test_new_certificates_leave_links_and_messages_alone(
+    files: Files, make_files: Callable[[], Files]
+) -> None:
+    own = make_files()
+    settings = own.config(ca=files.ca)
+    for name in ("key", "cert"):
+        shutil.copy(getattr(files, name), getattr(own, name))
     with (
-        Peer("bob", listen=0, tls=files.config()) as bob,
-        Peer("alice", connect=bob.addresses[0]) as alice,
+        Peer("bob", listen=0, tls=settings) as bob,
+        Peer("alice", connect=bob.addresses[0], tls=files.config()) as alice,
     ):
-        assert not alice.wait_connected("bob", 0.2)
+        assert alice.wait_connected("bob", DEADLINE)
+        (before,) = bob.link._sockets
+        for number in range(20):
+            alice.send("bob", str(number))
+            settings.reload()
+        for number in range(20):
+            received = bob.receive(DEADLINE)
+            assert received is not None
+            assert received.text == str(number)
+        (after,) = bob.link._sockets
+        assert after == before
 
 
 def test_a_listener_without_a_certificate_is_refused_at_once(files: Files) -> None:
