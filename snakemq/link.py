@@ -148,7 +148,7 @@ class Link(Loop):
             raise ValueError(f"reconnect_interval must be more than 0 seconds, not {interval!r}")
         tls = None
         if ssl_config is not None:
-            tls = SSLConfig.of(ssl_config).side(address[0], verify=self.verify_tls)
+            tls = TlsSide(ssl_config, address[0], verify=self.verify_tls)
         connector = Connector(self, address, interval, tls)
         self._connectors[address] = connector
         self.call_soon(connector.start)
@@ -182,7 +182,7 @@ class Link(Loop):
         address = _checked_address(address)
         tls = None
         if ssl_config is not None:
-            tls = SSLConfig.of(ssl_config).side(verify=self.verify_tls)
+            tls = TlsSide(ssl_config, verify=self.verify_tls)
         listener = Listener(self, address, tls, taken=self._listeners)
         self._listeners[listener.address] = listener
         self.log.debug("listen on %r", listener.address)

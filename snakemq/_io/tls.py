@@ -6,7 +6,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from snakemq._io.clock import monotonic
@@ -120,27 +120,7 @@ class SSLConfig:
         self.reload_on_change = reload_on_change
 
         self._is_default = cert_reqs is None
-        # Listeners and connectors of several links may share the settings.
-        self._lock = threading.Lock()
-        self._contexts: dict[Kind, ssl.SSLContext] = {}
-        self._stamp: Stamp = ()  # of the files that are in use
-        self._tried: Stamp = ()  # of those that were read the last time
-        self._look_at = 0.0
-
-    @classmethod
-    def of(cls, settings: SSLConfig | ssl.SSLContext) -> SSLConfig:
-        """Settings, or a ready context, as settings.
-
-        :raises TypeError: it is something else
-        """
-        if isinstance(settings, cls):
-            return settings
-        if isinstance(settings, ssl.SSLContext):
-            return cls(context=settings)
-        raise TypeError(
-            "ssl_config takes a snakemq.SSLConfig or an ssl.SSLContext, not "
-            f"{type(settings).__name__}"
-        )
+        self._contexts = _Contexts(self._files, self._make)
 
     def create_context(self, *, server_side: bool, verify: bool = False) -> ssl.SSLContext:
         """Make a context of one side, that nothing else uses.
@@ -168,60 +148,7 @@ class SSLConfig:
         """
         if self.context is not None:
             raise ValueError("there are no files here: load them into the context again")
-        with self._lock:
-            self._read(self._contexts)
-
-    def side(self, host: str | None = None, *, verify: bool) -> TlsSide:
-        """For listeners and connectors: what they shake hands with.
-
-        :param host: that a connector dials; ``None``: it is for a listener
-        :param verify: whether the other side is checked if nothing else was said
-        :raises ValueError: as :meth:`create_context`
-        :raises OSError: likewise
-        """
-        server_side = host is None
-        name = None if host is None else self.server_hostname or _name_for_tls(host)
-        if self.context is not None:
-            check_ready_context(self.context, server_side=server_side)
-            if not server_side and self.context.check_hostname and name is None:
-                raise ValueError(f"{host!r} is no host name: set server_hostname")
-            return TlsSide(self, None, name)
-        kind = self._kind(server_side, verify)
-        if kind.check_hostname and name is None:
-            raise ValueError(
-                f"{host!r} is no host name that a certificate can be for: set server_hostname, "
-                "or check_hostname=False"
-            )
-        with self._lock:
-            if stamp_of(self._files()) != self._stamp:
-                self._read([*self._contexts, kind])
-            elif kind not in self._contexts:
-                self._contexts = {**self._contexts, kind: self._make(kind)}
-        return TlsSide(self, kind, name)
-
-    def current_context(self, kind: Kind | None) -> ssl.SSLContext:
-        """For :class:`TlsSide`: what a handshake that begins now uses."""
-        if kind is None:
-            assert self.context is not None
-            return self.context
-        return self._contexts[kind]
-
-    def look_for_changes(self) -> None:
-        """For a handshake: read the files if they have changed and this was asked for.
-
-        :raises OSError: they can't be used. What was read before stays in use, and they
-            are left alone until they change again.
-        :raises ValueError: likewise
-        """
-        if not self.reload_on_change:
-            return
-        with self._lock:
-            now = monotonic()
-            if now < self._look_at:
-                return
-            self._look_at = now + LOOK_INTERVAL
-            if stamp_of(self._files()) != self._tried:
-                self._read(self._contexts)
+        self._contexts.reload()
 
     def _kind(self, server_side: bool, verify: bool) -> Kind:
         if server_side:
@@ -251,12 +178,6 @@ class SSLConfig:
             kind, self._files(), only_1_2=self.ssl_version == TLS_1_2, ciphers=self.ciphers
         )
 
-    def _read(self, kinds: Iterable[Kind]) -> None:
-        # The stamp first: what changes while it is read is seen the next time.
-        self._tried = stamp_of(self._files())
-        self._contexts = {kind: self._make(kind) for kind in kinds}
-        self._stamp = self._tried
-
     def __repr__(self) -> str:
         if self.context is not None:
             return f"<SSLConfig context={self.context!r}>"
@@ -266,24 +187,121 @@ class SSLConfig:
         )
 
 
+class _Contexts:
+    """The contexts that settings have been asked for, and when their files have changed.
+
+    Thread-safe: listeners and connectors of several links may share settings.
+
+    :param files: tells where they are
+    :param make: makes a context of them
+    """
+
+    def __init__(self, files: Callable[[], Files], make: Callable[[Kind], ssl.SSLContext]) -> None:
+        self._files = files
+        self._make = make
+        self._lock = threading.Lock()
+        # Replaced, never changed: a handshake looks here without the lock.
+        self._made: dict[Kind, ssl.SSLContext] = {}
+        self._stamp: Stamp = ()  # of the files that are in use
+        self._tried: Stamp = ()  # of those that were read the last time
+        self._look_at = 0.0
+
+    def current(self, kind: Kind) -> ssl.SSLContext:
+        """What a handshake that begins now uses; :meth:`add` was called."""
+        return self._made[kind]
+
+    def add(self, kind: Kind) -> None:
+        """Have one of this kind. If the files have changed all are made again."""
+        with self._lock:
+            if stamp_of(self._files()) != self._stamp:
+                self._read([*self._made, kind])
+            elif kind not in self._made:
+                self._made = {**self._made, kind: self._make(kind)}
+
+    def reload(self) -> None:
+        """Make all again."""
+        with self._lock:
+            self._read(self._made)
+
+    def reload_if_changed(self) -> None:
+        """Make all again if the files have changed; looks once a second at most.
+
+        Files that can't be used are left alone until they change again.
+        """
+        with self._lock:
+            now = monotonic()
+            if now < self._look_at:
+                return
+            self._look_at = now + LOOK_INTERVAL
+            if stamp_of(self._files()) != self._tried:
+                self._read(self._made)
+
+    def _read(self, kinds: Iterable[Kind]) -> None:
+        # The stamp first: what changes while it is read is seen the next time.
+        self._tried = stamp_of(self._files())
+        self._made = {kind: self._make(kind) for kind in kinds}
+        self._stamp = self._tried
+
+
 class TlsSide:
-    """What one listener, or one connector, shakes hands with."""
+    """What one listener, or one connector, shakes hands with.
+
+    :param settings: settings, or a ready context
+    :param host: that a connector dials; ``None``: it is for a listener
+    :param verify: whether the other side is checked if nothing else was said
+    :raises TypeError: ``settings`` is neither
+    :raises ValueError: it can't work; the message says why
+    :raises OSError: a file can't be used
+    """
 
     __slots__ = ("_kind", "config", "server_hostname")
 
-    def __init__(self, config: SSLConfig, kind: Kind | None, server_hostname: str | None) -> None:
+    def __init__(
+        self, settings: SSLConfig | ssl.SSLContext, host: str | None = None, *, verify: bool
+    ) -> None:
+        config = SSLConfig(context=settings) if isinstance(settings, ssl.SSLContext) else settings
+        if not isinstance(config, SSLConfig):
+            raise TypeError(
+                "ssl_config takes a snakemq.SSLConfig or an ssl.SSLContext, not "
+                f"{type(config).__name__}"
+            )
         self.config = config
-        self._kind = kind
         #: that a connector asks for and checks
-        self.server_hostname = server_hostname
+        self.server_hostname: str | None = None
+        self._kind: Kind | None = None
+        if host is not None:
+            self.server_hostname = config.server_hostname or _name_for_tls(host)
+        if config.context is None:
+            self._kind = config._kind(host is None, verify)
+            check_hostname = self._kind.check_hostname
+        else:
+            check_ready_context(config.context, server_side=host is None)
+            check_hostname = host is not None and config.context.check_hostname
+        if check_hostname and self.server_hostname is None:
+            raise ValueError(
+                f"{host!r} is no host name that a certificate can be for: set server_hostname, "
+                "or check_hostname=False"
+            )
+        if self._kind is not None:
+            config._contexts.add(self._kind)
 
     def look_for_changes(self) -> None:
-        """See :meth:`SSLConfig.look_for_changes`."""
-        self.config.look_for_changes()
+        """For a handshake: read the files again if they have changed and this was asked for.
+
+        :raises OSError: they can't be used. What was read before stays in use, and they
+            are left alone until they change again.
+        :raises ValueError: likewise
+        """
+        if self.config.reload_on_change:
+            self.config._contexts.reload_if_changed()
 
     def wrap(self, sock: socket.socket, *, server_side: bool) -> ssl.SSLSocket:
         """A connected socket, with TLS. The handshake is left to the caller."""
-        return self.config.current_context(self._kind).wrap_socket(
+        context = self.config.context
+        if self._kind is not None:
+            context = self.config._contexts.current(self._kind)
+        assert context is not None
+        return context.wrap_socket(
             sock,
             server_side=server_side,
             do_handshake_on_connect=False,

@@ -301,7 +301,7 @@ class TestWhatIsChecked:
         ],
     )
     def test_what_a_host_is_called_in_certificates(self, host: str, name: str) -> None:
-        assert SSLConfig().side(host, verify=True).server_hostname == name
+        assert tls_module.TlsSide(SSLConfig(), host, verify=True).server_hostname == name
 
 
 @pytest.mark.parametrize("version", [2, 5], ids=["1.3", "1.2"])
@@ -563,7 +563,7 @@ class TestReloadOnChange:
         monkeypatch.setattr(tls_module, "monotonic", lambda: now[0])
         monkeypatch.setattr(tls_module, "stamp_of", look)
         config = files.config(reload_on_change=True)
-        side = config.side(verify=True)
+        side = tls_module.TlsSide(config, verify=True)
         looks.clear()
         for _ in range(5):
             side.look_for_changes()
