@@ -17,6 +17,7 @@ from snakemq._core.framing import encode_packet
 from snakemq._core.outbox import Taken
 from snakemq._peer_connection import PeerConnection
 from snakemq.callbacks import Callback
+from snakemq.counters import Counters
 from snakemq.exceptions import NoConnection, SnakeMQBrokenMessage
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.packeter import Packeter
@@ -48,6 +49,7 @@ class Outgoing:
     :param tell_sent: ``func(conn_id, ident, messages)``; they are with the system
     :param tell_left: likewise; and nothing more will be heard of them
     :param tell_acked: likewise; they are known to have arrived
+    :param counters: with ``window_full``: what waits has to wait for the other side
     """
 
     def __init__(
@@ -57,12 +59,22 @@ class Outgoing:
         tell_sent: Callback[[str, str, list[Message]]],
         tell_left: Callback[[str, str, list[Message]]],
         tell_acked: Callback[[str, str, list[Message]]],
+        counters: Counters,
     ) -> None:
         self._packeter = packeter
         self._ping = ping
         self._tell_sent = tell_sent
         self._tell_left = tell_left
         self._tell_acked = tell_acked
+        self._counters = counters
+
+    def wait(self, connection: PeerConnection, seconds: float) -> None:
+        """Send nothing on a new connection for so long."""
+        connection.settle_timer = self._packeter.call_later(seconds, self._settled, connection)
+
+    def _settled(self, connection: PeerConnection) -> None:
+        connection.settle_timer = None
+        self.pump(connection)
 
     def pump(self, connection: PeerConnection) -> None:
         """Hand over to the packeter what waits and fits into the windows."""
@@ -97,6 +109,7 @@ class Outgoing:
         count = min(SEND_WINDOW_MESSAGES - queue.in_flight, window.window_messages - under_way)
         window_room = window.window_bytes - queue.bytes_under_way
         if count <= 0 or window_room <= 0:
+            self._counters.add("window_full")
             # Urgent messages are not kept waiting on the other side, either.
             return queue.take_urgent(room)
         return queue.take(count, min(room, window_room))

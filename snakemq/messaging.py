@@ -153,7 +153,9 @@ class Messaging(CallbackOwner):
         self._upkeep = Upkeep(packeter, self.queues_manager)
         self._connections: dict[str, PeerConnection] = {}
         self._by_ident: dict[str, PeerConnection] = {}
-        self.counters = Counters(*REFUSAL_COUNTERS, "connections_held", "dead_letters")
+        self.counters = Counters(
+            *REFUSAL_COUNTERS, "connections_held", "dead_letters", "window_full"
+        )
         self._peer_log = peer_log = PeerLog(self.log, packeter.time)
         self._refusals = Refusals(packeter, self.on_error, peer_log, self.counters)
         self._gatekeeper = Gatekeeper(packeter, self.identifier, authentication, peer_log)
@@ -166,6 +168,7 @@ class Messaging(CallbackOwner):
             self.on_messages_sent,
             self.on_messages_left,
             self.on_messages_acked,
+            self.counters,
         )
         self._inbox = self._make_inbox(queues_storage) if durable_receive else None
         memory = queues_storage if queues_storage and queues_storage.keeps_received else None
@@ -556,17 +559,11 @@ class Messaging(CallbackOwner):
             self._holding.set(connection, Hold.INBOX, True)
         settle_time = self._takeover.settle_time(connection)
         if settle_time:
-            connection.settle_timer = self.packeter.call_later(
-                settle_time, self._settled, connection
-            )
+            self._outgoing.wait(connection, settle_time)
         try:
             self.on_ready(connection.conn_id, queue.name)
         finally:  # also when a callback raised KeyboardInterrupt
             self._outgoing.pump(connection)
-
-    def _settled(self, connection: PeerConnection) -> None:
-        connection.settle_timer = None
-        self._outgoing.pump(connection)
 
     def _depart(self, connection: PeerConnection, ident: str) -> None:
         connection.ident = None
