@@ -275,13 +275,14 @@ def test_connections_that_stay(certificate: dict[str, str]) -> None:
 def test_connections_that_come_again_and_again(certificate: dict[str, str]) -> None:
     """Of all kinds, as fast as they can, against the default limits."""
     count = PERSISTENT
-    more = max(count, 2000)  # connections are made before something is measured
+    more = max(count, 1500)  # connections are made before something is measured
     # Four of five from the same one; and as their numbers have no common divisor, of
     # each kind.
     sources = [source for other in MANY_ADDRESSES for source in ONE_ADDRESS * 4 + [other]]
     with scene(certificate, count) as stage:
-        stage.attack(*STRANGERS, count=count, rate=800, sources=sources, again=True)
-        wait_until(lambda: stage.made() >= more, 2 * DEADLINE + more / 200)
+        rate = max(400, count / 12)
+        stage.attack(*STRANGERS, count=count, rate=rate, sources=sources, again=True)
+        wait_until(lambda: stage.made() >= more, 2 * DEADLINE + more / 100)
         stage.check_latency()
         before = stage.resident()
         # Somebody who is new here gets in as well.
@@ -289,14 +290,17 @@ def test_connections_that_come_again_and_again(certificate: dict[str, str]) -> N
             assert carol.wait_connected("attacked", DEADLINE)
             assert carol.proxy("attacked", "echo").echo("hello") == "hello"
         made = stage.made()
-        wait_until(lambda: stage.made() >= made + more, 2 * DEADLINE + more / 200)
+        wait_until(lambda: stage.made() >= made + more, 2 * DEADLINE + more / 100)
         stage.check_latency()
         after = stage.look("collect")
         assert after["resident"] / MIB - before < 5, "it grows with each connection"
         assert after["peers"] == 1
-        print(f"{before:.1f} MiB, {after['resident'] / MIB:.1f} later; {after['counters']}")
-        assert after["counters"]["packets_too_large"] > 0
-        assert after["counters"]["strangers_evicted"] > 0
+        counters = after["counters"]
+        print(f"{before:.1f} MiB, {after['resident'] / MIB:.1f} later; {counters}")
+        assert counters["packets_too_large"] > 0
+        assert counters["tls_meets_plain"] > 0
+        # Which of the two depends on how fast this machine is.
+        assert counters["strangers_evicted"] + counters["identification_timeouts"] > 0
         stage.stop()
         assert stage.cpu() < 0.02
 
