@@ -65,6 +65,12 @@ def test_every_public_module_is_in_the_reference(module: str) -> None:
     assert module in documented
 
 
+def test_what_the_package_itself_has_is_listed() -> None:
+    listed = text_of("reference/api.rst").partition("from ``snakemq`` itself")[2]
+    names = set(re.findall(r"``(\w+)``", listed.partition("They are described")[0]))
+    assert names | {"__version__"} == set(snakemq.__all__)
+
+
 def test_every_term_is_in_the_glossary() -> None:
     terms = set(re.findall(r"^   (\S.*)$", text_of("glossary.rst"), re.MULTILINE))
     assert terms >= TERMS
