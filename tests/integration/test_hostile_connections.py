@@ -8,7 +8,7 @@ for their memory and their processor time.
 Each process has to be able to open twice as many files as there are connections (``ulimit
 -Hn``), because not all may be strangers: where the system allows less there are 1,000.
 The test in which the attackers come again and again, as fast as the default limits let
-them, has 1,000 everywhere, because with 10,000 it takes a minute; for that::
+them, has 1,000 everywhere, because with 10,000 it takes half a minute; for that::
 
     SNAKEMQ_HOSTILE_CONNECTIONS=10000 python3 tools/test.py tests/integration -k hostile
 """
