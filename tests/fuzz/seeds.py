@@ -215,6 +215,24 @@ def _of_guarded() -> Iterator[bytes]:
     yield b"\x01\x05\2alice\0" + message + b"\0"
 
 
+def _of_calls() -> Iterator[bytes]:
+    def call(method: int, options: int = 0, req_id: int = 1, how: int = 0) -> bytes:
+        rest = b"\5" + b"\x28" * bool(options & 2) + b"\5" * bool(options & 4)
+        return bytes([1, 0, req_id, 0, method, options]) + rest + bytes([how])
+
+    cancel, describe, more = b"\2\0\1\0\0", b"\2\0\1\1\0", b"\3\0\1\0\5\5\0"
+    asking, arrived, gone, later = b"\4\0\0", b"\7\0\0", b"\6\0\0", b"\x08\0\0\x14"
+    yield b"".join(call(method) for method in range(10))
+    yield call(0) + call(0) + arrived + call(0) + gone + gone + call(0)
+    yield call(2, 4) + more + arrived + more + cancel
+    yield call(2, 4) + gone + gone + more + later
+    yield call(3, 1) + call(0, 1) + call(0, 0xC2) + describe + call(0, how=1)
+    yield b"".join(asking + b"\5\0\0\0" + bytes([kind, 0, 0, 0]) for kind in range(6))
+    yield asking + gone + gone + arrived + later + b"\5\0\0\0\0\7\0"
+    yield asking + b"\5\0\0\0\1\1" + asking + b"\5\0\0\1\1\2\0\x09\0"
+    yield b"\0\0\0\2\0\x26" + bytes(38) + b"\0\0\0\3\0\x13" + bytes(19) + b"\x09\1\1\0\1x"
+
+
 def seeds_of(target: str) -> list[bytes]:
     """What the search for this target begins with.
 
@@ -267,5 +285,6 @@ _SEEDS = {
         b"\1\x10\3\0\x40\0\x20\0\1",
         b"\1\x10\3\0\x40\0\x20\0\1\0\1\0\2\0\0",
     ],
+    "calls": _of_calls,
     "log_text": lambda: [b"text", b"\n\r\x00\x1b[31m", b"\xff" * 300, "\N{SNOWMAN}".encode() * 99],
 }

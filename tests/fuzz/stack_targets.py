@@ -7,9 +7,6 @@ and the same bytes always do the same.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain, count
 from typing import Any
 
@@ -32,46 +29,13 @@ from snakemq.exceptions import SnakeMQException
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.testing import SimLink, SimNetwork, SimStack
 from tests.fuzz.fodder import Fodder, cut
+from tests.fuzz.watch import no_faults
 
 __all__ = ["connection", "conversation", "guarded"]
 
 #: So many virtual seconds after the last byte a stranger who has not said who it is has
 #: been shown the door, and a peer that does not answer, too.
 _PATIENCE = 200.0
-
-
-class _Faults(logging.Handler):
-    """Keeps tracebacks in the log: nothing that a stranger says may cause one."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.found: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if record.exc_info:
-            self.found.append(self.format(record))
-        elif not text.isprintable():
-            self.found.append(f"not for a log: {text!r}")
-        elif len(text) > 4000:
-            self.found.append(f"too long for a log: {text[:100]!r}")
-
-
-@contextmanager
-def _no_faults() -> Iterator[None]:
-    logger = logging.getLogger("snakemq")
-    faults = _Faults()
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(faults)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(faults)
-        logger.setLevel(level)
-        logger.propagate = propagate
-    assert not faults.found, faults.found[0]
 
 
 class _Stranger:
@@ -196,7 +160,7 @@ def connection(data: bytes) -> None:
     fodder = Fodder(data)
     sizes = fodder.take(fodder.byte() % 16)
     stream = fodder.rest()
-    with _no_faults():
+    with no_faults():
         whole = _after(stream, b"")
         if sizes:
             assert _after(stream, sizes) == whole, "it matters how the stream is cut"
@@ -230,7 +194,7 @@ def conversation(data: bytes) -> None:
     Each step begins with a byte that says what it is, modulo 10.
     """
     fodder = Fodder(data)
-    with _no_faults():
+    with no_faults():
         scene = _Scene()
         steps = 0
         while fodder and steps < _MAX_STEPS:
@@ -257,7 +221,7 @@ def guarded(data: bytes) -> None:
     """
     fodder = Fodder(data)
     serial = count(1)
-    with _no_faults():
+    with no_faults():
         scene = _Scene(
             authentication=SharedSecret(
                 _SECRET, random=lambda size: next(serial).to_bytes(size, "big")

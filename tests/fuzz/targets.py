@@ -6,7 +6,7 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.fuzz import data_targets, stack_targets, wire_targets
+from tests.fuzz import call_targets, data_targets, stack_targets, wire_targets
 
 __all__ = ["TARGETS", "Target"]
 
@@ -59,5 +59,6 @@ TARGETS: dict[str, Target] = {
     "records": Target(data_targets.records, per_byte=1024),
     "peeks": Target(data_targets.peeks),
     "parts": Target(data_targets.parts),
+    "calls": Target(call_targets.calls, _STACK_BASE, 4096, max_size=512),
     "log_text": Target(wire_targets.log_text),
 }
