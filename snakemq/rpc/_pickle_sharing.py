@@ -46,10 +46,13 @@ def check_sharing(value: Any, size: int) -> None:
     while path:
         key, parts = path[-1]
         for part in parts:
-            if type(part) in _PLAIN:
+            kind = type(part)
+            if kind in _PLAIN:
                 counts[key] += 1
                 continue
             count = counts.get(id(part))
+            if count is None and _is_flat(part, kind):
+                count = counts[id(part)] = 1 + 2 * len(part)
             if count is None:
                 counts[id(part)] = 1
                 path.append((id(part), _parts(part, kept)))
@@ -61,6 +64,13 @@ def check_sharing(value: Any, size: int) -> None:
                 raise BadData("parts that are shared so often that nobody could look at all of it")
             if path:
                 counts[path[-1][0]] += counts[key]
+
+
+def _is_flat(value: Any, kind: type) -> bool:
+    """Whether it has no parts that have parts: most have none."""
+    if kind is dict:
+        return _PLAIN.issuperset(map(type, value.values())) and _PLAIN.issuperset(map(type, value))
+    return (kind is list or kind is tuple) and _PLAIN.issuperset(map(type, value))
 
 
 def _parts(value: Any, kept: list[Any]) -> Iterator[Any]:

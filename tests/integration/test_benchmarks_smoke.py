@@ -337,3 +337,23 @@ def test_more_than_1_is_better_whatever_the_unit() -> None:
     assert row(report, "small", "snakemq")["ratio"] == {"snakemq-1.6": pytest.approx(3.0)}
     assert row(report, "rpc", "snakemq")["ratio"] == {"snakemq-1.6": pytest.approx(2.0)}
     assert row(report, "rpc", "snakemq-1.6")["ratio"] == {"snakemq-1.6": pytest.approx(1.0)}
+
+
+def test_what_reading_calls_safely_costs(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    done = subprocess.run(
+        [sys.executable, "benchmarks/serializers.py", "--rounds", "1", "--json", str(results)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    costs = json.loads(results.read_text("utf-8"))
+    assert {"call", "reply"} < costs.keys()
+    for name, cost in costs.items():
+        assert name in done.stdout
+        assert cost["read"] > 0
+        assert cost["pickle_read"] > 0
+        assert cost["ratio"] == pytest.approx(cost["read"] / cost["pickle_read"])
