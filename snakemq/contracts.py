@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from snakemq.callbacks import Callback
+from snakemq.limits import ConnectionLimits
 
 __all__ = ["Buffer", "LinkInterface", "TimerHandle", "TlsInfo"]
 
@@ -142,6 +143,10 @@ class LinkInterface(Protocol):
             connection has no TLS, or no certificate that was verified, or is
             not there any more
         """
+
+    @property
+    def limits(self) -> ConnectionLimits:
+        """How many connections, and what they may take; fits what the process may have."""
 
     def get_tls(self, conn_id: str) -> TlsInfo | None:
         """What TLS knows of the connection. Loop thread only.

@@ -81,7 +81,7 @@ class Messaging(CallbackOwner):
         satisfied before anything is accepted from a connection, and any message
         sent on it. Not given, an identifier is a claim that is believed, as in 1.6.
     :param limits: what connections may take until it is known who is there;
-        ``None``: the default
+        ``None``: as the link says
     :param durable_receive: store each message before it is acknowledged, and
         remove it when its callbacks have returned. One whose callback raises
         comes again, and is a dead letter after some attempts; see :attr:`inbox`.
@@ -159,7 +159,7 @@ class Messaging(CallbackOwner):
         self._peer_log = peer_log = PeerLog(self.log, packeter.time)
         self._refusals = Refusals(packeter, self.on_error, peer_log, self.counters)
         self._gatekeeper = Gatekeeper(packeter, self.identifier, authentication, peer_log)
-        self._strangers = Strangers(packeter, limits or ConnectionLimits(), self._refusals)
+        self._strangers = Strangers(packeter, limits or packeter.limits, self._refusals)
         self._takeover = Takeover(packeter, self.identifier, self._ping, self._refusals)
         self._keepalive = KeepaliveTimers(packeter, self._ping, peer_log)
         self._outgoing = Outgoing(

@@ -179,6 +179,11 @@ class Packeter(CallbackOwner):
         """See :meth:`snakemq.contracts.LinkInterface.get_certificate`."""
         return self.link.get_certificate(conn_id)
 
+    @property
+    def limits(self) -> ConnectionLimits:
+        """See :attr:`snakemq.contracts.LinkInterface.limits`."""
+        return self.link.limits
+
     def get_tls(self, conn_id: str) -> TlsInfo | None:
         """See :meth:`snakemq.contracts.LinkInterface.get_tls`."""
         return self.link.get_tls(conn_id)

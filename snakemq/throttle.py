@@ -10,6 +10,7 @@ from snakemq._core.token_bucket import TokenBucket
 from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.contracts import Buffer, LinkInterface, TimerHandle, TlsInfo
 from snakemq.exceptions import SendNotFinished
+from snakemq.limits import ConnectionLimits
 
 __all__ = ["Throttle"]
 
@@ -121,6 +122,11 @@ class Throttle(CallbackOwner):
     def get_certificate(self, conn_id: str) -> dict[str, Any] | None:
         """See :meth:`snakemq.contracts.LinkInterface.get_certificate`."""
         return self.link.get_certificate(conn_id)
+
+    @property
+    def limits(self) -> ConnectionLimits:
+        """See :attr:`snakemq.contracts.LinkInterface.limits`."""
+        return self.link.limits
 
     def get_tls(self, conn_id: str) -> TlsInfo | None:
         """See :meth:`snakemq.contracts.LinkInterface.get_tls`."""

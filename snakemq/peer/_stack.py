@@ -74,7 +74,6 @@ class Stack:
                 self.storage,
                 durable_receive=durable_receive,
                 authentication=authentication,
-                limits=limits,
             )
             self.messaging.keepalive_interval = keepalive
             self.messaging.keepalive_wait = KEEPALIVE_WAIT

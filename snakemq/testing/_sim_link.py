@@ -13,6 +13,7 @@ from snakemq._core.backoff import Backoff
 from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.contracts import Buffer, TlsInfo
 from snakemq.exceptions import SendNotFinished
+from snakemq.limits import ConnectionLimits
 from snakemq.testing._stream import End
 
 if TYPE_CHECKING:
@@ -154,6 +155,8 @@ class SimLink(CallbackOwner):
         self.network = network
         self.name = name
         self.reconnect_interval = _RECONNECT_INTERVAL
+        #: for the layers above; nothing here is limited by it
+        self.limits = ConnectionLimits()
         self._ends: dict[str, End] = {}
         self._ready: deque[End] = deque()
         self._soon: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()

@@ -8,6 +8,7 @@ from typing import Any
 from snakemq._io.timers import Timer, Timers
 from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.contracts import Buffer, TlsInfo
+from snakemq.limits import ConnectionLimits
 
 
 class FakeLink(CallbackOwner):
@@ -20,6 +21,7 @@ class FakeLink(CallbackOwner):
     on_loop_pass = CallbackSlot[[]]()
 
     def __init__(self) -> None:
+        self.limits = ConnectionLimits()
         self.sending: dict[str, Buffer] = {}
         self.taken: dict[str, bytes] = {}
         self.sends = 0
