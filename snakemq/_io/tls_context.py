@@ -67,9 +67,12 @@ def make_context(
     context.set_ciphers(ciphers or _CIPHERS)
     context.set_alpn_protocols([PROTOCOL_NAME])
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    # Sessions are not resumed later: tickets would only take memory, and each connection
+    # is to have a handshake of its own. (What OpenSSL remembers instead is forgotten with a
+    # connection that ends without TLS's own farewell, as all do here.)
+    context.options |= ssl.OP_NO_TICKET
     if kind.server_side:
-        # Nobody here resumes a session, so there is no need to remember any.
-        context.num_tickets = 0
+        context.num_tickets = 0  # the same for TLS 1.3
     context.check_hostname = kind.check_hostname
     context.verify_mode = kind.verify_mode
     _load(context, kind, files)

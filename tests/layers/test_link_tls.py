@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -322,17 +323,48 @@ def test_both_sides_know_the_connection_by_the_same_bytes(
     assert len(set(seen)) == 3
 
 
-def test_no_sessions_are_kept(files: Files, make_watched: MakeWatched) -> None:
-    """Nobody resumes one, so that they would only take memory."""
-    server, client = make_watched(), make_watched()
-    config = files.config()
-    connect(server, client, server.listen(config), files.config())
-    sock = client.link.get_socket_by_conn(client.open[0]).sock
-    assert isinstance(sock, ssl.SSLSocket)
-    assert sock.session is None or not sock.session.has_ticket
-    server_sock = server.link.get_socket_by_conn(server.open[0]).sock
-    assert isinstance(server_sock, ssl.SSLSocket)
-    assert server_sock.context.session_stats()["number"] == 0
+@pytest.mark.parametrize("version", [2, 5], ids=["1.3", "1.2"])
+def test_no_session_is_resumed_or_kept(
+    files: Files, make_watched: MakeWatched, version: int
+) -> None:
+    """Whoever comes again gets a handshake of its own."""
+    server = make_watched()
+    listener = files.config(trust=False, ssl_version=version).create_context(server_side=True)
+    address = server.listen(listener)
+    context = ssl.create_default_context(cafile=str(files.ca))
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+    session, _ = come(server, address, context, None)
+    _, is_resumed = come(server, address, context, session)
+    assert not is_resumed
+    assert listener.session_stats()["number"] == 0
+
+
+def come(
+    server: Watched,
+    address: tuple[str, int],
+    context: ssl.SSLContext,
+    session: ssl.SSLSession | None,
+) -> tuple[ssl.SSLSession | None, bool | None]:
+    """Shake hands as another implementation would, say something, and go.
+
+    :return: the session, and whether it was the one that there was already
+    """
+    with socket.create_connection(address) as raw:
+        raw.settimeout(DEADLINE)
+        tls = context.wrap_socket(
+            raw, server_hostname="localhost", session=session, do_handshake_on_connect=False
+        )
+        with tls:
+            shaking = threading.Thread(target=tls.do_handshake)
+            shaking.start()
+            drive(server, until=lambda: server.open and not shaking.is_alive())
+            shaking.join()
+            server.received.clear()
+            tls.sendall(b"x")
+            drive(server, until=lambda: server.received)
+            kept = tls.session, tls.session_reused
+    drive(server, until=lambda: not server.open)
+    return kept
 
 
 def test_a_connector_dials_again_until_the_certificate_is_right(
