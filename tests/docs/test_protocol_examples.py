@@ -667,6 +667,15 @@ def test_what_is_no_proof_is_refused(bob_with_secret: Peer, frame: bytes, refusa
         assert sock.recv(1) == b""
 
 
+def test_who_has_the_name_of_this_side_is_refused_at_once(bob_with_secret: Peer) -> None:
+    greeting = PACKETS["A protocol version"] + PACKETS["An identification"] + packet(WITH_NONCE)
+    with dial(bob_with_secret) as sock:
+        sock.sendall(PACKETS["An identification"])
+        assert read(sock, len(greeting)) == greeting
+        assert read(sock, 7) == PACKETS["A wrong secret is refused"]
+        assert sock.recv(1) == b""
+
+
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bob's stream is the one of the examples."""
