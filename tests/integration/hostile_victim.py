@@ -37,7 +37,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (options["files"], options["files"]))
     link = Link(limits=ConnectionLimits(**options["limits"]))
     packeter = Packeter(link)
-    messaging = Messaging(options["name"], "", packeter, limits=link.limits)
+    messaging = Messaging(options["name"], "", packeter)
     messaging.keepalive_interval = 30.0  # as a Peer has it
     messaging.keepalive_wait = 10.0
     server = RpcServer(ReceiveHook(messaging))
