@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import socket
 import ssl
@@ -21,7 +22,7 @@ from snakemq.exceptions import (
     WrongHostName,
 )
 from snakemq.limits import ConnectionLimits
-from snakemq.link import SSLConfig
+from snakemq.link import LinkSocket, SSLConfig
 from tests.layers.tls_support import LOCALHOST, Files, Watched, drive, files, make_watched
 
 __all__ = ["files", "make_watched"]  # fixtures
@@ -135,6 +136,31 @@ def test_each_side_says_why(
     assert all(
         record.levelname == "ERROR" for record in caplog.records if " failed: " in record.msg
     )
+
+
+def has_come(sock: LinkSocket) -> bool:
+    """Whether there is something to read."""
+    try:
+        return bool(sock.peek(1))
+    except BlockingIOError:
+        return False
+
+
+def test_whose_send_fails_first_learns_the_reason_too(
+    files: Files, make_watched: MakeWatched
+) -> None:
+    """The alert has come, and what is noticed first is that nothing can be sent."""
+    server, client = make_watched(), make_watched()
+    client.link.on_connect.add(client.link.pause_recv)
+    client.dial(server.listen(files.config()), files.config(None))
+    drive(server, client, until=lambda: client.open and server.errors)
+    sock = client.link.get_socket_by_conn(client.open[0])
+    drive(client, until=lambda: has_come(sock))
+    sock.failure = BrokenPipeError(errno.EPIPE, "Broken pipe")
+    client.link.call_soon(client.link._report_failure, sock)
+    drive(client, until=lambda: client.errors)
+    assert type(client.error) is OwnCertificateRefused
+    assert client.counters == {"handshakes_failed": 1}
 
 
 def test_a_certificate_that_vouches_for_itself(files: Files, make_watched: MakeWatched) -> None:
