@@ -17,8 +17,8 @@ __all__ = ["PEEKED", "call_in"]
 #: So much of the beginning of a request is enough, in bytes.
 PEEKED: Final = 1024
 
-#: How pickle puts something into the memo.
-_MEMO: Final = rb"(?:\x94|q.)"
+#: How pickle puts something into the memo. Those who write by hand need not.
+_MEMO: Final = rb"(?:\x94|q.)?"
 
 _PICKLE: Final = re.compile(
     rb"\x80[\x02-\x05](?:\x95.{8})?\}" + _MEMO + rb"\("
@@ -70,6 +70,6 @@ def _name(head: bytes, pos: int) -> tuple[str, int]:
         raise ValueError("no text")
     end = size.end() + ord(size[1] or size[2])
     after = _AFTER.match(head, end)
-    if after is None:
+    if after is None or end > len(head):
         raise ValueError("a text that is cut off")
     return head[size.end() : end].decode(), after.end()

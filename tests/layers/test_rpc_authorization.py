@@ -506,6 +506,11 @@ def test_what_the_first_bytes_tell() -> None:
             assert call_in(data) == (record["object"], record["method"])
             for size in range(len(data)):
                 assert call_in(data[:size]) in (None, (record["object"], record["method"]))
+    by_hand = b"rpcreq\x80\x03}(" + b"".join(
+        b"X" + bytes([len(text), 0, 0, 0]) + text
+        for text in (b"command", b"call", b"object", b"calc", b"method", b"add", b"args")
+    )
+    assert call_in(by_hand) == ("calc", "add")
     for record in (cancel_record(REQ_ID), describe_record(REQ_ID), more_record(REQ_ID, 1, 1)):
         assert call_in(REQUEST_PREFIX + pickle.dumps(record)) is None
     for long in ("x" * 300, "x" * 2 * PEEKED):
