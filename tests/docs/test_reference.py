@@ -28,11 +28,12 @@ MODULES_OF_THEIR_OWN = [
 
 #: In design and code, each has one name.
 TERMS = {
-    "acknowledgement", "backoff", "backpressure", "connector", "dead letter", "features", "frame",
-    "high-water mark", "identifier", "in flight", "inbox", "jitter", "keepalive", "link",
-    "listener", "message", "outbox", "packet", "peer", "proxy", "queue", "redelivered",
-    "redelivery", "relay", "rendezvous", "serializer", "signal", "storage", "stream", "throttle",
-    "time to live", "unconfirmed", "window",
+    "acknowledgement", "authentication", "authorization", "backoff", "backpressure", "connector",
+    "counter", "dead letter", "features", "fingerprint", "frame", "handshake", "high-water mark",
+    "identifier", "in flight", "inbox", "jitter", "keepalive", "link", "listener", "message",
+    "outbox", "packet", "peer", "proof", "proxy", "queue", "redelivered", "redelivery", "refusal",
+    "relay", "rendezvous", "serializer", "shared secret", "signal", "storage", "stranger", "stream",
+    "throttle", "time to live", "unconfirmed", "window",
 }  # fmt: skip
 
 
