@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import logging
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from snakemq._core.rpc_parts import REPLY_PARTS
 from snakemq._core.rpc_records import REPLY_PREFIX, Code
+from snakemq._peer_log import PeerLog, quoted
 from snakemq.exceptions import QueueFull
 from snakemq.limits import DropReason
 from snakemq.message import Message
@@ -78,7 +78,7 @@ class Answers:
         receive_hook: ReceiveHook,
         executions: Executions,
         replies: ReplyWriter,
-        log: logging.Logger,
+        log: PeerLog,
     ) -> None:
         messaging = self._messaging = receive_hook.messaging
         self._executions = executions
@@ -125,7 +125,8 @@ class Answers:
             self._executions.answered(execution, answer, is_stored=is_stored)
         except Exception:
             # It has run; better that the caller knows.
-            self._log.exception("ident=%s an answer could not be stored", execution.ident)
+            ident = execution.ident
+            self._log.exception(ident, "ident=%s an answer could not be stored", quoted(ident))
         self._watch()
 
     def send_again(self, execution: Execution) -> None:
@@ -150,7 +151,9 @@ class Answers:
             self._send(ident, answer, ended, execution)
         except Exception as exc:
             # Too large, most often; that it is so is not.
-            self._log.warning("ident=%s an answer can't be sent: %r", ident, exc)
+            self._log.warning(
+                ident, "ident=%s an answer can't be sent: %s", quoted(ident), quoted(describe(exc))
+            )
             self._send_instead(ident, execution.req_id, exc, ended)
 
     def _send_instead(
@@ -163,7 +166,12 @@ class Answers:
             try:
                 self.send(ident, record, on_end)
             except Exception as reason:
-                self._log.error("ident=%s can't be answered: %r", ident, reason)
+                self._not_answered(ident, reason)
+
+    def _not_answered(self, ident: str, error: Exception) -> None:
+        self._log.error(
+            ident, "ident=%s can't be answered: %s", quoted(ident), quoted(describe(error))
+        )
 
     def send(self, ident: str, record: bytes, on_end: _OnEnd | None = None) -> None:
         """Send a reply. It is lost if the caller is not connected. Any thread.
@@ -182,7 +190,9 @@ class Answers:
             return
         full = self._try_to_send(ident, record, on_end, execution)
         if full is not None:
-            self._log.warning("ident=%s is answered later, for its queue is full: %s", ident, full)
+            self._log.warning(
+                ident, "ident=%s is answered later, for its queue is full: %s", quoted(ident), full
+            )
             self._block(ident, blocked)
 
     def _try_to_send(
@@ -248,7 +258,7 @@ class Answers:
             on_end(end, conn_id)
         except Exception:
             # There are others to be told.
-            self._log.exception("exception in %r", on_end)
+            self._log.exception("", "exception in %r", on_end)
         self.on_change()
 
     def _block(self, ident: str, blocked: _Blocked) -> None:
@@ -320,7 +330,7 @@ class Answers:
                 if record and self._try_to_send(ident, record, on_end, execution) is not None:
                     return
             except Exception as exc:
-                self._log.error("ident=%s can't be answered: %r", ident, exc)
+                self._not_answered(ident, exc)
             with self._lock:
                 if line and line[0] is blocked:
                     line.popleft()
@@ -336,7 +346,9 @@ class Answers:
         self._end(ident, key, End.ACKNOWLEDGED, conn_id)
 
     def _part_failed(self, ident: str, key: bytes, error: Exception) -> None:
-        self._log.error("ident=%s a large answer could not be sent: %s", ident, error)
+        self._log.error(
+            ident, "ident=%s a large answer could not be sent: %s", quoted(ident), quoted(error)
+        )
         self._end(ident, key, End.LOST)
         req_id = self._large.pop(key, None)
         if req_id is not None:

@@ -375,7 +375,9 @@ def _is_private(name: str) -> bool:
 
 
 def _cut(name: str) -> str:
-    return name if len(name) <= MAX_SHOWN else name[:MAX_SHOWN] + "..."
+    name = name if len(name) <= MAX_SHOWN else name[:MAX_SHOWN] + "..."
+    # It may get into a log, of which it must not make more lines, or others.
+    return name if name.isprintable() else ascii(name)
 
 
 def _meant(name: str, names: Iterable[str]) -> str:

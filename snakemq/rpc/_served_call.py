@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from snakemq._core.rpc_records import Code, Command, Request
+from snakemq._peer_log import quoted
 from snakemq.rpc._answers import End
 from snakemq.rpc._arguments import wrong_arguments
 from snakemq.rpc._async_calls import AsyncItems, Carried, InLoop
@@ -108,7 +109,10 @@ class ServedCall:
         """It could not even be said what went wrong: say at least that."""
         server = self.server
         server.log.error(
-            "ident=%s %s could not be answered", self.ident, self.call.name, exc_info=exc
+            "ident=%s %s could not be answered",
+            quoted(self.ident),
+            quoted(self.call.name),
+            exc_info=exc,
         )
         execution = self.execution
         if execution is None or execution.state is not State.BEGUN:
@@ -208,7 +212,10 @@ class ServedCall:
         execution = self.execution
         if execution is None or not server.transfer_exceptions:
             server.log.error(
-                "ident=%s exception in %s", self.ident, self.call.name, exc_info=cause or exc
+                "ident=%s exception in %s",
+                quoted(self.ident),
+                quoted(self.call.name),
+                exc_info=cause or exc,
             )
             if execution is not None:
                 server.answers.keep_silence(execution)
@@ -237,7 +244,7 @@ class ServedCall:
         try:
             answer = self.server.replies.value(execution.req_id, value, self.call.name)
         except Unserializable as exc:
-            self.server.log.warning("ident=%s %s", self.ident, exc)
+            self.server.peer_log.warning(self.ident, "ident=%s %s", quoted(self.ident), quoted(exc))
             self._fail(exc, format_remote(exc))
             return
         self._call_after(None)

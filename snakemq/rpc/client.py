@@ -27,6 +27,7 @@ from snakemq.message import Message
 from snakemq.rpc._call_future import CallFuture
 from snakemq.rpc._deadlines import Deadlines
 from snakemq.rpc._hook_chain import HookChain, Hooked
+from snakemq.rpc._known_types import UnknownType
 from snakemq.rpc._outgoing_call import BlockingCall, FutureCall, OutgoingCall, Pending, too_late
 from snakemq.rpc._outstanding import Outstanding
 from snakemq.rpc._parts import PartReceiver, PartSender
@@ -35,6 +36,7 @@ from snakemq.rpc.errors import ClientClosed, UnreadableReply, WouldDeadlock
 from snakemq.rpc.hooks import CallInfo, call_name
 from snakemq.rpc.options import UNSET, CallOptions, Unset, checked_timeout
 from snakemq.rpc.proxy import RpcInstProxy
+from snakemq.rpc.remote_traceback import describe
 from snakemq.rpc.request_ids import new_request_id
 from snakemq.rpc.safe_pickle import SAFE_PICKLE
 from snakemq.rpc.serializer import Serializer, loads_with_stand_ins, request_id_in, write
@@ -593,7 +595,8 @@ class RpcClient(Hooked):
             req_id = request_id_in(data)
             # Other serializers that keep bytes as they are leave a trace.
             found = [req_id] if req_id else self._outstanding.mentioned(ident, data)
-            self.log.debug("neither with stand-ins: %r", exc)
+            if isinstance(exc, UnknownType):
+                error = exc  # what is left if an unknown exception is no hindrance
         else:
             if not reply.ok:
                 self._take(ident, reply, len(data))
@@ -613,7 +616,8 @@ class RpcClient(Hooked):
         # If it is a part of a stream, the other side would go on with it.
         cancel = self._cancel_message(pending.req_id)
         if self._outstanding.give_up(ident, pending, cancel) is not None:
-            failure = UnreadableReply(f"the reply of {ident!r} can't be read: {error!r}")
+            reason = str(error) if isinstance(error, UnknownType) else describe(error)
+            failure = UnreadableReply(f"the reply of {ident!r} can't be read: {reason}")
             pending.end(None, failure)
 
     def __repr__(self) -> str:

@@ -248,7 +248,9 @@ def _encode(value: Any, depth: int) -> Any:
         return encode(value, depth)
     if isinstance(value, BaseException):
         return {"$exception": _encode_exception(value, depth - 1)}
-    raise TypeError(f"a {full_name(kind)} has no form in JSON")
+    raise TypeError(
+        f"a {full_name(kind)} has no form in JSON; send what is in it, as a dictionary for example"
+    )
 
 
 def _encode_exception(value: BaseException, depth: int) -> dict[str, Any]:

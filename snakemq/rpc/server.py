@@ -202,7 +202,7 @@ class RpcServer(Registry, Hooked):
         self.executions = Executions(
             messaging.time, answers or AnswerLimits(), self._ledger, self.counters
         )
-        self.answers = Answers(receive_hook, self.executions, self.replies, self.log)
+        self.answers = Answers(receive_hook, self.executions, self.replies, self.peer_log)
         self.dispatcher = Dispatcher(
             "snakemq-rpc",
             max_workers=max_workers,
@@ -507,7 +507,7 @@ class RpcServer(Registry, Hooked):
             try:
                 self._begin(conn_id, ident, request, execution, size)
             except Exception as exc:
-                self.log.exception("ident=%s a call can't be begun", ident)
+                self.peer_log.exception(ident, "ident=%s a call can't be begun", quoted(ident))
                 self.executions.forget(execution)
                 self._refuse(ident, req_id, Error(f"it can't be begun: {describe(exc)}"), None)
 
@@ -574,7 +574,9 @@ class RpcServer(Registry, Hooked):
         try:
             return self.dispatcher.submit(task)
         except RuntimeError as exc:
-            self.log.error("ident=%s a call can't be served: %s", task.ident, exc)
+            self.peer_log.error(
+                task.ident, "ident=%s a call can't be served: %s", quoted(task.ident), exc
+            )
             return False
 
     def _no_room_for(self, served: ServedCall) -> None:

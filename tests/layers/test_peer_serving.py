@@ -23,6 +23,7 @@ from snakemq.rpc import (
     RemoteError,
     RpcInstProxy,
     Serializer,
+    UnreadableReply,
 )
 from snakemq.rpc.json_serializer import JSON
 from tests.helpers import DEADLINE, wait_until
@@ -250,6 +251,35 @@ def test_both_sides_use_another_serializer() -> None:
     with connected_pair(bob={"serve": {"add": add}, **options}, alice=options) as (bob, alice):
         assert alice.proxy("bob").add(1, 2) == 3
         assert bob.rpc_server.pickler is alice.rpc_client.pickler is serializer
+
+
+class Unheard(Exception):
+    pass
+
+
+class Unregistered:
+    pass
+
+
+def test_what_is_not_known_of_an_exception_is_named() -> None:
+    """The exception itself may be unknown: it is what it carries that can't be read."""
+
+    def fail(value: Any) -> None:
+        raise Unheard("no", value)
+
+    def carry() -> None:
+        fail(Unregistered())
+
+    with connected_pair(bob={"serve": {"fail": fail, "carry": carry}}) as (_bob, alice):
+        there: Any = alice.proxy("bob")
+        with pytest.raises(RemoteError) as caught:
+            there.fail(5)
+        assert caught.value.class_name.endswith(".Unheard")
+        assert caught.value.args == ("no", 5)
+        with pytest.raises(
+            UnreadableReply, match=r"allow it with: .*register_type\(.*\.Unregistered"
+        ):
+            there.carry()
 
 
 def test_a_stop_iteration_does_not_keep_asyncio_waiting() -> None:

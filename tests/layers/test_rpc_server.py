@@ -389,7 +389,7 @@ def test_when_nothing_can_be_sent_it_is_logged(
         side.send_call("throw", KeyError("kitchen"))
         wait_until(lambda: caplog.records)
     (record,) = caplog.records
-    assert record.getMessage() == "ident=alice can't be answered: OverflowError('no more')"
+    assert record.getMessage() == """ident='alice' can't be answered: "OverflowError('no more')\""""
     side.messaging.failure = None
     assert side.call("echo")["ok"]
 
@@ -411,7 +411,7 @@ def test_a_reply_for_which_there_is_no_room_is_logged_once(
     assert side.messaging.sent == []
     side.messaging.advance(1)
     assert [reply["ok"] for reply in side.replies(2)] == [True, True]
-    assert caplog.messages == ["ident=alice is answered later, for its queue is full: no room"]
+    assert caplog.messages == ["ident='alice' is answered later, for its queue is full: no room"]
 
 
 def test_exceptions_stay_here_if_they_are_not_to_be_transferred(
@@ -424,7 +424,7 @@ def test_exceptions_stay_here_if_they_are_not_to_be_transferred(
         wait_until(lambda: caplog.records and side.idle())
     assert not side.messaging.sent
     (record,) = caplog.records
-    assert "exception in obj.throw" in record.getMessage()
+    assert "exception in 'obj.throw'" in record.getMessage()
     assert record.exc_info is not None
     assert repr(record.exc_info[1]) == "KeyError('kitchen')"
     # Results still go.
@@ -471,7 +471,7 @@ def test_an_exception_in_a_signal_is_logged(
         side.signal(name)
         wait_until(lambda: caplog.records and side.idle())
     (record,) = caplog.records
-    assert f"exception in obj.{name}" in record.getMessage()
+    assert f"exception in 'obj.{name}'" in record.getMessage()
     assert record.exc_info
     assert not side.messaging.sent
 
