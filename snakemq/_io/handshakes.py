@@ -59,7 +59,7 @@ class _Handshake:
 
     def __init__(self, side: TlsSide) -> None:
         self.side = side
-        #: whether this side has said something
+        #: whether OpenSSL has been asked
         self.has_begun = False
         #: whether the other side speaks TLS; it is not known yet if it doesn't
         self.is_recognised = False
@@ -90,14 +90,6 @@ class Handshakes:
         self._link.watch(sock, 0)
         if not sock.is_connector:
             self._take_place(sock)
-        self._read_changed_files(side)
-        if sock not in self._running:
-            return  # a callback that was told of an error has closed it
-        try:
-            sock.start_tls(side)
-        except (OSError, ValueError) as exc:
-            self._fail(sock, exc)
-            return
         sock.timer = self._link.call_later(
             self._link.limits.handshake_timeout, self._timed_out, sock
         )
@@ -110,7 +102,13 @@ class Handshakes:
             if not self._may_go_on(sock, handshake):
                 self._link.watch(sock, selectors.EVENT_READ)
                 return
-            handshake.has_begun = True
+            if not handshake.has_begun:
+                handshake.has_begun = True
+                self._read_changed_files(handshake.side)
+                if sock not in self._running:
+                    return  # a callback that was told of an error has closed it
+                self._link.watch(sock, 0)  # it becomes another socket
+                sock.start_tls(handshake.side)
             sock.do_handshake()
         except ssl.SSLWantReadError:
             self._link.watch(sock, selectors.EVENT_READ)
@@ -135,22 +133,22 @@ class Handshakes:
     def _may_go_on(self, sock: LinkSocket, handshake: _Handshake) -> bool:
         """Whether it is worth to ask OpenSSL.
 
-        It could not tell what it was that came instead of TLS, and who has not said anything
-        does not get more than a look.
+        It could not tell what it was that came instead of TLS; and it takes many times the
+        memory of a connection that has not said anything yet.
 
         :raises NotTls: the other side speaks something else
         :raises OSError: it is gone
         """
         if handshake.is_recognised:
             return True
-        if sock.is_connector and not handshake.has_begun:
-            return True  # so that a plain listener hears what it has to do with
         try:
             first = sock.peek(_PEEK)
         except (BlockingIOError, InterruptedError):
-            return sock.is_connector  # which may have more to say
+            return sock.is_connector  # which speaks first
         if not first:
             raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "hung up")
+        if sock.is_connector and not handshake.has_begun:
+            return True  # so that a plain listener hears what it has to do with
         error = not_tls(first, sock.remote_peer, is_connector=sock.is_connector)
         if error is not None:
             raise error

@@ -184,8 +184,20 @@ class LinkSocket:
         return isinstance(self.sock, ssl.SSLSocket)
 
     def start_tls(self, side: TlsSide) -> None:
-        """Wrap the connected socket. The handshake is :meth:`do_handshake`'s."""
-        self.sock = side.wrap(self.sock, server_side=not self.is_connector)
+        """Wrap the connected socket. The handshake is :meth:`do_handshake`'s.
+
+        :raises OSError: the other side is gone
+        """
+        try:
+            self.sock = side.wrap(self.sock, server_side=not self.is_connector)
+            return
+        except ssl.SSLError:
+            raise
+        except OSError as exc:
+            code, text = exc.errno, exc.strerror
+        # Another exception, because the frames of the first one hold the only reference
+        # to a socket that is open.
+        raise ConnectionResetError(code, text)
 
     def peek(self, size: int) -> bytes:
         """What is there to read below TLS; it stays there.

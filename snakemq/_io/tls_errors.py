@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import ssl
 from typing import Final, NamedTuple
@@ -126,6 +127,8 @@ def _explain(exc: Exception, about: Circumstances) -> tuple[type[TlsError], str]
         return _unverified(exc, about)
     if isinstance(exc, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)):
         return TlsError, _hung_up(about)
+    if isinstance(exc, OSError) and exc.errno == errno.ENOTCONN:
+        return TlsError, _hung_up(about)
     if isinstance(exc, ssl.SSLError):
         return _refused(exc, about)
     if isinstance(exc, ConnectionError):
@@ -185,7 +188,7 @@ def _unverified(
 
 
 def _refused(exc: ssl.SSLError, about: Circumstances) -> tuple[type[TlsError], str]:
-    reason = exc.reason or ""
+    reason = _reason(exc)
     if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return CertificateMissing, (
             "it has shown no certificate, and only those who have one are let in here: set "
@@ -223,10 +226,15 @@ def _bad_certificate(about: Circumstances) -> str:
     )
 
 
+def _reason(exc: ssl.SSLError) -> str:
+    """OpenSSL's name of it; empty: it has none, or ssl itself has raised it."""
+    return getattr(exc, "reason", None) or ""
+
+
 def _alert_name(exc: ssl.SSLError) -> str:
     """The alert that the other side has sent, as its specification calls it; empty: none."""
     # What OpenSSL puts before it (which version introduced it) is no help.
-    found = _ALERT_NAME.search((exc.reason or exc.strerror or "").upper())
+    found = _ALERT_NAME.search((_reason(exc) or exc.strerror or "").upper())
     return found[1].strip().replace(" ", "_") if found else ""
 
 

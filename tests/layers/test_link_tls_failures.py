@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import random
 import re
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -466,3 +468,39 @@ def test_damaged_data_ends_the_connection(files: Files, make_watched: MakeWatche
     assert list(server.received.values()) == [b"hello"]
     assert type(server.error) is TlsError
     assert server.counters == {"tls_broken": 1}
+
+
+def test_whatever_comes_leaves_nothing_behind(files: Files, make_watched: MakeWatched) -> None:
+    """Connections that end in every way, some with a reset at any time."""
+    server = make_watched(limits=ConnectionLimits(max_handshakes=8, handshake_timeout=0.2))
+    address = server.listen(files.config())
+    reset = struct.pack("ii", 1, 0)
+    rng = random.Random(6)
+    hello = client_hello()
+    for _ in range(150):
+        with socket.create_connection(address) as sock:
+            if rng.random() < 0.5:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            says = rng.choice((hello, hello, GREETING, rng.randbytes(40), b""))
+            for piece in (says[: len(says) // 2], says[len(says) // 2 :]):
+                if rng.random() < 0.5:
+                    server.link.step(0)
+                # It may have been closed by then.
+                with contextlib.suppress(OSError):
+                    sock.sendall(piece)
+    drive(server, until=lambda: not server.link._anonymous and len(server.errors) > 100)
+    assert len(server.link._handshakes) == 0
+    assert len(server.link._handshakes._places) == 0
+    assert len(server.link.admission) == 0
+    assert not server.link._timers
+    assert server.open == server.closed == []
+    assert all(type(error) in (TlsError, NotTls) for _, error in server.errors)
+
+
+def client_hello() -> bytes:
+    """How TLS begins."""
+    outgoing = ssl.MemoryBIO()
+    tls = SSLConfig().create_context(server_side=False).wrap_bio(ssl.MemoryBIO(), outgoing)
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 from typing import Any
 
@@ -131,6 +132,9 @@ def test_the_alert_that_says_everything_and_nothing(
         (ssl.SSLZeroReturnError(6, "closed"), TlsError, "it hung up"),
         (ConnectionResetError(104, "Connection reset by peer"), TlsError, "it hung up"),
         (BrokenPipeError(32, "Broken pipe"), TlsError, "it hung up"),
+        # What ssl itself raises has not all that an SSLError has.
+        (ssl.SSLError(errno.ENOTCONN, "Closed before TLS handshake"), TlsError, "it hung up"),
+        (ssl.SSLError(1, "words"), TlsError, "words"),
         (OSError(113, "No route to host"), TlsError, "No route to host"),
         (ValueError("what is this"), TlsError, "what is this"),
         (tls_error("WRONG_VERSION_NUMBER"), NotTls, "set ssl_config"),
