@@ -6,6 +6,13 @@ import re
 
 import pytest
 
+from snakemq._core.rpc_parts import MAX_RECORD_SIZE
+from snakemq._strangers import MAX_GREETING_PACKET, MAX_GREETING_SIZE
+from snakemq.authentication import MIN_SECRET_SIZE
+from snakemq.limits import ConnectionLimits
+from snakemq.peer import CallLimits
+from snakemq.peer._inbox import DEFAULT_INBOX_LIMIT
+from snakemq.rpc import AnswerLimits
 from tests.docs.runner import ROOT
 from tests.docs.test_promises import named_tests, names_in
 
@@ -51,3 +58,36 @@ def test_no_promise_is_without_tests() -> None:
     text = DOCUMENT.read_text("utf-8")
     numbered = len(re.findall(r"^\d+\. ", text, re.MULTILINE))
     assert numbered == sum(len(promises(attacker)) for attacker in ATTACKERS)
+
+
+def words_of(path: str) -> str:
+    return " ".join((ROOT / path).read_text("utf-8").split())
+
+
+def test_the_numbers_are_those_of_the_code() -> None:
+    limits, calls = ConnectionLimits(), CallLimits()
+    assert MAX_GREETING_SIZE == 8 << 10
+    assert (limits.max_packet_size, limits.max_unfinished_bytes) == (1 << 30, 2 << 30)
+    assert (MAX_RECORD_SIZE, AnswerLimits().max_bytes) == (1 << 30, 64 << 20)
+    assert DEFAULT_INBOX_LIMIT == 64 << 20
+    assert calls.max_per_peer * 2 == calls.max_workers
+    assert calls.max_waiting_per_peer * 4 == calls.max_waiting
+    assert limits.identification_timeout == 10
+    assert MIN_SECRET_SIZE == 16
+
+    page = words_of("docs/explanation/threat_model.rst")
+    for said in (
+        f"it can send 8 KiB, in packets of at most {MAX_GREETING_PACKET} bytes, in 10 seconds",
+        f"its own {limits.accept_rate:g} a second",
+        "up to 1 GiB on one connection, and 2 GiB on all together",
+        "answers of 64 MiB kept",
+        "Fill the inbox, 64 MiB",
+        "half of the workers, and a quarter of the waiting line",
+    ):
+        assert said in page
+
+    security = words_of("SECURITY.md")
+    assert f"8 KiB and 10 seconds, and a place among {limits.max_unidentified}" in security
+    assert "hold up to 1 GiB, by sending most of one packet, and all together 2 GiB" in security
+    assert "10 seconds, is for all of this" in words_of("docs/howto/authentication.rst")
+    assert "16 bytes at least" in words_of("docs/howto/authentication.rst")
