@@ -265,7 +265,7 @@ class Executions:
             record = self._store.get(_digest(key))
         except Exception:
             # It has run; better that the caller knows.
-            _log.exception("ident=%s an answer can't be read from the storage", execution.ident)
+            _log.exception("ident=%r an answer can't be read from the storage", execution.ident)
             return
         if record is not None:
             with self._lock:

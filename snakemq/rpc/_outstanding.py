@@ -179,7 +179,7 @@ class Outstanding:
                     self._sender.send(ident, pending.message(), key=pending.req_id)
                     pending.sent += 1
                 except Exception as exc:
-                    self._log.exception("ident=%s can't repeat a request", ident)
+                    self._log.exception("ident=%r can't repeat a request", ident)
                     if remote.pending.pop(pending.req_id, None) is not None:
                         failed.append((pending, exc))
         for pending, error in failed:
@@ -215,4 +215,4 @@ class Outstanding:
             self._sender.send(ident, cancel)
         except Exception as exc:
             # It only spares the other side some work.
-            self._log.debug("ident=%s can't be told about a call: %r", ident, exc)
+            self._log.debug("ident=%r can't be told about a call: %r", ident, exc)

@@ -221,7 +221,9 @@ class ServedCall:
                 server.answers.keep_silence(execution)
             return
         if server.log.isEnabledFor(logging.DEBUG):
-            server.log.debug("ident=%s exception to the caller: %s", self.ident, describe(exc))
+            server.log.debug(
+                "ident=%r exception to the caller: %s", self.ident, quoted(describe(exc))
+            )
         code = _CODES.get(type(exc))
         self._answer(execution, server.replies.error(execution.req_id, exc, text, code=code))
 

@@ -213,7 +213,7 @@ class RpcClient(Hooked):
                     messaging.send_message(ident, Message(self._cancel_message(pending.req_id)))
                 except Exception as exc:
                     # It only spares the other side some work.
-                    self.log.debug("ident=%s can't be told of the end: %r", ident, exc)
+                    self.log.debug("ident=%r can't be told of the end: %r", ident, exc)
             pending.end(None, ClientClosed("the client was closed during the call"))
 
     def pending_calls(self, ident: str | None = None) -> int:
@@ -521,7 +521,7 @@ class RpcClient(Hooked):
         if reply.position is not None:
             self._take_part(ident, reply, size)
         elif reply.code == _CLOSING and self._keep_for_the_next(ident, reply.req_id):
-            self.log.debug("ident=%s is about to end, req_id=%s", ident, reply.req_id.hex())
+            self.log.debug("ident=%r is about to end, req_id=%s", ident, reply.req_id.hex())
         elif not self._end(ident, reply.req_id, reply):
             self._late(ident, reply)
 
@@ -551,7 +551,7 @@ class RpcClient(Hooked):
     def _late(self, ident: str, reply: Reply) -> None:
         # Given up, or answered twice after a reconnect, or made up.
         self.late_replies += 1
-        self.log.debug("ident=%s reply to nothing, req_id=%s", ident, reply.req_id.hex())
+        self.log.debug("ident=%r reply to nothing, req_id=%s", ident, reply.req_id.hex())
 
     def _end(
         self, ident: str, req_id: bytes, reply: Reply | None, error: Exception | None = None
@@ -585,7 +585,7 @@ class RpcClient(Hooked):
             try:
                 self._outstanding.tell(ident, answer)
             except Exception as exc:
-                self.log.warning("ident=%s can't be told about a stream: %r", ident, exc)
+                self.log.warning("ident=%r can't be told about a stream: %r", ident, exc)
 
     def _salvage(self, ident: str, data: bytes, error: Exception) -> None:
         """A reply that can't be read. Somebody waits for it: who?"""

@@ -405,7 +405,7 @@ class RpcServer(Registry, Hooked):
         )
         req_id = request_id_in(data)
         if req_id is None:
-            self.log.debug("ident=%s nobody to tell", ident)
+            self.log.debug("ident=%r nobody to tell", ident)
             return
         reason = str(error) if isinstance(error, UnknownType) else describe(error)
         text = f"the request can't be read by {self._messaging.identifier!r}: {reason}"
@@ -560,8 +560,8 @@ class RpcServer(Registry, Hooked):
             self.log.debug(
                 "%s ident=%s %s req_id=%s",
                 request.command.value,
-                ident,
-                call.name,
+                quoted(ident),
+                quoted(call.name),
                 request.req_id and request.req_id.hex(),
             )
         # Where answers are stored, that may take a while.

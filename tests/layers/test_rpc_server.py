@@ -648,6 +648,6 @@ def test_debug_log_names_the_call(side: Side, caplog: pytest.LogCaptureFixture) 
         side.call("throw", KeyError("kitchen"))
         side.signal("marked", 1)
         wait_until(lambda: side.service.seen == [1] and side.idle())
-    assert f"call ident=alice obj.throw req_id={REQ_ID.hex()}" in caplog.text
-    assert "exception to the caller: KeyError('kitchen')" in caplog.text
-    assert "signal ident=alice obj.marked" in caplog.text
+    assert f"call ident='alice' 'obj.throw' req_id={REQ_ID.hex()}" in caplog.text
+    assert """exception to the caller: "KeyError('kitchen')\"""" in caplog.text
+    assert "signal ident='alice' 'obj.marked'" in caplog.text
