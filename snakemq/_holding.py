@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from snakemq._core.frames import FRAME_PONG, MESSAGE_OVERHEAD, FrameType, decode_message
+from snakemq._core.frames import MESSAGE_OVERHEAD, FrameType, decode_message
 from snakemq._inbox import is_passing
 from snakemq._incoming import WINDOW
 from snakemq._peer_connection import Hold, PeerConnection
+from snakemq._pongs import Pongs
 from snakemq.counters import Counters
 from snakemq.exceptions import SnakeMQException
 from snakemq.message import Message
@@ -35,6 +36,7 @@ class Holding:
     end, or for one of the reasons in :class:`Hold`.
 
     :param packeter: the layer below
+    :param pongs: answers pings
     :param handle_frame: ``func(connection, frame)``
     :param receive: ``func(connection, buffer, bounds)``
     :param deliver: ``func(conn_id, ident, message)``; calls the callbacks
@@ -45,6 +47,7 @@ class Holding:
     def __init__(
         self,
         packeter: Packeter,
+        pongs: Pongs,
         handle_frame: Callable[[PeerConnection, bytes], object],
         receive: Callable[[PeerConnection, bytes, list[int]], object],
         deliver: Callable[[str, str, Message], object],
@@ -52,6 +55,7 @@ class Holding:
         counters: Counters,
     ) -> None:
         self._packeter = packeter
+        self._pongs = pongs
         self._handle_frame = handle_frame
         self._receive = receive
         self._deliver = deliver
@@ -128,7 +132,7 @@ class Holding:
                 elif connection.is_waiting:
                     # It has to be known that it is alive, and what it can do.
                     if frame_type == FrameType.PING:
-                        self._packeter.send_packet(connection.conn_id, FRAME_PONG)
+                        self._pongs.answer(connection)
                     elif frame_type == FrameType.FEATURES:
                         connection.session.receive(FrameType.FEATURES, buffer[start + 1 : end])
                     else:

@@ -55,12 +55,14 @@ class PeerConnection:
         "keepalive_timer",
         "knows_all",
         "last_number",
+        "last_pong",
         "memory",
         "must_sync",
         "next_number",
         "nonce",
         "number",
         "pings",
+        "pongs_due",
         "queue",
         "received_at_challenge",
         "received_total",
@@ -101,6 +103,10 @@ class PeerConnection:
         self.settle_timer: TimerHandle | None = None
         # The pings that wait for their pongs: when sent, whom to tell.
         self.pings: deque[tuple[float, Callable[[float], object] | None]] = deque()
+
+        #: the last pong that is not with the system yet, and how many come after it
+        self.last_pong: int | None = None
+        self.pongs_due = 0
 
         # Sending. Messages with the packeter: first and last packet id of each batch.
         self.flights: deque[tuple[int, int]] = deque()

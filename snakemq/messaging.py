@@ -13,7 +13,6 @@ from snakemq._attendant import Attendant
 from snakemq._core.features import Feature
 from snakemq._core.frames import (
     FRAME_PING,
-    FRAME_PONG,
     MAX_IDENT_LENGTH,
     MESSAGE_OVERHEAD,
     FrameType,
@@ -31,6 +30,7 @@ from snakemq._keepalive_timers import KeepaliveTimers
 from snakemq._outgoing import Outgoing
 from snakemq._peer_connection import Hold, PeerConnection
 from snakemq._peer_log import PeerLog
+from snakemq._pongs import Pongs
 from snakemq._receive_hook import ReceiveHook
 from snakemq._refusals import REFUSAL_COUNTERS, Refusals
 from snakemq._strangers import Strangers
@@ -173,8 +173,9 @@ class Messaging(CallbackOwner):
         self._inbox = self._make_inbox(queues_storage) if durable_receive else None
         memory = queues_storage if queues_storage and queues_storage.keeps_received else None
         fail, on_message = self._refusals.fail, self.on_message_recv.call
+        self._pongs = pongs = Pongs(packeter)
         self._holding = Holding(
-            packeter, self._handle_frame, self._receive, on_message, fail, self.counters
+            packeter, pongs, self._handle_frame, self._receive, on_message, fail, self.counters
         )
         self._incoming = Incoming(packeter, memory, self._inbox, self._holding.set, self._failures)
         self._attendant = Attendant(packeter, self.queues_manager, self._pump)
@@ -681,7 +682,7 @@ class Messaging(CallbackOwner):
         ):
             self._ready(connection)
         if event is Event.PING:
-            self.packeter.send_packet(connection.conn_id, FRAME_PONG)
+            self._pongs.answer(connection)
         elif event is Event.PONG:
             self._handle_pong(connection)
         elif event is Event.ACKNOWLEDGEMENT:
@@ -718,6 +719,7 @@ class Messaging(CallbackOwner):
     def _handle_sent(self, conn_id: str, packet_id: int, count: int) -> None:
         connection = self._connections.get(conn_id)
         if connection is not None:
+            self._pongs.handle_sent(connection, packet_id)
             self._outgoing.handle_sent(connection, packet_id)
 
     def _ping(self, connection: PeerConnection, callback: Callable[[float], object] | None) -> None:

@@ -1,0 +1,98 @@
+"""Attacks on what keeps strangers and greedy peers out, each with what it would have got."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from snakemq.messaging import Messaging
+from snakemq.packeter import Packeter
+from tests.layers.fake_link import FakeLink
+from tests.layers.impostor import packet
+
+VERSION = packet(b"\0\0\0\0\1")
+PING = packet(b"\4")
+PONG = packet(b"\5")
+
+
+def identification(ident: str) -> bytes:
+    return VERSION + packet(b"\2", ident.encode()) + packet(b"\6")
+
+
+class HandLink(FakeLink):
+    """A link on which this side only listens."""
+
+    def is_mesh(self) -> bool:
+        return False
+
+    def is_connector(self, conn_id: str) -> bool:
+        return False
+
+    def call_soon(self, func: Callable[..., object], *args: object) -> None:
+        self.call_later(0.0, func, *args)
+
+    def run_timers(self) -> None:
+        while (deadline := self.timers.deadline()) is not None and deadline <= self.now:
+            func, args = self.timers.pop()
+            func(*args)
+
+
+class Target:
+    """Messaging over a link by hand; what it received, and what it reported."""
+
+    def __init__(self, **options: object) -> None:
+        self.link = HandLink()
+        self.packeter = Packeter(self.link)  # type: ignore[arg-type]
+        self.messaging = Messaging("bob", "", self.packeter, **options)  # type: ignore[arg-type]
+        self.received: list[tuple[str, bytes]] = []
+        self.connected: list[str] = []
+        self.errors: list[Exception] = []
+        self.messaging.on_message_recv.add(
+            lambda conn_id, ident, message: self.received.append((ident, message.data))
+        )
+        self.messaging.on_connect.add(lambda conn_id, ident: self.connected.append(ident))
+        for layer in (self.messaging, self.packeter):
+            layer.on_error.add(lambda conn_id, exc: self.errors.append(exc))
+
+    def meet(self, conn_id: str, ident: str) -> None:
+        self.link.connect(conn_id)
+        self.link.on_recv(conn_id, identification(ident))
+        self.link.run_timers()
+        self.link.take_all(conn_id)
+
+
+# Pings.
+
+
+def test_who_reads_no_pongs_gets_no_memory_for_them() -> None:
+    """As CVE-2019-9512 of HTTP/2: each ping was answered into a queue that nobody read."""
+    target = Target()
+    target.meet("1", "eve")
+    for _ in range(100):
+        target.link.on_recv("1", PING * 1000)
+    assert target.packeter.unsent_bytes("1") == len(PONG)
+    # It gets all of them as soon as it reads.
+    before = len(target.link.taken["1"])
+    target.link.take_all("1")
+    assert target.link.taken["1"][before:] == PONG * 100_000
+    assert not target.errors
+
+
+def test_a_pong_is_not_kept_waiting_by_others() -> None:
+    target = Target()
+    target.meet("1", "eve")
+    target.meet("2", "alice")
+    target.link.on_recv("1", PING * 1000)
+    target.link.on_recv("2", PING)
+    assert bytes(target.link.sending["2"]) == PONG
+    target.link.take_all("2")
+    target.link.on_recv("2", PING)
+    assert bytes(target.link.sending["2"]) == PONG
+
+
+def test_pings_and_the_end_of_the_connection() -> None:
+    target = Target()
+    target.meet("1", "eve")
+    target.link.on_recv("1", PING * 3)
+    target.link.unreported_bytes = len(PONG)
+    target.link.close("1")
+    assert not target.errors
