@@ -110,6 +110,7 @@ PARTS = {
     "_stored": "queues",
     "_writer": "queues",
     "_peer_connection": "messaging",
+    "_pongs": "messaging",
     "_receive_hook": "messaging",
     "_refusals": "messaging",
     "_takeover": "messaging",
