@@ -42,6 +42,7 @@ from snakemq.rpc import (
     _deferred,
     _open_streams,
     _pickle_machine,
+    _pickle_sharing,
     _stream_source,
     client,
     json_serializer,
@@ -285,6 +286,13 @@ EXPECTED = {
     EARLY: str(_early_requests._EARLY_COUNT),
     "... and the bytes of these requests": size(_early_requests._EARLY_BYTES),
     "Default serializer: levels of nesting": str(_pickle_machine.MAX_DEPTH),
+    "... parts of a value, those that are shared counted again and again": str(
+        _pickle_sharing._FREE
+    ),
+    "... bytes and parts that are copied from values into others": str(
+        _pickle_machine._FREE_COPIES
+    ),
+    "... unknown classes of exceptions in one reply": str(_pickle_machine._MAX_UNKNOWN),
     "JSON: levels of nesting": str(json_serializer.MAX_DEPTH),
     # Storage
     "Page: what is loaded of a queue at once, in messages": str(_stored.PAGE_MESSAGES),
