@@ -134,8 +134,24 @@ class Gatekeeper:
             except Exception as exc:
                 self._log.exception(ident, "conn=%s ident=%a authenticate() raised", conn_id, ident)
                 raise NotAdmitted("authenticate() raised", ident) from exc
+            except BaseException:
+                # The loop may be called again, and nobody has said yes.
+                if not connection.is_gone:
+                    self._packeter.close(conn_id)
+                raise
             if not admitted:
                 raise NotAdmitted("authenticate() does not admit it", ident)
+
+    @staticmethod
+    def admitted(connection: PeerConnection) -> str:
+        """Whose a message is that came.
+
+        :raises NotAdmitted: it was not found out who it is: that was interrupted
+        """
+        ident = connection.session.ident
+        if not connection.is_known:
+            raise NotAdmitted("the check of who it is was interrupted", ident)
+        return ident
 
     def _secrets_of(self, connection: PeerConnection) -> tuple[bytes, ...]:
         assert self._secret is not None

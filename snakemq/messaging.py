@@ -607,7 +607,7 @@ class Messaging(CallbackOwner):
                     if ident is None:
                         # The first frame of one without features, or too early.
                         self._handle_frame(connection, buffer[start : start + 1])
-                        ident = connection.session.ident
+                        ident = self._gatekeeper.admitted(connection)
                     message = decode_message(buffer, start, end)
                     wanted = not connection.doubtful or incoming.is_wanted(connection, message)
                     count += 1
