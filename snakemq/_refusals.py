@@ -101,13 +101,14 @@ class Refusals:
     def fail(self, connection: PeerConnection, exc: SnakeMQException) -> None:
         """The other side made a mistake, or did not prove who it is."""
         conn_id = connection.conn_id
+        is_stranger = isinstance(exc, AuthenticationError)
+        self.counters.add("authentications_failed" if is_stranger else "connections_failed")
+        if connection.is_gone:
+            return  # a callback has closed it already
         if isinstance(exc, AuthenticationError):
-            self.counters.add("authentications_failed")
             self._packeter.send_packet(conn_id, encode_refusal(refusal_of(exc)))
-        else:
-            self.counters.add("connections_failed")
-            if isinstance(exc, SnakeMQIncompatibleProtocol):
-                self._packeter.send_packet(conn_id, FRAME_INCOMPATIBLE)
+        elif isinstance(exc, SnakeMQIncompatibleProtocol):
+            self._packeter.send_packet(conn_id, FRAME_INCOMPATIBLE)
         self._tell(connection, exc)
         if not connection.is_gone:
             self._packeter.finish(conn_id)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
+from snakemq.exceptions import NotAdmitted
 from snakemq.messaging import Messaging
 from snakemq.packeter import Packeter
 from tests.layers.fake_link import FakeLink
-from tests.layers.impostor import packet
+from tests.layers.impostor import message, packet
 
 VERSION = packet(b"\0\0\0\0\1")
 PING = packet(b"\4")
@@ -29,6 +32,9 @@ class HandLink(FakeLink):
 
     def call_soon(self, func: Callable[..., object], *args: object) -> None:
         self.call_later(0.0, func, *args)
+
+    def resume_recv(self, conn_id: str) -> None:
+        assert conn_id in self.taken
 
     def run_timers(self) -> None:
         while (deadline := self.timers.deadline()) is not None and deadline <= self.now:
@@ -96,3 +102,64 @@ def test_pings_and_the_end_of_the_connection() -> None:
     target.link.unreported_bytes = len(PONG)
     target.link.close("1")
     assert not target.errors
+
+
+# A check that is interrupted.
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_who_was_not_checked_to_the_end_is_not_let_in(interrupt: type[BaseException]) -> None:
+    """The loop can be called again, and then goes on with what had come already."""
+
+    def authenticate(conn_id: str, ident: str, certificate: object) -> bool:
+        raise interrupt
+
+    target = Target(authentication=authenticate)
+    target.link.connect("1")
+    with pytest.raises(interrupt):
+        target.link.on_recv("1", identification("eve") + message(b"let me in"))
+    target.link.run_timers()
+    assert "1" not in target.link.taken, "the connection is still there"
+    assert not target.received
+    assert not target.connected
+    assert not target.errors
+
+
+def test_nothing_is_delivered_of_who_is_not_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interrupt may come anywhere, for instance just before the check."""
+    target = Target(authentication=lambda conn_id, ident, certificate: False)
+    target.link.connect("1")
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target.messaging, "_identified", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            target.link.on_recv("1", identification("eve") + message(b"let me in"))
+    target.link.run_timers()
+    target.link.on_recv("1", message(b"let me in"))
+    assert not target.received
+    assert not target.connected
+    assert isinstance(target.errors[0], NotAdmitted)
+
+
+@pytest.mark.parametrize("admitted", [True, False])
+def test_a_check_that_closes_the_connection_itself(
+    admitted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = Target(authentication=lambda conn_id, *_: target.link.close(conn_id) or admitted)
+    target.link.connect("1")
+    target.link.on_recv("1", identification("eve") + message(b"let me in"))
+    assert not target.received + target.errors
+    assert "Traceback" not in caplog.text
+    assert target.messaging.counters.as_dict()["authentications_failed"] == (not admitted)
+
+
+def test_a_ping_of_one_that_was_closed_when_it_was_ready(caplog: pytest.LogCaptureFixture) -> None:
+    target = Target()
+    target.messaging.on_ready.add(lambda conn_id, ident: target.link.close(conn_id))
+    target.link.connect("1")
+    target.link.on_recv("1", VERSION + packet(b"\2eve") + PING)
+    assert not target.errors
+    assert "Traceback" not in caplog.text
