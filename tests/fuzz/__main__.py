@@ -206,7 +206,7 @@ def _keep(name: str, temporary: Path, known: list[Path], found: Path) -> None:
     """Make the corpus of a target anew: what reaches code that the seeds do not."""
     merged = temporary / "merged"
     shutil.copytree(temporary / "seeds", merged)
-    arguments = ["atheris", name, *_libfuzzer(name, str(temporary) + os.sep), "-set_cover_merge=1"]
+    arguments = ["atheris", name, *_libfuzzer(name, str(temporary) + os.sep), "-merge=1"]
     output, status = _drive([*arguments, str(merged), *map(str, known), str(found)], 600)
     if status != 0:
         print(f"{name}: the corpus is as it was, because it can't be merged: {output[-2000:]}")
@@ -223,6 +223,7 @@ def _keep(name: str, temporary: Path, known: list[Path], found: Path) -> None:
             print(f"{name}: {len(new) - count} larger files are left out")
             break
         shutil.copy(file, corpus / file.name)
+    print(f"{name}: {len(list(corpus.iterdir()))} files in the corpus", flush=True)
 
 
 if __name__ == "__main__":

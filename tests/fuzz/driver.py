@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
+import shlex
 import sys
 import time
 import traceback
@@ -53,7 +54,9 @@ def _with_atheris(name: str, arguments: list[str]) -> None:
     # What is to be covered is what is imported here for the first time.
     with atheris.instrument_imports(include=["snakemq"]):
         target = _checked(name)
-    atheris.Setup([sys.argv[0], *arguments], target)
+    # libFuzzer starts this again, by way of a shell, to merge a corpus.
+    again = shlex.join([sys.executable, "-m", "tests.fuzz.driver", "atheris", name])
+    atheris.Setup([again, *arguments], target)
     atheris.Fuzz()
 
 
