@@ -18,9 +18,12 @@ from snakemq.packeter import Packeter
 __all__ = ["HANDLED", "Holding"]
 
 #: How much is held of a connection before nothing more is read from it, in
-#: bytes. One that acknowledges is slowed down by its window before.
+#: bytes of memory. One that acknowledges is slowed down by its window before.
 _LIMIT: Final = 256 * 1024
 _LIMIT_WITH_WINDOW: Final = 2 * WINDOW.window_bytes
+
+#: What each end of a packet takes, in bytes: a number, and its place in a list.
+_BOUND_SIZE: Final = 40
 
 #: Stands for the end of a message that was handled before its turn. What is
 #: left of it is its place: it counts.
@@ -87,7 +90,7 @@ class Holding:
         finally:
             if held and not connection.is_gone:
                 connection.held.appendleft((buffer, held))
-                connection.held_bytes += len(buffer)
+                connection.held_bytes += _weight(buffer, held)
                 self._packeter.call_soon(self.release, connection)
 
     def hold(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
@@ -98,7 +101,7 @@ class Holding:
         finally:
             if held and not connection.is_gone:
                 connection.held.append((buffer, held))
-                connection.held_bytes += len(buffer)
+                connection.held_bytes += _weight(buffer, held)
                 limit = _LIMIT_WITH_WINDOW if connection.acknowledges else _LIMIT
                 if connection.held_bytes > limit:
                     self._counters.add("connections_held")
@@ -109,7 +112,7 @@ class Holding:
         while connection.held and not (connection.is_gone or connection.interrupted):
             buffer, bounds = connection.held.popleft()
             self._releasing = buffer
-            connection.held_bytes -= len(buffer)
+            connection.held_bytes -= _weight(buffer, bounds)
             if not connection.held:
                 self._packeter.resume_recv(connection.conn_id)
             self._receive(connection, buffer, bounds)
@@ -167,3 +170,8 @@ class Holding:
             if is_passing(message):
                 return message
         return None
+
+
+def _weight(buffer: bytes, bounds: list[int]) -> int:
+    """What is taken by packets that are held, in bytes. Empty ones are not for free."""
+    return len(buffer) + _BOUND_SIZE * len(bounds)

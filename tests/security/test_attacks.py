@@ -24,6 +24,10 @@ def identification(ident: str) -> bytes:
 class HandLink(FakeLink):
     """A link on which this side only listens."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.paused: set[str] = set()
+
     def is_mesh(self) -> bool:
         return False
 
@@ -33,8 +37,11 @@ class HandLink(FakeLink):
     def call_soon(self, func: Callable[..., object], *args: object) -> None:
         self.call_later(0.0, func, *args)
 
+    def pause_recv(self, conn_id: str) -> None:
+        self.paused.add(conn_id)
+
     def resume_recv(self, conn_id: str) -> None:
-        assert conn_id in self.taken
+        self.paused.discard(conn_id)
 
     def run_timers(self) -> None:
         while (deadline := self.timers.deadline()) is not None and deadline <= self.now:
@@ -148,7 +155,11 @@ def test_nothing_is_delivered_of_who_is_not_connected(monkeypatch: pytest.Monkey
 def test_a_check_that_closes_the_connection_itself(
     admitted: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    target = Target(authentication=lambda conn_id, *_: target.link.close(conn_id) or admitted)
+    def authenticate(conn_id: str, ident: str, certificate: object) -> bool:
+        target.link.close(conn_id)
+        return admitted
+
+    target = Target(authentication=authenticate)
     target.link.connect("1")
     target.link.on_recv("1", identification("eve") + message(b"let me in"))
     assert not target.received + target.errors
@@ -163,3 +174,21 @@ def test_a_ping_of_one_that_was_closed_when_it_was_ready(caplog: pytest.LogCaptu
     target.link.on_recv("1", VERSION + packet(b"\2eve") + PING)
     assert not target.errors
     assert "Traceback" not in caplog.text
+
+
+# What is held.
+
+
+def test_what_is_held_of_many_small_packets_is_not_much() -> None:
+    """Where each of them begins and ends takes far more memory than they do."""
+    target = Target()
+    target.meet("1", "eve")
+    target.link.connect("2")
+    target.link.on_recv("2", identification("eve"))  # waits, and all it sends is held
+    assert not target.link.paused
+    target.link.on_recv("2", packet(b"") * 10_000)
+    assert target.link.paused == {"2"}
+    target.link.close("1")
+    target.link.run_timers()
+    # Now it is its turn, and it is nothing but empty packets.
+    assert [str(error) for error in target.errors] == ["an empty frame"]
