@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
@@ -51,7 +52,7 @@ class _Allowance:
 
 
 class PeerLog:
-    """A logger for what others can cause, with a limit for each of them.
+    """A logger for what others can cause, with a limit for each of them. Thread-safe.
 
     What is left out is counted, and said with the next line. Lines for
     debugging have no limit: they are off unless somebody wants them all.
@@ -63,16 +64,20 @@ class PeerLog:
     def __init__(self, log: logging.Logger, clock: Callable[[], float]) -> None:
         self._log = log
         self._clock = clock
+        self._lock = threading.Lock()
         self._peers: OrderedDict[object, _Allowance] = OrderedDict()
         #: how many lines were left out
         self.left_out = 0
 
-    def error(self, peer: object, message: str, *args: Any) -> None:
+    def error(
+        self, peer: object, message: str, *args: Any, exc_info: BaseException | None = None
+    ) -> None:
         """A line about an error.
 
         :param peer: who has caused it: an identifier, or an address
+        :param exc_info: the traceback of which is shown with it
         """
-        self._write(logging.ERROR, peer, message, args)
+        self._write(logging.ERROR, peer, message, args, exc_info)
 
     def warning(self, peer: object, message: str, *args: Any) -> None:
         """A warning. See :meth:`error`."""
@@ -87,20 +92,26 @@ class PeerLog:
         self._write(logging.ERROR, peer, message, args, exc_info=True)
 
     def _write(
-        self, level: int, peer: object, message: str, args: tuple[Any, ...], exc_info: bool = False
+        self,
+        level: int,
+        peer: object,
+        message: str,
+        args: tuple[Any, ...],
+        exc_info: BaseException | bool | None = None,
     ) -> None:
         if not self._log.isEnabledFor(level):
             return
-        allowance = self._allowance(peer)
-        if allowance.lines < 1:
-            allowance.left_out += 1
-            self.left_out += 1
-            return
-        allowance.lines -= 1
-        if allowance.left_out:
+        with self._lock:
+            allowance = self._allowance(peer)
+            if allowance.lines < 1:
+                allowance.left_out += 1
+                self.left_out += 1
+                return
+            allowance.lines -= 1
+            left_out, allowance.left_out = allowance.left_out, 0
+        if left_out:
             message += " (%d lines about the same peer were left out before this one)"
-            args = (*args, allowance.left_out)
-            allowance.left_out = 0
+            args = (*args, left_out)
         self._log.log(level, message, *args, exc_info=exc_info, stacklevel=3)
 
     def _allowance(self, peer: object) -> _Allowance:

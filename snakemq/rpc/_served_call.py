@@ -108,7 +108,8 @@ class ServedCall:
     def _give_up(self, exc: BaseException) -> None:
         """It could not even be said what went wrong: say at least that."""
         server = self.server
-        server.log.error(
+        server.peer_log.error(
+            self.ident,
             "ident=%s %s could not be answered",
             quoted(self.ident),
             quoted(self.call.name),
@@ -211,11 +212,14 @@ class ServedCall:
         self._call_after(cause or exc)
         execution = self.execution
         if execution is None or not server.transfer_exceptions:
-            server.log.error(
-                "ident=%s exception in %s",
+            # A call that is wrong is not worth a traceback: nothing of the program has run.
+            server.peer_log.error(
+                self.ident,
+                "ident=%s exception in %s: %s",
                 quoted(self.ident),
                 quoted(self.call.name),
-                exc_info=cause or exc,
+                quoted(describe(exc)),
+                exc_info=None if type(exc) in _CODES else cause or exc,
             )
             if execution is not None:
                 server.answers.keep_silence(execution)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import pytest
 
@@ -53,6 +54,19 @@ def test_others_are_not_left_out(log: PeerLog, caplog: pytest.LogCaptureFixture)
         log.error("mallory", "noise")
     log.error("alice", "this matters")
     assert caplog.messages[-1] == "this matters"
+
+
+def test_several_threads_log_at_a_time(log: PeerLog, caplog: pytest.LogCaptureFixture) -> None:
+    def write(first: int) -> None:
+        for number in range(first, first + 2000):
+            log.error(number % 1500, "line")
+
+    threads = [threading.Thread(target=write, args=(first,)) for first in range(0, 4000, 1000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(caplog.messages) + log.left_out == 8000
 
 
 def test_what_is_not_logged_does_not_count(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
