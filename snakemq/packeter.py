@@ -97,7 +97,7 @@ class Packeter(CallbackOwner):
     :param link: anything that satisfies :class:`snakemq.contracts.LinkInterface`
     :param max_packet_size: the largest packet that is sent or accepted, in bytes
     :param max_unfinished_bytes: what all connections together may have received of packets
-        that are not complete, in bytes
+        that are not complete, in bytes; the one that has received most of it has to go
     """
 
     #: ``func(conn_id)``
@@ -404,9 +404,8 @@ class Packeter(CallbackOwner):
         if decoder.error is not None:
             self.counters.add("packets_too_large")
             self._refuse(conn_id, decoder.error)
-        elif self._unfinished > self.max_unfinished_bytes and decoder.pending:
-            self.counters.add("unfinished_refused")
-            self._refuse(conn_id, TooMuchUnfinished(self.max_unfinished_bytes))
+        while self._unfinished > self.max_unfinished_bytes:
+            self._refuse_largest()
 
     def _deliver(self, conn_id: str, buffer: bytes, bounds: list[int]) -> None:
         self.on_packets_recv(conn_id, buffer, bounds)
@@ -415,6 +414,14 @@ class Packeter(CallbackOwner):
                 if conn_id not in self._connections:
                     return
                 self.on_packet_recv(conn_id, buffer[bounds[position] : bounds[position + 1]])
+
+    def _refuse_largest(self) -> None:
+        # Not the one with which it became more: for the sake of one who stays just
+        # below the limit everybody else would have to go.
+        connections = self._connections
+        conn_id = max(connections, key=lambda one: connections[one].decoder.pending)
+        self.counters.add("unfinished_refused")
+        self._refuse(conn_id, TooMuchUnfinished(self.max_unfinished_bytes))
 
     def _refuse(self, conn_id: str, error: SnakeMQException) -> None:
         self._peer_log.error(self.link.get_remote_host(conn_id), "conn=%s %s", conn_id, error)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from snakemq.exceptions import NotAdmitted
+from snakemq.exceptions import NotAdmitted, TooMuchUnfinished
 from snakemq.messaging import Messaging
 from snakemq.packeter import Packeter
 from tests.layers.fake_link import FakeLink
@@ -192,3 +192,23 @@ def test_what_is_held_of_many_small_packets_is_not_much() -> None:
     target.link.run_timers()
     # Now it is its turn, and it is nothing but empty packets.
     assert [str(error) for error in target.errors] == ["an empty frame"]
+
+
+# Packets that are not complete.
+
+
+def test_who_has_sent_most_of_what_is_not_complete_has_to_go() -> None:
+    """Else somebody who stays just below the limit has everybody else closed for a few bytes."""
+    target = Target()
+    target.packeter.max_unfinished_bytes = 100_000
+    for conn_id, ident in (("1", "eve"), ("2", "mallory"), ("3", "alice")):
+        target.meet(conn_id, ident)
+    target.link.on_recv("1", b"\0\1\0\0" + bytes(49_000))
+    target.link.on_recv("2", b"\0\1\0\0" + bytes(50_900))
+    whole = message(b"from alice" + bytes(200))
+    target.link.on_recv("3", whole[:150])
+    target.link.on_recv("3", whole[150:])
+    assert target.received == [("alice", b"from alice" + bytes(200))]
+    assert sorted(target.link.taken) == ["1", "3"]
+    assert [type(error) for error in target.errors] == [TooMuchUnfinished]
+    assert target.packeter.counters.as_dict()["unfinished_refused"] == 1
