@@ -28,6 +28,10 @@ MAX_LENGTH: Final = 0xFFFFFFFF
 #: ``encode_header(length)`` gives the bytes that precede a content of ``length``.
 encode_header = _HEADER.pack
 
+#: Pieces below the first size are put together up to the second one, in bytes.
+_SMALL_PIECE: Final = 2048
+_LARGE_PIECE: Final = 16 * 1024
+
 _decode_header = _HEADER.unpack_from
 
 
@@ -40,7 +44,8 @@ class PacketDecoder:
     """Finds the packets in a stream that arrives in pieces of any size.
 
     Memory grows with what was received, never with what was announced. Bytes
-    are copied at most once before :meth:`feed` returns them.
+    are copied at most once before :meth:`feed` returns them; but those that come in
+    small pieces are put together first.
 
     :param max_size: the longest content that is accepted, in bytes; may be
         changed at any time
@@ -79,8 +84,14 @@ class PacketDecoder:
         """
         if self.error is not None:
             return b"", []
-        if self._pieces:
-            self._pieces.append(data)
+        pieces = self._pieces
+        if pieces:
+            # An object for each byte that somebody sends alone would take many times
+            # what was sent.
+            if len(data) < _SMALL_PIECE and len(pieces[-1]) < _LARGE_PIECE:
+                pieces[-1] += data
+            else:
+                pieces.append(data)
             self._missing -= len(data)
             if self._missing > 0:
                 self.pending += len(data)

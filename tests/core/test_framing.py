@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -86,3 +87,20 @@ def test_a_large_packet_in_pieces_is_joined_once(chunk: int) -> None:
     stream = encode([packet, b"next"])
     pieces = [stream[i : i + chunk] for i in range(0, len(stream), chunk)]
     assert decode(PacketDecoder(), pieces) == [packet, b"next"]
+
+
+def test_many_small_pieces_take_hardly_more_than_what_is_in_them() -> None:
+    decoder = PacketDecoder()
+    count = 200_000
+    tracemalloc.start()
+    try:
+        decoder.feed(struct.pack("!I", count + 1))
+        for number in range(count):
+            decoder.feed(bytes([number % 256]))
+        assert tracemalloc.get_traced_memory()[0] < 1.2 * count
+    finally:
+        tracemalloc.stop()
+    assert decoder.pending == count + 4
+    buffer, bounds = decoder.feed(b"x")
+    expected = bytes(number % 256 for number in range(count)) + b"x"
+    assert buffer[bounds[0] : bounds[1]] == expected
