@@ -12,6 +12,7 @@ from typing import Final
 from snakemq._core.refusal import Refusal
 from snakemq._peer_connection import PeerConnection
 from snakemq._refusals import Refusals
+from snakemq.exceptions import SnakeMQException
 from snakemq.packeter import Packeter
 
 __all__ = ["SETTLE_TIME", "TAKEOVER_WAIT", "Takeover"]
@@ -114,6 +115,13 @@ class Takeover:
                 one.rival_timer.cancel()
                 one.rival_timer = None
         return rival
+
+    def fail(self, connection: PeerConnection, exc: SnakeMQException) -> None:
+        """The other side made a mistake. See :meth:`Refusals.fail`."""
+        if connection.is_waiting:
+            # It may take a moment to be gone, and must not follow the other one then.
+            self.end(connection)
+        self._refusals.fail(connection, exc)
 
     @staticmethod
     def may_follow(rival: PeerConnection, ended: PeerConnection) -> bool:

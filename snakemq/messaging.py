@@ -172,7 +172,7 @@ class Messaging(CallbackOwner):
         )
         self._inbox = self._make_inbox(queues_storage) if durable_receive else None
         memory = queues_storage if queues_storage and queues_storage.keeps_received else None
-        fail, on_message = self._refusals.fail, self.on_message_recv.call
+        fail, on_message = self._takeover.fail, self.on_message_recv.call
         self._pongs = pongs = Pongs(packeter)
         self._holding = Holding(
             packeter, pongs, self._handle_frame, self._receive, on_message, fail, self.counters

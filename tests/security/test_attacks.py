@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from snakemq.exceptions import NotAdmitted, TooMuchUnfinished
+from snakemq.exceptions import NotAdmitted, SnakeMQBrokenMessage, TooMuchUnfinished
 from snakemq.messaging import Messaging
 from snakemq.packeter import Packeter
 from tests.layers.fake_link import FakeLink
@@ -212,3 +212,36 @@ def test_who_has_sent_most_of_what_is_not_complete_has_to_go() -> None:
     assert sorted(target.link.taken) == ["1", "3"]
     assert [type(error) for error in target.errors] == [TooMuchUnfinished]
     assert target.packeter.counters.as_dict()["unfinished_refused"] == 1
+
+
+# Two connections of one name.
+
+
+def test_a_second_connection_that_fails_does_not_follow_the_first_one() -> None:
+    """It reads nothing, so it stays for a moment."""
+    target = Target()
+    target.meet("1", "eve")
+    target.link.connect("2")
+    target.link.on_recv("2", VERSION + packet(b"\2eve") + message(b"held"))
+    target.link.on_recv("2", packet(b"\6cut"))
+    assert [type(error) for error in target.errors] == [SnakeMQBrokenMessage]
+    assert "2" in target.link.taken
+    target.link.close("1")
+    target.link.run_timers()
+    assert target.connected == ["eve"]
+    assert not target.received
+    assert target.messaging.connected_peers() == []
+
+
+def test_the_first_connection_that_fails_is_followed_by_the_second_one() -> None:
+    target = Target()
+    target.meet("1", "eve")
+    target.messaging.pause("1")
+    target.link.connect("2")
+    target.link.on_recv("2", VERSION + packet(b"\2eve") + packet(b"\6") + message(b"held"))
+    target.link.on_recv("1", packet(b""))
+    assert [str(error) for error in target.errors] == ["an empty frame"]
+    target.link.take_all("1")
+    target.link.run_timers()
+    assert target.connected == ["eve", "eve"]
+    assert target.received == [("eve", b"held")]
