@@ -171,8 +171,12 @@ def _int_line(machine: Machine, pos: int) -> int:
     line, end = _line(machine, pos, _MAX_DIGITS + 2)
     if line in (b"00", b"01"):
         machine.stack.append(line == b"01")
-    else:
-        machine.push_int(int(line.removesuffix(b"L")))
+        return end
+    digits = line.removesuffix(b"L").strip().lstrip(b"+-")
+    if digits[:1] == b"0" and len(digits) > 1:
+        # To pickle such a number is one to the base of 8, or none.
+        raise BadData("a number that begins with 0")
+    machine.push_int(int(line.removesuffix(b"L")))
     return end
 
 

@@ -1292,3 +1292,17 @@ def test_reading_changes_nothing_of_the_classes() -> None:
 
 def test_it_says_that_it_is_safe() -> None:
     assert SAFE_PICKLE.is_safe is True
+
+
+@pytest.mark.parametrize("line", [b"I0100", b"L0100L", b"I-07", b"L00L", b"I+00"])
+def test_numbers_with_a_leading_zero_are_refused(line: bytes) -> None:
+    """pickle reads some of them to the base of 8, and none to that of 10."""
+    with pytest.raises(ValueError, match="begins with 0"):
+        SAFE_PICKLE.loads(line + b"\n.")
+
+
+@pytest.mark.parametrize(
+    ("line", "value"), [(b"I0", 0), (b"I-0", 0), (b"L0L", 0), (b"I00", False), (b"I01", True)]
+)
+def test_zeros_are_read(line: bytes, value: object) -> None:
+    assert SAFE_PICKLE.loads(line + b"\n.") == value == pickle.loads(line + b"\n.")
