@@ -42,13 +42,13 @@ EXCHANGE = Exchange("alice", "bob", b"A" * 32, b"B" * 32, b"binding")
 def test_the_bytes_of_a_proof() -> None:
     message = (
         b"snakemq 2 authentication\0"
-        + b"\0\0\0\x09connector"
-        + b"\0\0\0\x05alice"
-        + b"\0\0\0\x03bob"
-        + b"\0\0\0\x20" + b"A" * 32
-        + b"\0\0\0\x20" + b"B" * 32
-        + b"\0\0\0\x07binding"
-    )  # fmt: skip
+        b"\0\0\0\x09connector"
+        b"\0\0\0\x05alice"
+        b"\0\0\0\x03bob"
+        b"\0\0\0\x20%b"
+        b"\0\0\0\x20%b"
+        b"\0\0\0\x07binding"
+    ) % (b"A" * 32, b"B" * 32)
     expected = hmac.new(SECRET, message, hashlib.sha256).digest()
     assert make_proof(SECRET, Role.CONNECTOR, EXCHANGE) == expected
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from snakemq import Message, Peer, SharedSecret
+from snakemq import ConnectionLimits, Message, Peer, SharedSecret
 from snakemq.rpc import CallError, Error
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.impostor import Impostor, message, packet
@@ -120,7 +120,9 @@ def test_identifiers_are_escaped(log: pytest.LogCaptureFixture, ident: str) -> N
 
 
 def test_garbage_is_not_logged(log: pytest.LogCaptureFixture) -> None:
-    with Peer("bob", listen=0) as bob:
+    # Some of it is no mistake, as far as it goes.
+    limits = ConnectionLimits(identification_timeout=0.2)
+    with Peer("bob", listen=0, connection_limits=limits) as bob:
         for garbage in (
             b"GET /CANARY HTTP/1.1\r\nHost: CANARY\r\n\r\n",
             packet(b"\2" + b"CANARY" * 100),
