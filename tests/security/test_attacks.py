@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from snakemq._core.authentication import NONCE_SIZE, Exchange, Role, make_proof
 from snakemq.exceptions import NotAdmitted, SnakeMQBrokenMessage, TooMuchUnfinished
 from snakemq.messaging import Messaging
 from snakemq.packeter import Packeter
@@ -245,3 +246,21 @@ def test_the_first_connection_that_fails_is_followed_by_the_second_one() -> None
     target.link.run_timers()
     assert target.connected == ["eve", "eve"]
     assert target.received == [("eve", b"held")]
+
+
+# Proofs of several conversations at the same time.
+
+
+def test_no_proof_of_one_conversation_is_one_of_another() -> None:
+    """Who dials two peers, and is dialled by two, may say the same nonces everywhere."""
+    names = ("", "bob", "carol", "bobcarol", "connector", "\ufffd")
+    nonces = (b"A" * NONCE_SIZE, b"B" * NONCE_SIZE)
+    proofs = {
+        make_proof(b"of all of them" * 2, role, Exchange(connector, listener, *order, binding))
+        for role in Role
+        for connector in names
+        for listener in names
+        for order in (nonces, nonces[::-1], nonces[:1] * 2)
+        for binding in (b"", b"one", b"other")
+    }
+    assert len(proofs) == len(Role) * len(names) ** 2 * 3 * 3
