@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from snakemq._io.tls import SSLConfig, TlsSide
 from snakemq._io.tls_errors import PROTOCOL_VERSION_ALERT
+from snakemq._io.tls_socket import TlsSocket
 from snakemq.contracts import Buffer, TlsInfo
 
 if TYPE_CHECKING:
@@ -69,9 +70,9 @@ def _set_option(sock: socket.socket, level: int, name: str, value: int) -> None:
             sock.setsockopt(level, option, value)
 
 
-#: Records of TLS that are read at once: four times as many as full ones make a
-#: read. Who sends tiny ones has to take turns with the others.
-_RECORDS_PER_READ: Final = 64
+#: How it is looked whether TLS has said why it ended: so often, so many bytes.
+_READS_FOR_ALERT: Final = 16
+_ALERT_BLOCK: Final = 64 * 1024
 
 
 class SocketState(enum.Enum):
@@ -97,7 +98,7 @@ class LinkSocket:
 
     __slots__ = (
         "__weakref__",
-        "_tls_rest",
+        "_tls",
         "certificate",
         "conn_id",
         "eof",
@@ -150,7 +151,7 @@ class LinkSocket:
         self.send_finished = True
         self.eof = False
         self.failure: OSError | None = None  # broke in send; reported soon
-        self._tls_rest: memoryview | None = None
+        self._tls: TlsSocket | None = None
 
     def fileno(self) -> int:
         """Descriptor of the socket, -1 after it was closed."""
@@ -162,47 +163,35 @@ class LinkSocket:
         :return: see :meth:`ssl.SSLSocket.getpeercert`; ``None`` without TLS or
             without a certificate
         """
-        if isinstance(self.sock, ssl.SSLSocket):
-            # Before the handshake is done and after the close there is none.
+        if self._tls is not None and self.state is not SocketState.CLOSED:
+            # Before the handshake is done there is none.
             with contextlib.suppress(ValueError, OSError):
-                return self.sock.getpeercert(binary_form)
+                return self._tls.object.getpeercert(binary_form)
         return None
 
     def tls_info(self) -> TlsInfo | None:
         """What TLS knows of the connection; ``None`` without TLS. Once the handshake is done."""
-        sock = self.sock
-        if not isinstance(sock, ssl.SSLSocket):
+        if self._tls is None:
             return None
-        cipher = sock.cipher()
+        known = self._tls.object
+        cipher = known.cipher()
         return TlsInfo(
             self.certificate,
             self.getpeercert(binary_form=True),
-            sock.get_channel_binding("tls-unique") or b"",
-            sock.version() or "",
+            known.get_channel_binding("tls-unique") or b"",
+            known.version() or "",
             cipher[0] if cipher else "",
-            sock.selected_alpn_protocol(),
+            known.selected_alpn_protocol(),
         )
 
     @property
     def is_tls(self) -> bool:
         """Whether it speaks TLS, or is about to."""
-        return isinstance(self.sock, ssl.SSLSocket)
+        return self._tls is not None
 
     def start_tls(self, side: TlsSide) -> None:
-        """Wrap the connected socket. The handshake is :meth:`do_handshake`'s.
-
-        :raises OSError: the other side is gone
-        """
-        try:
-            self.sock = side.wrap(self.sock, server_side=not self.is_connector)
-            return
-        except ssl.SSLError:
-            raise
-        except OSError as exc:
-            code, text = exc.errno, exc.strerror
-        # Another exception, because the frames of the first one hold the only reference
-        # to a socket that is open.
-        raise ConnectionResetError(code, text)
+        """Speak TLS on the connected socket. The handshake is :meth:`do_handshake`'s."""
+        self._tls = side.wrap(self.sock, server_side=not self.is_connector)
 
     def peek(self, size: int) -> bytes:
         """What is there to read below TLS; it stays there.
@@ -211,19 +200,16 @@ class LinkSocket:
         :raises BlockingIOError: nothing
         :raises OSError: the connection is broken
         """
-        return socket.socket.recv(self.sock, size, socket.MSG_PEEK)
+        return self.sock.recv(size, socket.MSG_PEEK)
 
     def refuse_plain(self) -> None:
         """Tell somebody who does not speak TLS, in TLS, that this side does."""
         with contextlib.suppress(OSError):
-            socket.socket.send(self.sock, PROTOCOL_VERSION_ALERT)
+            self.sock.send(PROTOCOL_VERSION_ALERT)
 
     def has_cipher(self) -> bool:
         """Whether both sides have agreed on one."""
-        if isinstance(self.sock, ssl.SSLSocket):
-            with contextlib.suppress(ValueError, OSError):
-                return self.sock.cipher() is not None
-        return False
+        return self._tls is not None and self._tls.object.cipher() is not None
 
     def cancel_timer(self) -> None:
         """Whatever it was for is over. Harmless if there is none."""
@@ -238,8 +224,8 @@ class LinkSocket:
         :raises ssl.SSLWantWriteError: when there is room to write, again
         :raises OSError: failed
         """
-        assert isinstance(self.sock, ssl.SSLSocket)
-        self.sock.do_handshake()
+        assert self._tls is not None
+        self._tls.do_handshake()
         self.certificate = self.getpeercert() or None
 
     def recv(self, size: int) -> bytes:
@@ -249,8 +235,10 @@ class LinkSocket:
             there is nothing to read now
         :raises OSError: the connection is broken
         """
-        if isinstance(self.sock, ssl.SSLSocket):
-            return self._recv_tls(self.sock, size)
+        if self._tls is not None:
+            data = self._tls.recv(size)
+            self.eof = self._tls.eof
+            return data
         try:
             data = self.sock.recv(size)
         except (BlockingIOError, InterruptedError):
@@ -259,48 +247,28 @@ class LinkSocket:
             self.eof = True
         return data
 
-    def _recv_tls(self, sock: ssl.SSLSocket, size: int) -> bytes:
-        # One read gives one record at most, 16 KiB.
-        pieces: list[bytes] = []
-        total = 0
-        try:
-            for _ in range(_RECORDS_PER_READ):
-                if total >= size:
-                    break
-                piece = sock.recv(size - total)
-                if not piece:
-                    self.eof = True
-                    break
-                pieces.append(piece)
-                total += len(piece)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            pass
-        except OSError:
-            # What came before the failure counts; the failure will come again.
-            if not pieces:
-                raise
-        return b"".join(pieces)
-
     def alert_before(self, exc: OSError) -> OSError:
         """Why the other side ended TLS, if it said so before this side noticed its end.
 
         :param exc: how it was noticed
         :return: the alert, as ssl raises it; else ``exc``
         """
-        if isinstance(self.sock, ssl.SSLSocket) and not isinstance(exc, ssl.SSLError):
+        if self._tls is not None and not isinstance(exc, ssl.SSLError):
             try:
-                self.sock.recv(1)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLEOFError):
-                pass
+                # What is not for the program may come before it.
+                for _ in range(_READS_FOR_ALERT):
+                    if self._tls.eof:
+                        break
+                    self._tls.recv(_ALERT_BLOCK)
             except ssl.SSLError as alert:
                 return alert
-            except (OSError, ValueError):
+            except OSError:
                 pass
         return exc
 
     def has_buffered(self) -> bool:
         """Whether there is something to read that no selector knows of."""
-        return isinstance(self.sock, ssl.SSLSocket) and (self.eof or self.sock.pending() > 0)
+        return self._tls is not None and self._tls.has_buffered()
 
     def send(self, data: Buffer) -> bool:
         """Hand over what the system takes; :attr:`last_send_size` tells how much.
@@ -311,11 +279,10 @@ class LinkSocket:
         """
         self.send_finished = False
         self.last_send_size = 0
-        if isinstance(self.sock, ssl.SSLSocket):
-            # TLS wants the very same data again after "no room", so it is kept
-            # and sent to its end.
-            self._tls_rest = memoryview(data).cast("B")
-            return self._send_tls(self.sock)
+        if self._tls is not None:
+            done = self._tls.send(data)
+            self.last_send_size = self._tls.taken
+            return done
         with contextlib.suppress(BlockingIOError, InterruptedError):
             self.last_send_size = self.sock.send(data)
         return self.last_send_size == len(data)
@@ -326,22 +293,11 @@ class LinkSocket:
         :return: whether the send is over: :attr:`last_send_size` is final
         :raises OSError: the connection is broken
         """
-        if isinstance(self.sock, ssl.SSLSocket):
-            return self._send_tls(self.sock)
-        return True
-
-    def _send_tls(self, sock: ssl.SSLSocket) -> bool:
-        rest = self._tls_rest
-        try:
-            while rest:
-                count = sock.send(rest)
-                self.last_send_size += count
-                rest = rest[count:]
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            self._tls_rest = rest
-            return False
-        self._tls_rest = None
-        return True
+        if self._tls is None:
+            return True
+        done = self._tls.continue_send()
+        self.last_send_size = self._tls.taken
+        return done
 
     def connect_error(self) -> int:
         """The result of a connect that was in progress, as an ``errno``; 0: connected."""
@@ -362,12 +318,8 @@ class LinkSocket:
 
         :raises OSError: the connection is broken
         """
-        if isinstance(self.sock, ssl.SSLSocket):
-            # TLS' own farewell would need the other side's answer first. The
-            # plain one is understood too.
-            socket.socket.shutdown(self.sock, socket.SHUT_WR)
-        else:
-            self.sock.shutdown(socket.SHUT_WR)
+        # Also of TLS: its own farewell would need the answer of the other side first.
+        self.sock.shutdown(socket.SHUT_WR)
 
     def discard_input(self, size: int) -> bool:
         """Read and throw away at most ``size`` bytes.
@@ -375,7 +327,7 @@ class LinkSocket:
         :return: whether there may be more later
         """
         try:
-            return bool(socket.socket.recv(self.sock, size))
+            return bool(self.sock.recv(size))
         except (BlockingIOError, InterruptedError):
             return True
         except OSError:
@@ -384,7 +336,6 @@ class LinkSocket:
     def close(self) -> None:
         """Close the socket at once."""
         self.state = SocketState.CLOSED
-        self._tls_rest = None
         with contextlib.suppress(OSError):
             self.sock.close()
 

@@ -19,6 +19,7 @@ from snakemq._io.tls_context import (
     make_context,
     stamp_of,
 )
+from snakemq._io.tls_socket import TlsSocket
 
 __all__ = ["LOOK_INTERVAL", "SSLConfig", "TlsSide"]
 
@@ -295,16 +296,16 @@ class TlsSide:
         if self.config.reload_on_change:
             self.config._contexts.reload_if_changed()
 
-    def wrap(self, sock: socket.socket, *, server_side: bool) -> ssl.SSLSocket:
-        """A connected socket, with TLS. The handshake is left to the caller."""
+    def wrap(self, sock: socket.socket, *, server_side: bool) -> TlsSocket:
+        """TLS over a connected socket. The handshake is left to the caller."""
         context = self.config.context
         if self._kind is not None:
             context = self.config._contexts.current(self._kind)
         assert context is not None
-        return context.wrap_socket(
+        return TlsSocket(
             sock,
+            context,
             server_side=server_side,
-            do_handshake_on_connect=False,
             server_hostname=None if server_side else self.server_hostname,
         )
 

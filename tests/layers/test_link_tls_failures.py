@@ -504,28 +504,3 @@ def client_hello() -> bytes:
     with pytest.raises(ssl.SSLWantReadError):
         tls.do_handshake()
     return outgoing.read()
-
-
-class TinyRecords:
-    """A TLS socket with many records of one byte each."""
-
-    def __init__(self, count: int) -> None:
-        self.left = count
-        self.reads = 0
-
-    def recv(self, size: int) -> bytes:
-        self.reads += 1
-        if not self.left:
-            raise ssl.SSLWantReadError
-        self.left -= 1
-        return b"x"
-
-
-def test_who_sends_tiny_records_takes_turns() -> None:
-    """Each one costs as much as a large one, and all of them would be one read."""
-    records = TinyRecords(100_000)
-    with contextlib.closing(LinkSocket()) as sock:
-        data = sock._recv_tls(records, 256 * 1024)  # type: ignore[arg-type]
-        assert len(data) == records.reads == 64
-        records.left = 3
-        assert sock._recv_tls(records, 256 * 1024) == b"xxx"  # type: ignore[arg-type]
