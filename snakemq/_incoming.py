@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
@@ -26,6 +27,9 @@ WINDOW: Final = DeliveryFeature(window_messages=8192, window_bytes=16 * 1024 * 1
 #: seconds. They are never repeated, so nothing depends on it but the window;
 #: and one for each would double the packets of remote calls.
 ACK_DELAY: Final = 0.02
+
+# If so much waits to be sent, in bytes, there is one acknowledgement of it at most.
+_ACK_BACKLOG: Final = 4096
 
 # When so much of the window is used, the sender must not wait.
 _ACK_MESSAGES: Final = WINDOW.window_messages // 4
@@ -354,10 +358,27 @@ class Incoming:
         if connection.ack_timer is not None:
             connection.ack_timer.cancel()
             connection.ack_timer = None
-        connection.acked_received = connection.received_total
-        connection.unacked_bytes = 0
-        frame = encode_acknowledgement(connection.received_total)
-        try:
-            self._packeter.send_packet(connection.conn_id, frame)
-        except NoConnection:
-            return  # this is its end; the sender will repeat, and be recognised
+        with contextlib.suppress(NoConnection):
+            # At its end: the sender will repeat, and be recognised.
+            if self._waits_for_reader(connection):
+                connection.ack_due = True
+                return
+            connection.acked_received = connection.received_total
+            connection.unacked_bytes = 0
+            frame = encode_acknowledgement(connection.received_total)
+            connection.last_ack = self._packeter.send_packet(connection.conn_id, frame)
+
+    def _waits_for_reader(self, connection: PeerConnection) -> bool:
+        # The next one will count all. So who sends and reads nothing gets no memory for them.
+        return (
+            connection.last_ack is not None
+            and self._packeter.unsent_bytes(connection.conn_id) > _ACK_BACKLOG
+        )
+
+    def handle_sent(self, connection: PeerConnection, packet_id: int) -> None:
+        """The packets up to this one are with the system."""
+        if connection.last_ack is not None and connection.last_ack <= packet_id:
+            connection.last_ack = None
+            if connection.ack_due:
+                connection.ack_due = False
+                self._acknowledge(connection)

@@ -32,6 +32,7 @@ class PeerConnection:
     """One connection and what is known of its other side."""
 
     __slots__ = (
+        "ack_due",
         "ack_timer",
         "acked_received",
         "acked_total",
@@ -54,6 +55,7 @@ class PeerConnection:
         "keepalive",
         "keepalive_timer",
         "knows_all",
+        "last_ack",
         "last_number",
         "last_pong",
         "memory",
@@ -124,6 +126,10 @@ class PeerConnection:
         self.acked_received = 0
         self.unacked_bytes = 0
         self.ack_timer: TimerHandle | None = None
+        #: packet of the last acknowledgement, until it is with the system; and
+        #: whether there is to be another one then
+        self.last_ack: int | None = None
+        self.ack_due = False
         #: what was received of the other side before, if it acknowledges
         self.memory: Received | None = None
         # Where the other side is in its stream; how many of its next messages

@@ -719,8 +719,8 @@ class Messaging(CallbackOwner):
     def _handle_sent(self, conn_id: str, packet_id: int, count: int) -> None:
         connection = self._connections.get(conn_id)
         if connection is not None:
-            self._pongs.handle_sent(connection, packet_id)
-            self._outgoing.handle_sent(connection, packet_id)
+            for part in (self._pongs, self._incoming, self._outgoing):
+                part.handle_sent(connection, packet_id)
 
     def _ping(self, connection: PeerConnection, callback: Callable[[float], object] | None) -> None:
         if connection.conn_id in self._connections:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 import pytest
 
 from snakemq._core.authentication import NONCE_SIZE, Exchange, Role, make_proof
+from snakemq._core.features import DeliveryFeature, Feature, encode_features
 from snakemq.exceptions import NotAdmitted, SnakeMQBrokenMessage, TooMuchUnfinished
 from snakemq.messaging import Messaging
 from snakemq.packeter import Packeter
@@ -88,6 +90,25 @@ def test_who_reads_no_pongs_gets_no_memory_for_them() -> None:
     before = len(target.link.taken["1"])
     target.link.take_all("1")
     assert target.link.taken["1"][before:] == PONG * 100_000
+    assert not target.errors
+
+
+def test_who_reads_no_acknowledgements_gets_no_memory_for_them() -> None:
+    target = Target()
+    features = encode_features({Feature.DELIVERY: DeliveryFeature(10, 1000).encode()})
+    target.link.connect("1")
+    target.link.on_recv("1", VERSION + packet(b"\2eve") + packet(b"\6", features))
+    target.link.run_timers()
+    target.link.take_all("1")
+    before = len(target.link.taken["1"])
+    for number in range(5000):
+        sequence = struct.pack("!8sQII", b"s" * 8, number + 1, 0, 0)
+        message = struct.pack("!16sII", b"u" * 16, 0xFFFFFFFF, 0)
+        target.link.on_recv("1", packet(b"\x08", sequence) + packet(b"\3", message))
+    assert target.packeter.unsent_bytes("1") < 5000
+    # And the last one counts all of them.
+    target.link.take_all("1")
+    assert target.link.taken["1"][before:].endswith(packet(b"\7", struct.pack("!Q", 5000)))
     assert not target.errors
 
 
