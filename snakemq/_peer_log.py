@@ -8,13 +8,26 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
-__all__ = ["LINES_PER_PEER", "LINES_TIME", "PeerLog", "quoted"]
+__all__ = [
+    "LINES_OF_ALL",
+    "LINES_OF_ALL_TIME",
+    "LINES_PER_PEER",
+    "LINES_TIME",
+    "PeerLog",
+    "quoted",
+]
 
 #: So many lines of a peer, or of an address, are logged at once...
 LINES_PER_PEER: Final = 20
 
 #: ... and one more after each time of so many seconds.
 LINES_TIME: Final = 5.0
+
+#: So many lines of all together are logged at once, because a name is quickly made up...
+LINES_OF_ALL: Final = 200
+
+#: ... and one more after each time of so many seconds.
+LINES_OF_ALL_TIME: Final = 0.1
 
 #: Of so many peers is known how many lines they had.
 _MAX_PEERS: Final = 1000
@@ -41,18 +54,36 @@ def quoted(text: object, shown: int = _SHOWN) -> str:
 
 
 class _Allowance:
-    """How many lines one peer may still cause, and how many were left out."""
+    """How many lines may still be caused, and how many were left out.
 
-    __slots__ = ("left_out", "lines", "since")
+    :param most: so many at once
+    :param time: one more after so many seconds
+    """
 
-    def __init__(self, now: float) -> None:
-        self.lines = float(LINES_PER_PEER)
-        self.since = now
+    __slots__ = ("_lines", "_most", "_since", "_time", "left_out")
+
+    def __init__(self, now: float, most: int, time: float) -> None:
+        self._most = most
+        self._time = time
+        self._lines = float(most)
+        self._since = now
         self.left_out = 0
+
+    def refill(self, now: float) -> bool:
+        """Time has passed; whether there may be a line."""
+        self._lines = min(self._most, self._lines + (now - self._since) / self._time)
+        self._since = now
+        return self._lines >= 1
+
+    def take(self) -> int:
+        """There is a line; how many were left out before it."""
+        self._lines -= 1
+        left_out, self.left_out = self.left_out, 0
+        return left_out
 
 
 class PeerLog:
-    """A logger for what others can cause, with a limit for each of them. Thread-safe.
+    """A logger for what others can cause, with a limit for each, and one for all. Thread-safe.
 
     What is left out is counted, and said with the next line. Lines for
     debugging have no limit: they are off unless somebody wants them all.
@@ -66,6 +97,7 @@ class PeerLog:
         self._clock = clock
         self._lock = threading.Lock()
         self._peers: OrderedDict[object, _Allowance] = OrderedDict()
+        self._all = _Allowance(clock(), LINES_OF_ALL, LINES_OF_ALL_TIME)
         #: how many lines were left out
         self.left_out = 0
 
@@ -102,28 +134,31 @@ class PeerLog:
         if not self._log.isEnabledFor(level):
             return
         with self._lock:
-            allowance = self._allowance(peer)
-            if allowance.lines < 1:
+            now = self._clock()
+            allowance = self._allowance(peer, now)
+            if not allowance.refill(now):
                 allowance.left_out += 1
                 self.left_out += 1
                 return
-            allowance.lines -= 1
-            left_out, allowance.left_out = allowance.left_out, 0
-        if left_out:
+            if not self._all.refill(now):
+                self._all.left_out += 1
+                self.left_out += 1
+                return
+            of_peer, of_all = allowance.take(), self._all.take()
+        if of_peer:
             message += " (%d lines about the same peer were left out before this one)"
-            args = (*args, left_out)
+            args = (*args, of_peer)
+        if of_all:
+            message += " (%d lines about many peers were left out before this one)"
+            args = (*args, of_all)
         self._log.log(level, message, *args, exc_info=exc_info, stacklevel=3)
 
-    def _allowance(self, peer: object) -> _Allowance:
-        now = self._clock()
+    def _allowance(self, peer: object, now: float) -> _Allowance:
         allowance = self._peers.get(peer)
         if allowance is None:
-            allowance = self._peers[peer] = _Allowance(now)
+            allowance = self._peers[peer] = _Allowance(now, LINES_PER_PEER, LINES_TIME)
             if len(self._peers) > _MAX_PEERS:
                 self._peers.popitem(last=False)
-            return allowance
-        self._peers.move_to_end(peer)
-        passed = now - allowance.since
-        allowance.lines = min(LINES_PER_PEER, allowance.lines + passed / LINES_TIME)
-        allowance.since = now
+        else:
+            self._peers.move_to_end(peer)
         return allowance

@@ -120,8 +120,7 @@ class PacketTooLarge(SnakeMQBrokenPacket, ValueError):
 class TooMuchUnfinished(SnakeMQException):
     """All connections together have received too much of packets that are not complete.
 
-    Reported through ``on_error`` for the connection with which it became too much; it is
-    closed.
+    Reported through ``on_error`` for the connection that has most of it; it is closed.
 
     :ivar limit: in bytes
     """

@@ -123,19 +123,19 @@ class ConnectionLimits:
         to prove it if it has to, in seconds
     :ivar max_packet_size: the largest packet that is sent or accepted, in bytes
     :ivar max_unfinished_bytes: what all connections together may have received of
-        packets that are not complete, in bytes; the connection with which it becomes more
-        is closed
+        packets that are not complete, in bytes; the connection that has most of it is
+        closed
     :raises TypeError: a limit is not a number
     :raises ValueError: a limit is too small, or too large
     """
 
     max_connections: int = 16_384
     accept_rate: float = 1000.0
-    max_handshakes: int = 512
-    max_handshakes_per_address: int = 128
+    max_handshakes: int = 1024
+    max_handshakes_per_address: int = 512
     handshake_timeout: float = 10.0
-    max_unidentified: int = 1024
-    max_unidentified_per_address: int = 256
+    max_unidentified: int = 4096
+    max_unidentified_per_address: int = 1024
     identification_timeout: float = 10.0
     max_packet_size: int = 1 << 30
     max_unfinished_bytes: int = 2 << 30

@@ -337,6 +337,8 @@ EXPECTED = {
     # Log
     "Lines about one peer, or one address, at once": str(_peer_log.LINES_PER_PEER),
     "... and one more after each": seconds(_peer_log.LINES_TIME),
+    "Lines about all peers together, at once": str(_peer_log.LINES_OF_ALL),
+    "... and one more of these after each": seconds(_peer_log.LINES_OF_ALL_TIME),
     "Peers and addresses of which this is known": str(_peer_log._MAX_PEERS),
     "What is shown of a text that came from others": f"{_peer_log._SHOWN} characters",
     # Command line

@@ -7,7 +7,14 @@ import threading
 
 import pytest
 
-from snakemq._peer_log import LINES_PER_PEER, LINES_TIME, PeerLog, quoted
+from snakemq._peer_log import (
+    LINES_OF_ALL,
+    LINES_OF_ALL_TIME,
+    LINES_PER_PEER,
+    LINES_TIME,
+    PeerLog,
+    quoted,
+)
 
 
 class Clock:
@@ -54,6 +61,20 @@ def test_others_are_not_left_out(log: PeerLog, caplog: pytest.LogCaptureFixture)
         log.error("mallory", "noise")
     log.error("alice", "this matters")
     assert caplog.messages[-1] == "this matters"
+
+
+def test_who_takes_another_name_each_time_has_a_limit_too(
+    log: PeerLog, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(1000):
+        log.error(("mallory", number), "noise")
+    assert len(caplog.messages) == LINES_OF_ALL
+    assert log.left_out == 1000 - LINES_OF_ALL
+    clock.now += 2 * LINES_OF_ALL_TIME
+    log.error("alice", "this matters")
+    assert caplog.messages[-1] == (
+        "this matters (800 lines about many peers were left out before this one)"
+    )
 
 
 def test_several_threads_log_at_a_time(log: PeerLog, caplog: pytest.LogCaptureFixture) -> None:
