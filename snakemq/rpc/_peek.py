@@ -23,7 +23,7 @@ _MEMO: Final = rb"(?:\x94|q.)?"
 _PICKLE: Final = re.compile(
     rb"\x80[\x02-\x05](?:\x95.{8})?\}" + _MEMO + rb"\("
     rb"(?:\x8c|X)\x07(?:\x00{3})?command" + _MEMO +
-    rb"(?:(?:\x8c|X)\x04(?:\x00{3})?call|(?:\x8c|X)\x06(?:\x00{3})?signal)" + _MEMO +
+    rb"(?:(?:\x8c|X)\x04(?:\x00{3})?call|(?:\x8c|X)\x06(?:\x00{3})?(signal))" + _MEMO +
     rb"(?:\x8c|X)\x06(?:\x00{3})?object" + _MEMO,
     re.DOTALL,
 )  # fmt: skip
@@ -32,21 +32,21 @@ _NAME: Final = re.compile(rb"(?:\x8c(.)|X(.)\x00\x00\x00)", re.DOTALL)
 _AFTER: Final = re.compile(_MEMO, re.DOTALL)
 
 _JSON: Final = re.compile(
-    rb'\{"command": ?"(?:call|signal)", ?"object": ?"([\w.]*)", ?"method": ?"([\w.]*)"', re.ASCII
+    rb'\{"command": ?"(?:call|(signal))", ?"object": ?"([\w.]*)", ?"method": ?"([\w.]*)"', re.ASCII
 )
 
 
-def call_in(data: bytes) -> tuple[str, str] | None:
-    """Object and method of a call or signal, with the prefix.
+def call_in(data: bytes) -> tuple[str, str, bool] | None:
+    """Object and method of a call or signal, and whether it is a signal.
 
-    :param data: the request, or at least :data:`PEEKED` bytes of it
+    :param data: the request with its prefix, or at least :data:`PEEKED` bytes of it
     :return: ``None``: it can't be told. What is told here need not be true: the
         sender may have the reader find something else.
     """
     head = data[len(REQUEST_PREFIX) : PEEKED]
     found = _JSON.match(head)
     if found is not None:
-        return found[1].decode(), found[2].decode()
+        return found[2].decode(), found[3].decode(), bool(found[1])
     start = _PICKLE.match(head)
     if start is None:
         return None
@@ -55,7 +55,7 @@ def call_in(data: bytes) -> tuple[str, str] | None:
         method = _METHOD.match(head, pos)
         if method is None:
             return None
-        return object_name, _name(head, method.end())[0]
+        return object_name, _name(head, method.end())[0], bool(start[1])
     except ValueError:
         return None
 

@@ -360,7 +360,9 @@ class RpcServer(Registry, Hooked):
         found = None if self._authorizer is None else call_in(data)
         if self._authorizer is None or found is None:
             return None
-        return self._authorizer.refusal(ident, conn_id, *unambiguous(*found))
+        object_name, method, is_signal = found
+        name = unambiguous(object_name, method)
+        return self._authorizer.refusal(ident, conn_id, *name, is_signal=is_signal)
 
     def _too_large_to_wait(self, conn_id: str, ident: str, data: bytes) -> None:
         """There is no room for a request that has to be read by a worker."""

@@ -455,6 +455,19 @@ def test_a_large_request_is_refused_before_a_worker_reads_it(
     assert service.calls == []
 
 
+@pytest.mark.parametrize("allows_signals", [True, False])
+def test_whether_a_large_request_is_a_signal_is_known_from_its_beginning(
+    allowed: Allowed, allows_signals: bool
+) -> None:
+    side, service = allowed(authorize=lambda request: request.is_signal is allows_signals)
+    side.deliver(signal_record("obj", "sign", (LARGE,), {}))
+    assert side.server.dispatcher.idle(DEADLINE)
+    assert service.calls == [LARGE] * allows_signals
+    side.deliver(call_record("obj", "open", (LARGE,), {}, REQ_ID))
+    assert side.reply(1)["ok"] is not allows_signals
+    assert side.server.counters["calls_unauthorized"] == 1
+
+
 def test_a_large_request_that_is_written_in_another_order_is_judged_when_it_is_read(
     allowed: Allowed,
 ) -> None:
@@ -472,7 +485,7 @@ def test_what_the_beginning_says_is_not_believed(allowed: Allowed) -> None:
     bad = good[:-2] + b"\x8c\x06method\x8c\x06secretu."
     assert pickle.loads(bad)["method"] == "secret"
     message = Message(REQUEST_PREFIX + bad)
-    assert call_in(message.data) == ("obj", "open")
+    assert call_in(message.data) == ("obj", "open", False)
     side.messaging.in_loop(side.server.on_recv, "c1", "alice", message)
     assert "obj.secret" in refused(side)
     assert service.calls == []
@@ -503,14 +516,15 @@ def test_what_the_first_bytes_tell() -> None:
             signal_record("math", "add", (1,), {}),
         ):
             data = REQUEST_PREFIX + dumps(record)
-            assert call_in(data) == (record["object"], record["method"])
+            told = (record["object"], record["method"], record["command"] == "signal")
+            assert call_in(data) == told
             for size in range(len(data)):
-                assert call_in(data[:size]) in (None, (record["object"], record["method"]))
+                assert call_in(data[:size]) in (None, told)
     by_hand = b"rpcreq\x80\x03}(" + b"".join(
         b"X" + bytes([len(text), 0, 0, 0]) + text
         for text in (b"command", b"call", b"object", b"calc", b"method", b"add", b"args")
     )
-    assert call_in(by_hand) == ("calc", "add")
+    assert call_in(by_hand) == ("calc", "add", False)
     for record in (cancel_record(REQ_ID), describe_record(REQ_ID), more_record(REQ_ID, 1, 1)):
         assert call_in(REQUEST_PREFIX + pickle.dumps(record)) is None
     for long in ("x" * 300, "x" * 2 * PEEKED):
