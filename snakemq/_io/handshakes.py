@@ -87,7 +87,8 @@ class Handshakes:
         """Shake hands on a connected socket."""
         sock.state = SocketState.HANDSHAKE
         self._running[sock] = _Handshake(side)
-        self._link.watch(sock, 0)
+        # Before the first step, which a callback may interrupt.
+        self._link.watch(sock, selectors.EVENT_READ)
         if not sock.is_connector:
             self._take_place(sock)
         sock.timer = self._link.call_later(
@@ -103,12 +104,11 @@ class Handshakes:
                 self._link.watch(sock, selectors.EVENT_READ)
                 return
             if not handshake.has_begun:
-                handshake.has_begun = True
                 self._read_changed_files(handshake.side)
                 if sock not in self._running:
                     return  # a callback that was told of an error has closed it
-                self._link.watch(sock, 0)  # it becomes another socket
                 sock.start_tls(handshake.side)
+                handshake.has_begun = True
             sock.do_handshake()
         except ssl.SSLWantReadError:
             self._link.watch(sock, selectors.EVENT_READ)

@@ -581,6 +581,26 @@ class TestReloadOnChange:
         assert [type(error) for _, error in client.errors] == [FileNotFoundError]
         assert not client.link._timers
 
+    def test_who_is_told_may_interrupt_the_loop(
+        self, files: Files, make_watched: MakeWatched, tmp_path: Path
+    ) -> None:
+        server, client = make_watched(), make_watched()
+        key, cert = issue(files.authority, tmp_path, "own", LOCALHOST)
+        address = server.listen(SSLConfig(key, cert, ca_certs=files.ca, reload_on_change=True))
+        interrupts: list[Exception] = []
+
+        def interrupt(conn_id: str | None, exc: Exception) -> None:
+            interrupts.append(exc)
+            raise KeyboardInterrupt
+
+        server.link.on_error.add(interrupt)
+        key.unlink()
+        client.dial(address, files.config())
+        with pytest.raises(KeyboardInterrupt):
+            drive(server, client, until=lambda: client.open)
+        drive(server, client, until=lambda: client.open and server.open)
+        assert len(interrupts) == 1
+
     def test_it_looks_once_a_second_at_most(
         self, files: Files, make_watched: MakeWatched, monkeypatch: pytest.MonkeyPatch
     ) -> None:
