@@ -130,8 +130,7 @@ class Listener:
             self._link.adopt(sock, self._tls)
         except OSError as exc:
             self._link.peer_log.error(address_group(peer[0]), "accept from %r: %s", peer, exc)
-            self._link.admission.leave(sock)
-            raw.close()
+            self._link.give_up(sock, linger=False)
 
     def _make_room(self) -> None:
         # Others must not be kept out by those that were sent away and stay as long as

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -643,6 +644,31 @@ def test_large_data_both_ways_while_others_fail(files: Files, make_watched: Make
     )
     assert [*server.received.values(), *client.received.values()] == [data, data]
     drive(server, stranger, until=lambda: stranger.errors)
+
+
+def test_what_can_not_be_watched_leaves_nothing_behind(
+    files: Files, make_watched: MakeWatched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system watches so many sockets only."""
+    server, client = make_watched(), make_watched()
+    address = server.listen(files.config())
+    selector = server.link.selector
+    register = selector.register
+    refused: list[Any] = []
+
+    def refuse_once(sock: Any, events: int, data: Any = None) -> Any:
+        if not refused:
+            refused.append(sock)
+            raise OSError(errno.ENOSPC, "too many are watched")
+        return register(sock, events, data)
+
+    monkeypatch.setattr(selector, "register", refuse_once)
+    client.dial(address, files.config())
+    drive(server, client, until=lambda: client.errors)
+    assert len(server.link.admission) == len(server.link._handshakes) == 0
+    assert not server.link._anonymous
+    assert not server.link._timers
+    assert refused[0].fileno() == -1
 
 
 def test_an_authority_between(files: Files, make_watched: MakeWatched, tmp_path: Path) -> None:
