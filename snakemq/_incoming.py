@@ -28,7 +28,7 @@ WINDOW: Final = DeliveryFeature(window_messages=8192, window_bytes=16 * 1024 * 1
 #: and one for each would double the packets of remote calls.
 ACK_DELAY: Final = 0.02
 
-# If so much waits to be sent, in bytes, there is one acknowledgement of it at most.
+# If more than this waits to be sent, in bytes, there is one acknowledgement of it at most.
 _ACK_BACKLOG: Final = 4096
 
 # When so much of the window is used, the sender must not wait.
@@ -339,8 +339,9 @@ class Incoming:
             self._acknowledge(connection)
 
     def acknowledge_now(self, connection: PeerConnection) -> None:
-        """Send the acknowledgement that waits for more messages, if there is one."""
-        if connection.ack_timer is not None:
+        """Send the acknowledgement that waits, if there is one."""
+        if connection.ack_timer is not None or connection.ack_due:
+            connection.last_ack = None
             self._acknowledge(connection)
 
     def _acknowledge_later(self, connection: PeerConnection) -> None:
@@ -360,9 +361,10 @@ class Incoming:
             connection.ack_timer = None
         with contextlib.suppress(NoConnection):
             # At its end: the sender will repeat, and be recognised.
-            if self._waits_for_reader(connection):
-                connection.ack_due = True
+            connection.ack_due = self._waits_for_reader(connection)
+            if connection.ack_due:
                 return
+            connection.ack_due = False
             connection.acked_received = connection.received_total
             connection.unacked_bytes = 0
             frame = encode_acknowledgement(connection.received_total)
@@ -380,5 +382,4 @@ class Incoming:
         if connection.last_ack is not None and connection.last_ack <= packet_id:
             connection.last_ack = None
             if connection.ack_due:
-                connection.ack_due = False
                 self._acknowledge(connection)

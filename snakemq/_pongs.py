@@ -38,6 +38,11 @@ class Pongs:
         if connection.last_pong is None:
             self._send(connection)
 
+    def pay(self, connection: PeerConnection) -> None:
+        """It is about to end: hand over what is due, as far as it is not beyond measure."""
+        if connection.pongs_due:
+            self._send(connection)
+
     def handle_sent(self, connection: PeerConnection, packet_id: int) -> None:
         """The packets up to this one are with the system."""
         if connection.last_pong is not None and connection.last_pong <= packet_id:

@@ -377,14 +377,15 @@ class Messaging(CallbackOwner):
         return sum(queue.messages for queue in list(self._queues.values()))
 
     def acknowledge(self, conn_id: str | None = None) -> None:
-        """Send the acknowledgements that wait for more, now. Loop thread only.
+        """Send the acknowledgements that wait, now. Loop thread only.
 
         :param conn_id: on this connection, if it is still there; ``None``: on
-            all, for before the end
+            all, and with the pongs that wait, for before the end
         """
         if conn_id is None:
             for connection in list(self._by_ident.values()):
                 self._incoming.acknowledge_now(connection)
+                self._pongs.pay(connection)
         elif conn_id in self._connections:
             self._incoming.acknowledge_now(self._connections[conn_id])
 
@@ -728,9 +729,8 @@ class Messaging(CallbackOwner):
             self.packeter.send_packet(connection.conn_id, FRAME_PING)
 
     def _handle_pong(self, connection: PeerConnection) -> None:
-        if not connection.pings:
-            return  # not asked for
-        sent, callback = connection.pings.popleft()
+        # One that was not asked for is nobody's.
+        sent, callback = connection.pings.popleft() if connection.pings else (0.0, None)
         if callback is not None:
             callback(self.packeter.time() - sent)
 
