@@ -269,13 +269,14 @@ def test_connections_that_stay(certificate: dict[str, str]) -> None:
 
 
 def test_connections_that_come_again_and_again(certificate: dict[str, str]) -> None:
-    """Of all kinds, as fast as they can, against the default limits."""
+    """Of all kinds, as fast as they can, and more than there may be strangers."""
     count = ATTACKERS
     more = max(count, 1500)  # connections are made before something is measured
     # Four of five from the same one; and as their numbers have no common divisor, of
     # each kind.
     sources = [source for other in MANY_ADDRESSES for source in ONE_ADDRESS * 4 + [other]]
-    with scene(certificate, count) as stage:
+    limits = {"max_unidentified": 512, "max_unidentified_per_address": 256}
+    with scene(certificate, count, {"limits": limits}) as stage:
         rate = max(400, count / 12)
         stage.attack(*STRANGERS, count=count, rate=rate, sources=sources, again=True)
         wait_until(lambda: stage.made() >= more, 2 * DEADLINE + more / 100)
