@@ -339,8 +339,13 @@ class Incoming:
             self._acknowledge(connection)
 
     def acknowledge_now(self, connection: PeerConnection) -> None:
-        """Send the acknowledgement that waits, if there is one."""
-        if connection.ack_timer is not None or connection.ack_due:
+        """Send the acknowledgement that waits for more messages, if there is one."""
+        if connection.ack_timer is not None:
+            self._acknowledge(connection)
+
+    def acknowledge_at_last(self, connection: PeerConnection) -> None:
+        """It is about to end: send the acknowledgement that waits, also behind another one."""
+        if connection.ack_due or connection.ack_timer is not None:
             connection.last_ack = None
             self._acknowledge(connection)
 
@@ -364,7 +369,6 @@ class Incoming:
             connection.ack_due = self._waits_for_reader(connection)
             if connection.ack_due:
                 return
-            connection.ack_due = False
             connection.acked_received = connection.received_total
             connection.unacked_bytes = 0
             frame = encode_acknowledgement(connection.received_total)

@@ -384,7 +384,7 @@ class Messaging(CallbackOwner):
         """
         if conn_id is None:
             for connection in list(self._by_ident.values()):
-                self._incoming.acknowledge_now(connection)
+                self._incoming.acknowledge_at_last(connection)
                 self._pongs.pay(connection)
         elif conn_id in self._connections:
             self._incoming.acknowledge_now(self._connections[conn_id])

@@ -93,22 +93,65 @@ def test_who_reads_no_pongs_gets_no_memory_for_them() -> None:
     assert not target.errors
 
 
-def test_who_reads_no_acknowledgements_gets_no_memory_for_them() -> None:
-    target = Target()
+def meet_one_who_acknowledges(target: Target) -> int:
+    """:return: how much it has been sent"""
     features = encode_features({Feature.DELIVERY: DeliveryFeature(10, 1000).encode()})
     target.link.connect("1")
     target.link.on_recv("1", VERSION + packet(b"\2eve") + packet(b"\6", features))
     target.link.run_timers()
     target.link.take_all("1")
-    before = len(target.link.taken["1"])
-    for number in range(5000):
-        sequence = struct.pack("!8sQII", b"s" * 8, number + 1, 0, 0)
-        message = struct.pack("!16sII", b"u" * 16, 0xFFFFFFFF, 0)
-        target.link.on_recv("1", packet(b"\x08", sequence) + packet(b"\3", message))
+    return len(target.link.taken["1"])
+
+
+def numbered(number: int, ttl: int = 0xFFFFFFFF) -> bytes:
+    """A message that is acknowledged at once, unless its time to live is 0."""
+    sequence = struct.pack("!8sQII", b"s" * 8, number, 0, 0)
+    content = struct.pack("!16sII", b"u" * 16, ttl, 0)
+    return packet(b"\x08", sequence) + packet(b"\3", content)
+
+
+def acknowledgement(total: int) -> bytes:
+    return packet(b"\7", struct.pack("!Q", total))
+
+
+def test_who_reads_no_acknowledgements_gets_no_memory_for_them() -> None:
+    target = Target()
+    before = meet_one_who_acknowledges(target)
+    for number in range(1, 5001):
+        target.link.on_recv("1", numbered(number))
     assert target.packeter.unsent_bytes("1") < 5000
     # And the last one counts all of them.
     target.link.take_all("1")
-    assert target.link.taken["1"][before:].endswith(packet(b"\7", struct.pack("!Q", 5000)))
+    assert target.link.taken["1"][before:].endswith(acknowledgement(5000))
+    assert not target.errors
+
+
+def test_acknowledgements_that_are_asked_for_take_no_memory_either() -> None:
+    """As for each part of a large call."""
+    target = Target()
+    meet_one_who_acknowledges(target)
+    for number in range(1, 5001):
+        target.link.on_recv("1", numbered(number, ttl=0))
+        target.messaging.acknowledge("1")
+    assert target.packeter.unsent_bytes("1") < 5000
+    # At the end nothing is left to be waited for.
+    target.messaging.acknowledge()
+    target.link.take_all("1")
+    assert target.link.taken["1"].endswith(acknowledgement(5000))
+    assert not target.errors
+
+
+def test_an_acknowledgement_that_had_to_wait_is_sent_once() -> None:
+    target = Target()
+    meet_one_who_acknowledges(target)
+    for number in range(1, 1001):
+        target.link.on_recv("1", numbered(number))
+    target.link.take("1")
+    target.link.take("1", 2000)
+    # Now there is room for one that does not wait.
+    target.link.on_recv("1", numbered(1001))
+    target.link.take_all("1")
+    assert target.link.taken["1"].count(acknowledgement(1001)) == 1
     assert not target.errors
 
 
