@@ -35,7 +35,7 @@ class Gatekeeper:
         satisfied
     :param log: where failures of the application's own check are told
     :raises TypeError: something that is no such way
-    :raises ValueError: two shared secrets
+    :raises ValueError: two shared secrets, or an empty list
     """
 
     def __init__(
@@ -186,4 +186,11 @@ def _as_list(
 ) -> Sequence[Authentication]:
     if authentication is None:
         return ()
-    return authentication if isinstance(authentication, Sequence) else (authentication,)
+    if not isinstance(authentication, Sequence):
+        return (authentication,)
+    if not authentication:
+        raise ValueError(
+            "authentication has nothing in it, so everybody would be let in: leave it out if "
+            "that is what is meant"
+        )
+    return authentication

@@ -86,6 +86,9 @@ class Messaging(CallbackOwner):
         remove it when its callbacks have returned. One whose callback raises
         comes again, and is a dead letter after some attempts; see :attr:`inbox`.
         This is not for messages with TTL 0, which are never repeated.
+    :raises TypeError: ``identifier`` is no string; ``authentication`` is no way to show
+        who one is
+    :raises ValueError: ``authentication`` has two shared secrets, or is an empty list
     :raises StorageError: ``durable_receive`` without a storage that can do that;
         what is stored can't be read
     """

@@ -88,9 +88,10 @@ def tls_config(args: argparse.Namespace) -> SSLConfig | None:
     )
 
 
-def authentication(args: argparse.Namespace) -> list[Authentication]:
+def authentication(args: argparse.Namespace) -> list[Authentication] | None:
     """How other peers have to show who they are.
 
+    :return: ``None``: they have not
     :raises UsageError: the options make no sense together
     :raises CommandError: there is no secret in the file
     :raises OSError: it can't be read
@@ -108,4 +109,4 @@ def authentication(args: argparse.Namespace) -> list[Authentication]:
             ways.append(SharedSecret.from_file(args.secret_file))
         except ValueError as exc:
             raise CommandError(str(exc)) from exc
-    return ways
+    return ways or None

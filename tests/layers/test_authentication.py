@@ -195,6 +195,7 @@ def test_the_secret_is_not_shown() -> None:
         (SECRET, TypeError),
         ([SharedSecret(SECRET), "something"], TypeError),
         ([SharedSecret(SECRET), SharedSecret(SECRET)], ValueError),
+        ([], ValueError),
         (7, TypeError),
     ],
 )
