@@ -43,9 +43,8 @@ def quoted(text: object, shown: int = _SHOWN) -> str:
     :param shown: so many characters of it at most
     """
     if isinstance(text, (bytes, bytearray, memoryview)):
-        text = bytes(text[:shown])
-        size, text = len(text), repr(text)[1:]
-        return text if size < shown else f"{text}..."
+        escaped = repr(bytes(text[:shown]))[1:]
+        return escaped if len(text) <= shown else f"{escaped}..."
     text = str(text)
     if len(text) > shown:
         return f"{text[:shown]!a}... ({len(text)} characters)"

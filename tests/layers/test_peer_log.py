@@ -129,6 +129,7 @@ def test_the_traceback_and_the_place_are_the_callers(
         (bytearray(b"abc"), "'abc'"),
         (ValueError("a\nb"), r"'a\nb'"),
         ("x" * 201, "'" + "x" * 200 + "'... (201 characters)"),
+        (b"y" * 200, "'" + "y" * 200 + "'"),
         (b"y" * 1000, "'" + "y" * 200 + "'..."),
         (12, "'12'"),
     ],
