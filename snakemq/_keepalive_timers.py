@@ -89,8 +89,12 @@ class KeepaliveTimers:
         connection.sent_at_check = sent
         action = keepalive.handle_deadline(now, self.interval, self.wait)
         if action is Action.DEAD:
-            ident = connection.ident or packeter.get_remote_host(conn_id)
-            self._log.warning(ident, "conn=%s ident=%a does not answer, closing", conn_id, ident)
+            self._log.warning(
+                connection.ident or packeter.get_remote_host(conn_id),
+                "conn=%s ident=%a does not answer, closing",
+                conn_id,
+                connection.session.ident,
+            )
             packeter.close(conn_id)
             return
         if action is Action.PING:
