@@ -22,7 +22,7 @@ from tests.fuzz.targets import TARGETS, Target
 from tests.fuzz.watch import nothing_happens
 
 #: So many new inputs does a target get, as a rule.
-EXAMPLES = 200
+EXAMPLES = 100
 
 
 def files_of(directory: Path) -> list[Path]:

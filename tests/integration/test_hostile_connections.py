@@ -5,7 +5,7 @@ with; all the attackers; and this one, with a real peer that talks with the firs
 turn, so that whatever else this machine does slows both down. The first two are asked
 for their memory and their processor time.
 
-There are 1,000 by default, because ten thousand take a minute; for these::
+There are 400 by default, because ten thousand take a minute; for these::
 
     SNAKEMQ_HOSTILE_CONNECTIONS=10000 python3 tools/test.py tests/integration -k hostile
 
@@ -42,7 +42,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
 #: How many attackers there are.
-ATTACKERS = int(os.environ.get("SNAKEMQ_HOSTILE_CONNECTIONS", "1000"))
+ATTACKERS = int(os.environ.get("SNAKEMQ_HOSTILE_CONNECTIONS", "400"))
 
 MIB = 1 << 20
 
@@ -271,11 +271,11 @@ def test_connections_that_stay(certificate: dict[str, str]) -> None:
 def test_connections_that_come_again_and_again(certificate: dict[str, str]) -> None:
     """Of all kinds, as fast as they can, and more than there may be strangers."""
     count = ATTACKERS
-    more = max(count, 1500)  # connections are made before something is measured
+    more = max(count, 700)  # connections are made before something is measured
     # Four of five from the same one; and as their numbers have no common divisor, of
     # each kind.
     sources = [source for other in MANY_ADDRESSES for source in ONE_ADDRESS * 4 + [other]]
-    limits = {"max_unidentified": 512, "max_unidentified_per_address": 256}
+    limits = {"max_unidentified": count // 2, "max_unidentified_per_address": count // 4}
     with scene(certificate, count, {"limits": limits}) as stage:
         rate = max(400, count / 12)
         stage.attack(*STRANGERS, count=count, rate=rate, sources=sources, again=True)

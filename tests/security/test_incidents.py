@@ -685,7 +685,7 @@ def test_cve_2021_42076_a_header_reserves_no_memory_and_a_stranger_has_a_deadlin
     grows with what is received and not with what is announced, before identification and
     after it; and who does not say who it is has to go when its time is over.
     """
-    limits = ConnectionLimits(identification_timeout=5.0)
+    limits = ConnectionLimits(identification_timeout=2.0)
     with Peer("bob", listen=0, connection_limits=limits) as bob:
         with RawPeer(bob) as mallory:
             mallory.socket.sendall((64 * 1024).to_bytes(4, "big"))
