@@ -98,6 +98,7 @@ class LinkSocket:
 
     __slots__ = (
         "__weakref__",
+        "_taken",
         "_tls",
         "certificate",
         "conn_id",
@@ -105,7 +106,6 @@ class LinkSocket:
         "failure",
         "interest",
         "is_connector",
-        "last_send_size",
         "opened_at",
         "owner",
         "paused",
@@ -147,10 +147,10 @@ class LinkSocket:
         self.paused = False
         self.opened_at = 0.0
         self.was_heard = False  # whether anything came over the open connection
-        self.last_send_size = 0
         self.send_finished = True
         self.eof = False
         self.failure: OSError | None = None  # broke in send; reported soon
+        self._taken = 0  # of the last send, without TLS
         self._tls: TlsSocket | None = None
 
     def fileno(self) -> int:
@@ -278,14 +278,18 @@ class LinkSocket:
         :raises OSError: the connection is broken
         """
         self.send_finished = False
-        self.last_send_size = 0
         if self._tls is not None:
-            done = self._tls.send(data)
-            self.last_send_size = self._tls.taken
-            return done
+            return self._tls.send(data)
+        self._taken = 0
         with contextlib.suppress(BlockingIOError, InterruptedError):
-            self.last_send_size = self.sock.send(data)
-        return self.last_send_size == len(data)
+            self._taken = self.sock.send(data)
+        return self._taken == len(data)
+
+    @property
+    def last_send_size(self) -> int:
+        """How much of the last send is with the system, in bytes."""
+        # TLS sends also while it reads, if it has something to say.
+        return self._taken if self._tls is None else self._tls.taken
 
     def continue_send(self) -> bool:
         """There is room again.
@@ -293,11 +297,7 @@ class LinkSocket:
         :return: whether the send is over: :attr:`last_send_size` is final
         :raises OSError: the connection is broken
         """
-        if self._tls is None:
-            return True
-        done = self._tls.continue_send()
-        self.last_send_size = self._tls.taken
-        return done
+        return self._tls is None or self._tls.continue_send()
 
     def connect_error(self) -> int:
         """The result of a connect that was in progress, as an ``errno``; 0: connected."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 import trustme
 
+from snakemq._io.link_socket import LinkSocket
 from snakemq._io.tls_socket import TlsSocket
 
 LEAST, MOST = 2 * 1024, 256 * 1024
@@ -123,6 +124,26 @@ def test_what_is_taken_is_what_the_other_side_can_read() -> None:
             assert pair.alice.taken == len(data)
     finally:
         pair.close()
+
+
+def test_what_is_sent_while_it_reads_is_taken_too(pair: Pair) -> None:
+    """Or who sends it again on another connection would send it twice."""
+    link_socket = LinkSocket(pair.raw[0])
+    link_socket._tls = pair.alice
+    sent = 0
+    while link_socket.send(bytes(64 * 1024)):
+        sent += link_socket.last_send_size
+    before = link_socket.last_send_size
+    received = len(read_all(pair.bob, pair.raw[1]))
+    # It tells bob why it fails, which goes behind what was not sent yet.
+    pair.raw[1].send(b"\x17\x03\x03\x00\x20" + bytes(32))
+    with pytest.raises(ssl.SSLError):
+        link_socket.recv(MOST)
+    with contextlib.suppress(ssl.SSLError):  # the alert comes last
+        while pair.bob.has_buffered() or select.select([pair.raw[1]], [], [], 0)[0]:
+            received += len(pair.bob.recv(MOST))
+    assert link_socket.last_send_size > before
+    assert received == sent + link_socket.last_send_size
 
 
 def test_what_does_not_fit_into_a_read_is_known_to_be_there(pair: Pair) -> None:
