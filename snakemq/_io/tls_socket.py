@@ -27,7 +27,7 @@ _MOST_APPETITE: Final = 256 * 1024
 _RECORD: Final = 16 * 1024
 
 #: How many records are encrypted before they are sent.
-_RECORDS_AT_ONCE: Final = 8
+_RECORDS_AT_ONCE: Final = 4
 
 #: So much may wait to be sent, in bytes: what was encrypted, and what TLS itself
 #: has to say to somebody who does not listen.
