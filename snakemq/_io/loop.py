@@ -23,6 +23,10 @@ __all__ = ["POLL_TIMEOUT", "Loop"]
 #: The default of ``poll_timeout``, in seconds.
 POLL_TIMEOUT: Final = 0.2
 
+#: How long the system is told to wait at once, at most, in seconds: it counts
+#: milliseconds, and not to infinity.
+_LONGEST_WAIT: Final = 3600.0
+
 
 class Loop(CallbackOwner):
     """Events of a selector, timers, and calls from other threads.
@@ -151,6 +155,8 @@ class Loop(CallbackOwner):
         if deadline is not None:
             rest = max(0.0, deadline - monotonic())
             timeout = rest if timeout is None else min(timeout, rest)
+        if timeout is not None:
+            timeout = min(timeout, _LONGEST_WAIT)
         self._sleeping = True
         if self._wakeup_requested or self._soon or self._has_work():
             timeout = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import resource
 import signal
@@ -424,6 +425,17 @@ def test_an_idle_loop_sleeps(make_link: Callable[..., Link]) -> None:
     link.loop(runtime=0.5)
     assert len(passes) <= 2
     assert time.thread_time() - before < 0.1
+
+
+@pytest.mark.parametrize("never", [math.inf, 1e12])
+def test_a_timer_for_never(make_link: Callable[..., Link], never: float) -> None:
+    link = make_link()
+    link.call_later(never, link.stop)
+    called = threading.Event()
+    with looping(link) as thread:
+        wait_until(lambda: link._sleeping or not thread.is_alive(), what="the loop to sleep")
+        link.call_soon(called.set)
+        assert called.wait(DEADLINE)
 
 
 def test_the_loop_ticks_for_those_who_listen_to_its_passes(
