@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, fields, replace
+from math import isinf
 from typing import Final
 
 __all__ = ["ConnectionLimits", "DropReason", "QueueLimits", "WhenFull"]
@@ -116,11 +117,12 @@ class ConnectionLimits:
         As many as in one second may come at once.
     :ivar max_handshakes: TLS handshakes at a time of connections that were accepted
     :ivar max_handshakes_per_address: of these from one address
-    :ivar handshake_timeout: how long a TLS handshake may take, in seconds
+    :ivar handshake_timeout: how long a TLS handshake may take, in seconds;
+        ``math.inf``: for ever
     :ivar max_unidentified: connections at a time of which it is not known who they are
     :ivar max_unidentified_per_address: of these from one address
     :ivar identification_timeout: how long a connection may take to say who it is, and
-        to prove it if it has to, in seconds
+        to prove it if it has to, in seconds; ``math.inf``: for ever
     :ivar max_packet_size: the largest packet that is sent or accepted, in bytes
     :ivar max_unfinished_bytes: what all connections together may have received of
         packets that are not complete, in bytes; the connection that has most of it is
@@ -150,6 +152,8 @@ class ConnectionLimits:
                 raise TypeError(f"{field.name} takes {kind}, not {type(value).__name__}")
             if not value > 0:
                 raise ValueError(f"{field.name} must be more than 0, not {value!r}")
+        if isinf(self.accept_rate):
+            raise ValueError("accept_rate must be finite: a million is as good as no limit")
         if self.max_packet_size > 0xFFFFFFFF:
             raise ValueError(
                 f"max_packet_size must be at most {0xFFFFFFFF}, not {self.max_packet_size}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import resource
 import selectors
 import socket
@@ -101,6 +102,24 @@ def test_strangers_leave_half_of_the_room_to_others() -> None:
         assert (one.max_unidentified, one.max_handshakes) == (1, 1)
         asked = ConnectionLimits(max_unidentified=7, max_handshakes=3)
         assert capacity.fitting(asked, selector) == asked
+
+
+@pytest.mark.parametrize(
+    ("limits", "kind", "words"),
+    [
+        ({"max_connections": 0}, ValueError, "max_connections must be more than 0, not 0"),
+        ({"max_handshakes": 1.5}, TypeError, "max_handshakes takes a whole number, not float"),
+        ({"max_unidentified": True}, TypeError, "max_unidentified takes a whole number, not bool"),
+        ({"accept_rate": "many"}, TypeError, "accept_rate takes a number, not str"),
+        ({"accept_rate": math.nan}, ValueError, "accept_rate must be more than 0, not nan"),
+        ({"accept_rate": math.inf}, ValueError, "accept_rate must be finite"),
+        ({"identification_timeout": -1}, ValueError, "must be more than 0, not -1"),
+        ({"max_packet_size": 1 << 32}, ValueError, "max_packet_size must be at most 4294967295"),
+    ],
+)
+def test_limits_that_are_none(limits: dict[str, Any], kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        ConnectionLimits(**limits)
 
 
 # Over sockets.
