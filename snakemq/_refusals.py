@@ -101,8 +101,8 @@ class Refusals:
     def fail(self, connection: PeerConnection, exc: SnakeMQException) -> None:
         """The other side made a mistake, or did not prove who it is."""
         conn_id = connection.conn_id
-        is_stranger = isinstance(exc, AuthenticationError)
-        self.counters.add("authentications_failed" if is_stranger else "connections_failed")
+        unproved = isinstance(exc, AuthenticationError)
+        self.counters.add("authentications_failed" if unproved else "connections_failed")
         if connection.is_gone:
             return  # a callback has closed it already
         if isinstance(exc, AuthenticationError):

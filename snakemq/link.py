@@ -339,7 +339,7 @@ class Link(Loop):
     # Life of a connection. Connectors and listeners bring connected sockets.
 
     def watch(self, sock: LinkSocket, interest: int) -> None:
-        """For connectors: have ``owner.handle_io(mask)`` called."""
+        """For connectors and handshakes: wait for these events of the selector."""
         self._set_interest(sock, interest)
 
     def adopt(self, sock: LinkSocket, tls: TlsSide | None) -> None:
@@ -357,7 +357,7 @@ class Link(Loop):
         self._open(sock)
 
     def give_up(self, sock: LinkSocket, *, linger: bool) -> float | None:
-        """For handshakes: this one has failed.
+        """For handshakes and listeners: close a socket that is not open.
 
         :return: seconds until its connector tries again, if it has one
         """

@@ -44,13 +44,6 @@ class HandshakeHost(LinkHost, Protocol):
     def opened(self, sock: LinkSocket) -> None:
         """The handshake is done."""
 
-    def give_up(self, sock: LinkSocket, *, linger: bool) -> float | None:
-        """It has failed: close the socket.
-
-        :param linger: have the other side read why
-        :return: seconds until its connector tries again, if it has one
-        """
-
 
 class _Handshake:
     """One that is under way."""

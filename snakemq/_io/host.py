@@ -38,7 +38,10 @@ class LinkHost(Protocol):
         """Call in the loop's thread after ``delay`` seconds."""
 
     def watch(self, sock: LinkSocket, interest: int) -> None:
-        """Have ``sock.owner.handle_io(sock)`` called for these selector events; 0: no more."""
+        """Have the loop look at the socket for these selector events; 0: no more.
+
+        What is done then is up to the one that the socket belongs to, by its state.
+        """
 
     def give_up(self, sock: LinkSocket, *, linger: bool) -> float | None:
         """Close a socket that is not open.
