@@ -30,7 +30,7 @@ from snakemq._core.rpc_parts import (
     encode_refusal,
 )
 from snakemq._core.rpc_records import Code
-from snakemq._peer_log import quoted
+from snakemq._peer_log import PeerLog, quoted
 from snakemq.exceptions import PacketTooLarge, QueueFull
 from snakemq.limits import DropReason
 from snakemq.message import Message
@@ -483,12 +483,12 @@ class PartReceiver:
         objection: Callable[[str, str, memoryview], str] | None = None,
         refused: Callable[[], object] | None = None,
     ) -> None:
-        self.log = logging.getLogger("snakemq.rpc.parts")
         self._max_unfinished = max_unfinished
         self._objection = objection
         self._refused = refused or _nothing
         self._hook = receive_hook
-        self._messaging = receive_hook.messaging
+        messaging = self._messaging = receive_hook.messaging
+        self._log = PeerLog(logging.getLogger("snakemq.rpc.parts"), messaging.time)
         self._kind = kind
         self._deliver = deliver
         self._max_size = max_size
@@ -499,12 +499,10 @@ class PartReceiver:
         self._idents: dict[str, str] = {}
         #: how much of unfinished records is here, in bytes
         self.held_bytes = 0
-        # The connections whose parts are to be acknowledged, and those about
-        # which there was a complaint.
+        # The connections whose parts are to be acknowledged.
         self._acknowledging: set[str] = set()
-        self._complained: set[str] = set()
         receive_hook.register(kind.part, self._handle_part)
-        self._messaging.on_disconnect.wire(self._handle_disconnect)
+        messaging.on_disconnect.wire(self._handle_disconnect)
 
     def close(self) -> None:
         """Take no more, and forget what is not complete. A second time is harmless."""
@@ -562,11 +560,8 @@ class PartReceiver:
 
     def _refuse(self, conn_id: str, ident: str, exc: PartRefused) -> None:
         self._refused()
-        # Once for each connection: it may be a peer that wants to fill the log.
-        level = logging.DEBUG if conn_id in self._complained else logging.WARNING
-        self._complained.add(conn_id)
-        self.log.log(
-            level, "conn=%s ident=%s a record is not taken: %s", conn_id, quoted(ident), exc
+        self._log.warning(
+            ident, "conn=%s ident=%s a record is not taken: %s", conn_id, quoted(ident), exc
         )
         if exc.transfer_id:
             refusal = encode_refusal(self._kind, exc.transfer_id, str(exc))
@@ -578,4 +573,3 @@ class PartReceiver:
         if assembler is not None:
             self.held_bytes -= assembler.held
             del self._idents[conn_id]
-        self._complained.discard(conn_id)
