@@ -10,6 +10,7 @@ from typing import Any, Final
 from snakemq._core.features import Feature
 from snakemq.cli._exit import CommandError, ExitCode
 from snakemq.cli._options import not_connected
+from snakemq.cli._queues_table import one_line
 from snakemq.peer import Peer
 from snakemq.rpc import NotConnected, PartialCall
 
@@ -63,9 +64,5 @@ def _lines(served: list[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
             marks = ", ".join(text for key, text in _MARKS.items() if method.get(key))
             doc = str(method["doc"]).partition("\n")[0]
             text = f"({marks}) {doc}" if marks else doc
-            yield _shown(f"{prefix}{method['name']}{method['signature']}"), _shown(text)
-
-
-def _shown(text: str) -> str:
-    """It comes from somebody else: nothing of it may tell the terminal what to do."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+            # It comes from somebody else.
+            yield one_line(f"{prefix}{method['name']}{method['signature']}"), one_line(text)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from snakemq.cli._exit import EXIT_CODES_HELP, CommandError, ExitCode, UsageError
 from snakemq.cli._problems import Problems
+from snakemq.cli._queues_table import one_line
 from snakemq.cli._trust import add_trust, authentication, tls_config
 from snakemq.peer import Peer, format_address
 from snakemq.peer._address import parse
@@ -179,7 +180,7 @@ def not_connected(peer: Peer, args: argparse.Namespace) -> CommandError:
     """What to raise when the receiver did not come in time."""
     text = f"{args.receiver} was not connected within {args.timeout:g} seconds"
     if peer.peers:
-        text += f"; who is connected: {', '.join(peer.peers)}"
+        text += f"; who is connected: {', '.join(map(one_line, peer.peers))}"
     if args.problems.last is not None:
         text += f"; {args.problems.last}"
     elif not peer.peers and not args.verbose:

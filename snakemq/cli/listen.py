@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from snakemq.cli._exit import CommandError, ExitCode, UsageError
 from snakemq.cli._options import add_peer_parser, add_timeout, count, require_way, running_peer
+from snakemq.cli._queues_table import one_line
 from snakemq.peer import ReceivedMessage
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _execute(command: str, received: ReceivedMessage) -> bool:
     if status != 0:
         print(
             f"snakemq listen: the command ended with status {status} for message "
-            f"{received.uuid.hex()} from {received.ident}",
+            f"{received.uuid.hex()} from {one_line(received.ident)}",
             file=sys.stderr,
         )
     return status == 0

@@ -113,6 +113,12 @@ def test_somebody_else_there_is_status_3_and_named(bob: Peer) -> None:
     assert "carol was not connected within 0.3 seconds; who is connected: bob" in result.stderr
 
 
+def test_who_is_there_does_not_steer_the_terminal() -> None:
+    with Peer("eve\x1b[2J", listen=0) as eve:
+        result = run("send", "carol", "hello", *where(eve), "--timeout", "0.3")
+    assert "who is connected: eve\\x1b[2J" in result.stderr
+
+
 def test_a_message_that_outlives_its_ttl_is_status_3() -> None:
     with Peer("gone", listen=0) as gone:
         address = where(gone)
