@@ -450,7 +450,8 @@ class Link(Loop):
             self._handshakes.report_broken(sock, exc, self._close_socket(sock))
             return
         if exc.errno not in _ORDINARY_ENDS and not isinstance(exc, _TLS_ENDS):
-            self.log.error("%s: %s", sock.conn_id, exc)
+            group = address_group(sock.remote_peer[0])
+            self.peer_log.error(group, "%s: %s", sock.conn_id, exc)
         else:
             self.log.debug("%s: %s", sock.conn_id, exc)
         self._close_socket(sock)

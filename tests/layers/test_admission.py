@@ -17,6 +17,7 @@ import pytest
 
 from snakemq._core.admission import Admission
 from snakemq._io import capacity, listener
+from snakemq._io.link_socket import LinkSocket
 from snakemq._peer_log import LINES_TIME
 from snakemq.limits import ConnectionLimits
 from snakemq.link import Link
@@ -378,3 +379,20 @@ def test_lines_about_who_comes_and_goes_have_a_limit(
         clients.connect(100)
         drive(clients.link, lambda: len(connected) == 100)
     assert sum(line.startswith("accept ") for line in caplog.messages) == 20
+
+
+def test_lines_about_connections_that_break_have_a_limit(
+    clients_of: Callable[..., Clients],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(sock: LinkSocket, size: int) -> bytes:
+        raise OSError(errno.ETIMEDOUT, "gone without a word")
+
+    monkeypatch.setattr(LinkSocket, "recv", fail)
+    clients = clients_of()
+    clients.connect(30)
+    for sock in clients.socks:
+        sock.send(b"something")
+    drive(clients.link, lambda: clients.closed() == 30)
+    assert sum("gone without a word" in line for line in caplog.messages) == 20
