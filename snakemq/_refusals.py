@@ -72,7 +72,7 @@ class Refusals:
         # What came together with what it is refused for is not handled any more.
         connection.interrupted = True
         self._packeter.send_packet(connection.conn_id, encode_refusal(reason))
-        self._packeter.finish(connection.conn_id)
+        self._finish(connection)
 
     def refused(self, connection: PeerConnection, payload: bytes) -> None:
         """The other side does not want it.
@@ -111,7 +111,14 @@ class Refusals:
             self._packeter.send_packet(conn_id, FRAME_INCOMPATIBLE)
         self._tell(connection, exc)
         if not connection.is_gone:
-            self._packeter.finish(conn_id)
+            self._finish(connection)
+
+    def _finish(self, connection: PeerConnection) -> None:
+        # While it may read why, it is not to be refused once more for being slow.
+        if connection.identification_timer is not None:
+            connection.identification_timer.cancel()
+            connection.identification_timer = None
+        self._packeter.finish(connection.conn_id)
 
     def _tell(self, connection: PeerConnection, exc: SnakeMQException) -> None:
         self.log.error(

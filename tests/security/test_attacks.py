@@ -10,6 +10,7 @@ import pytest
 from snakemq._core.authentication import NONCE_SIZE, Exchange, Role, make_proof
 from snakemq._core.features import DeliveryFeature, Feature, encode_features
 from snakemq.exceptions import NotAdmitted, SnakeMQBrokenMessage, TooMuchUnfinished
+from snakemq.limits import ConnectionLimits
 from snakemq.messaging import Messaging
 from snakemq.packeter import Packeter
 from tests.layers.fake_link import FakeLink
@@ -153,6 +154,24 @@ def test_an_acknowledgement_that_had_to_wait_is_sent_once() -> None:
     target.link.take_all("1")
     assert target.link.taken["1"].count(acknowledgement(1001)) == 1
     assert not target.errors
+
+
+@pytest.mark.parametrize("is_evicted", [True, False])
+def test_who_was_refused_is_not_refused_for_being_slow_as_well(is_evicted: bool) -> None:
+    limits = ConnectionLimits(max_unidentified=1 if is_evicted else 2)
+    target = Target(limits=limits)
+    target.link.connect("1")
+    target.link.now = limits.identification_timeout - 1
+    target.link.connect("2")
+    if not is_evicted:
+        target.link.on_recv("1", packet(b""))  # no frame is empty
+    unsent = target.packeter.unsent_bytes("1")
+    target.link.now += 1.5
+    target.link.run_timers()
+    counters = target.messaging.counters
+    assert counters["strangers_evicted" if is_evicted else "connections_failed"] == 1
+    assert counters["identification_timeouts"] == 0
+    assert target.packeter.unsent_bytes("1") == unsent > 0
 
 
 def test_a_pong_is_not_kept_waiting_by_others() -> None:
