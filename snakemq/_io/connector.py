@@ -103,8 +103,13 @@ class Connector:
                 self._connected(sock)
                 return
             if error in _IN_PROGRESS:
+                try:
+                    self._link.watch(sock, selectors.EVENT_WRITE)
+                except OSError as exc:  # the system watches so many only
+                    sock.close()
+                    self._error = exc
+                    continue
                 self._sock = sock
-                self._link.watch(sock, selectors.EVENT_WRITE)
                 self._timer = self._link.call_later(CONNECT_TIMEOUT, self._timed_out)
                 return
             sock.close()
@@ -135,7 +140,11 @@ class Connector:
         self._cancel_timer()
         self._candidates = []
         self._state = _State.CONNECTED
-        self._link.adopt(sock, self._tls)
+        try:
+            self._link.adopt(sock, self._tls)
+        except OSError as exc:
+            self._link.log.error("connect to %r: %s", self.address, exc)
+            self._link.give_up(sock, linger=False)
 
     def _failed(self) -> None:
         delay = self._plan()

@@ -315,6 +315,29 @@ def test_deleting_a_connector_closes_its_connection_and_ends_the_attempts(
     assert len(client._timers) == 0
 
 
+def test_a_connection_that_the_system_does_not_watch_is_tried_again(
+    make_link: Callable[..., Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client = make_link(), make_link()
+    log = Log(client)
+    _, port = server.add_listener(("127.0.0.1", 0))
+    register = client.selector.register
+    calls: list[Any] = []
+
+    def refuse_one(sock: Any, events: int, data: Any = None) -> Any:
+        calls.append(sock)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "too many are watched")
+        return register(sock, events, data)
+
+    monkeypatch.setattr(client.selector, "register", refuse_one)
+    client.add_connector(("127.0.0.1", port), reconnect_interval=0.01)
+    drive(server, client, until=lambda: log.open)
+    assert calls[0].fileno() == -1
+    assert len(client._sockets) == 1
+    assert not client._anonymous
+
+
 def test_an_address_that_does_not_answer_gives_way_to_the_next(
     make_link: Callable[..., Link], monkeypatch: pytest.MonkeyPatch
 ) -> None:
