@@ -32,7 +32,7 @@ from snakemq import (
     throttle,
 )
 from snakemq._core import admission, backoff, features, frames, received, rpc_parts
-from snakemq._io import capacity, connector, link_socket, listener, resolver, tls, workers
+from snakemq._io import capacity, connector, link_socket, listener, loop, resolver, tls, workers
 from snakemq.cli import _main
 from snakemq.limits import ConnectionLimits, QueueLimits
 from snakemq.peer import CallLimits, Peer, _early_requests, _stack
@@ -214,6 +214,7 @@ EXPECTED = {
     ),
     "What is given to the system at once": size(packeter.SEND_BLOCK_SIZE),
     "What is read from a connection at once": size(link.RECV_BLOCK_SIZE),
+    "... and when there is nothing to do but a timer that is far away": seconds(loop._LONGEST_WAIT),
     "Longest sleep of the loop when somebody listens to ``on_loop_pass``": seconds(
         default(link.Link.loop, "poll_timeout")
     ),
