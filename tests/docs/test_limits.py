@@ -214,10 +214,10 @@ EXPECTED = {
     ),
     "What is given to the system at once": size(packeter.SEND_BLOCK_SIZE),
     "What is read from a connection at once": size(link.RECV_BLOCK_SIZE),
-    "... and when there is nothing to do but a timer that is far away": seconds(loop._LONGEST_WAIT),
     "Longest sleep of the loop when somebody listens to ``on_loop_pass``": seconds(
         default(link.Link.loop, "poll_timeout")
     ),
+    "... and when there is nothing to do but a timer that is far away": seconds(loop._LONGEST_WAIT),
     "Throttle: what goes out at once at least": seconds(throttle._PORTION),
     "Throttle: what may go out at once after a pause": seconds(throttle._BURST),
     "Throttle: what is made up for when the loop was late": seconds(throttle._CATCH_UP),
