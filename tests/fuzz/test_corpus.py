@@ -22,7 +22,7 @@ from tests.fuzz.targets import TARGETS, Target
 from tests.fuzz.watch import nothing_happens
 
 #: So many new inputs does a target get, as a rule.
-EXAMPLES = 100
+EXAMPLES = 60
 
 
 def files_of(directory: Path) -> list[Path]:
