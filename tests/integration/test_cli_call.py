@@ -41,6 +41,7 @@ class Things:
         raise LookupError(text)
 
     def wait(self) -> None:
+        self.waiting.set()
         self.release.wait(DEADLINE)
 
     def wait_until_cancelled(self) -> None:
@@ -256,9 +257,10 @@ def test_a_busy_peer_is_status_5(things: Things) -> None:
     limits = CallLimits(max_workers=1, max_waiting=0)
     with Peer("bob", listen=0, serve={"things": things}, call_limits=limits) as bob:
         where = "--connect", "{}:{}".format(*bob.addresses[0])
-        with Background("call", "bob", "things.wait_until_cancelled", *where):
+        with Background("call", "bob", "things.wait", *where):
             assert things.waiting.wait(DEADLINE)
             result = run("call", "bob", "things.add", "1", "2", *where)
+        things.release.set()
     assert result.returncode == 5
     assert "bob did not take the call: too many calls wait at 'bob'" in result.stderr
 
