@@ -7,7 +7,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from snakemq import _inbox
-from snakemq.exceptions import StorageError
+from snakemq._core.refusal import Refusal
+from snakemq.exceptions import RefusedByPeer, StorageError
 from snakemq.limits import DropReason, QueueLimits, WhenFull
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.storage import QueuesStorageBase
@@ -305,8 +306,10 @@ class Peer:
 
     def _failed(self, conn_id: str | None, exc: Exception) -> None:
         self.life.check()
-        # (Its disk may be full, or fail otherwise.)
-        if not isinstance(exc, Injected | StorageError):
+        # (Its disk may be full, or fail otherwise.) A network that stands still for so long
+        # makes a peer too slow to say who it is.
+        is_late = isinstance(exc, RefusedByPeer) and exc.code == Refusal.IDENTIFICATION_TIMEOUT
+        if not is_late and not isinstance(exc, Injected | StorageError):
             self.world.checker.wrong(f"{self.name}: on_error {exc!r}")
 
     def act(self, conn_id: str, ident: str, raises: float) -> None:
