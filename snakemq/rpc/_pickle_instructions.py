@@ -167,15 +167,17 @@ def _long(unpack: Callable[..., tuple[Any, ...]] | None, size: int) -> _Operatio
     return push
 
 
+_INTEGER: Final = re.compile(rb"(0|-?[1-9][0-9]*)L?")
+
+
 def _int_line(machine: Machine, pos: int) -> int:
     line, end = _line(machine, pos, _MAX_DIGITS + 2)
     if line in (b"00", b"01"):
         machine.stack.append(line == b"01")
         return end
-    digits = line.removesuffix(b"L").strip().lstrip(b"+-")
-    if digits[:1] == b"0" and len(digits) > 1:
-        # To pickle such a number is one to the base of 8, or none.
-        raise BadData("a number that begins with 0")
+    if _INTEGER.fullmatch(line) is None:
+        # The readers of pickle do not agree about zeros, signs and spaces before a number.
+        raise BadData("a number that is not written as one")
     machine.push_int(int(line.removesuffix(b"L")))
     return end
 

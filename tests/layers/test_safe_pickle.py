@@ -1294,15 +1294,42 @@ def test_it_says_that_it_is_safe() -> None:
     assert SAFE_PICKLE.is_safe is True
 
 
-@pytest.mark.parametrize("line", [b"I0100", b"L0100L", b"I-07", b"L00L", b"I+00"])
-def test_numbers_with_a_leading_zero_are_refused(line: bytes) -> None:
-    """pickle reads some of them to the base of 8, and none to that of 10."""
-    with pytest.raises(ValueError, match="begins with 0"):
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"I0100",
+        b"L0100L",
+        b"I-07",
+        b"L00L",
+        b"I+00",
+        b"I 1",
+        b"I+1",
+        b"I-0",
+        b"I1_0",
+        b"L1 L",
+        b"I",
+    ],
+)
+def test_numbers_that_are_written_strangely_are_refused(line: bytes) -> None:
+    """Some are True, or to the base of 8, for one reader and something else for another."""
+    with pytest.raises(ValueError, match="not written as one"):
         SAFE_PICKLE.loads(line + b"\n.")
 
 
 @pytest.mark.parametrize(
-    ("line", "value"), [(b"I0", 0), (b"I-0", 0), (b"L0L", 0), (b"I00", False), (b"I01", True)]
+    ("line", "value"),
+    [
+        (b"I0", 0),
+        (b"L0L", 0),
+        (b"L0", 0),
+        (b"I10", 10),
+        (b"I-7", -7),
+        (b"L-12345678901234567890L", -12345678901234567890),
+        (b"I00", False),
+        (b"I01", True),
+    ],
 )
-def test_zeros_are_read(line: bytes, value: object) -> None:
-    assert SAFE_PICKLE.loads(line + b"\n.") == value == pickle.loads(line + b"\n.")
+def test_numbers_in_lines_are_read(line: bytes, value: object) -> None:
+    read = SAFE_PICKLE.loads(line + b"\n.")
+    assert read == value == pickle.loads(line + b"\n.")
+    assert type(read) is type(value)
