@@ -85,7 +85,11 @@ def read_pickle(data: bytes, known: KnownTypes, *, stand_ins: bool = False) -> A
     except Exception as exc:
         if isinstance(exc, KeyError) and code not in operations:
             raise BadData(f"byte {pos} of the pickle is no instruction: {code:#04x}") from None
-        raise BadData(f"the pickle can't be read at byte {pos}: {exc!r}") from exc
+        if isinstance(exc, UnicodeError):
+            # It has all of the data in it, and so would every log.
+            raise BadData(f"text of the pickle can't be decoded at byte {pos}") from None
+        reason = repr(exc)[:_SHOWN]
+        raise BadData(f"the pickle can't be read at byte {pos}: {reason}") from exc
 
 
 def _take(machine: Machine, pos: int, size: int) -> int:
@@ -167,6 +171,9 @@ def _long(unpack: Callable[..., tuple[Any, ...]] | None, size: int) -> _Operatio
     return push
 
 
+#: How much is said of what a registered type has raised, in characters.
+_SHOWN: Final = 200
+
 _INTEGER: Final = re.compile(rb"(0|-?[1-9][0-9]*)L?")
 
 
@@ -184,7 +191,10 @@ def _int_line(machine: Machine, pos: int) -> int:
 
 def _float_line(machine: Machine, pos: int) -> int:
     line, end = _line(machine, pos, _MAX_DIGITS)
-    machine.stack.append(float(line))
+    try:
+        machine.stack.append(float(line))
+    except ValueError:
+        raise BadData("a number that is not written as one") from None
     return end
 
 

@@ -1333,3 +1333,24 @@ def test_numbers_in_lines_are_read(line: bytes, value: object) -> None:
     read = SAFE_PICKLE.loads(line + b"\n.")
     assert read == value == pickle.loads(line + b"\n.")
     assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"X\x10\0\0\0CANARY\xff\xfe\xfdCANARY\n.",
+        b"\x8c\x07CANARY\xff.",
+        b"cCANARY\xff\nname\n.",
+        b"S'CANARY\xff'\n.",
+        b"VCANARY\\ud8\n.",
+        b"FCANARY\n.",
+        b"ICANARY\n.",
+    ],
+)
+def test_what_can_not_be_read_is_not_in_the_error(data: bytes) -> None:
+    """Which goes to the log, and to the caller."""
+    for read in (SAFE_PICKLE.loads, SAFE_PICKLE.loads_with_stand_ins):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            read(data)
+        assert "CANARY" not in str(caught.value)
+        assert len(str(caught.value)) < 300
