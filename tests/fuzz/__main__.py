@@ -74,6 +74,13 @@ def main(arguments: list[str] | None = None) -> int:
         help="targets at a time (default: one for each core)",
     )
     parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="search in the same way each time, with atheris (default: 0, in another way)",
+    )
+    parser.add_argument(
         "--keep", action="store_true", help="put what reaches new code into tests/fuzz/corpus"
     )
     parser.add_argument("--list", action="store_true", help="only say what targets there are")
@@ -96,7 +103,10 @@ def main(arguments: list[str] | None = None) -> int:
         print("atheris is not installed: what is known is changed by chance", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
         failed = sum(
-            pool.map(lambda name: fuzz(name, options.seconds, is_guided, options.keep), names)
+            pool.map(
+                lambda name: fuzz(name, options.seconds, options.seed, is_guided, options.keep),
+                names,
+            )
         )
     return 1 if failed else 0
 
@@ -112,7 +122,7 @@ def run_files(name: str, files: list[Path]) -> int:
     return 0
 
 
-def fuzz(name: str, seconds: int, is_guided: bool, keep: bool) -> bool:
+def fuzz(name: str, seconds: int, seed: int, is_guided: bool, keep: bool) -> bool:
     """Search for what is wrong with a target; whether something was found."""
     found = FOUND / name
     found.mkdir(parents=True, exist_ok=True)
@@ -122,7 +132,7 @@ def fuzz(name: str, seconds: int, is_guided: bool, keep: bool) -> bool:
         known = [path for path in (seeds, CORPUS / name, REGRESSIONS / name) if path.is_dir()]
         if is_guided:
             command = ["atheris", name, *_libfuzzer(name, crashes), "-print_final_stats=1"]
-            command += [f"-max_total_time={seconds}", str(found), *map(str, known)]
+            command += [f"-seed={seed}", f"-max_total_time={seconds}", str(found), *map(str, known)]
         else:
             command = ["chance", name, str(seconds), crashes, *map(str, [*known, found])]
         output, status = _drive(command, seconds + GRACE)

@@ -7,7 +7,6 @@ with them.
 from __future__ import annotations
 
 import collections
-import contextlib
 import datetime
 import decimal
 import fractions
@@ -72,20 +71,22 @@ def pickles(data: bytes) -> None:
                 check_brief(exc)
                 continue
         _check_plain(value)
-        with contextlib.suppress(_Named, *_REFUSED):
-            assert _same(value, _PlainUnpickler(io.BytesIO(data)).load())
-
-
-#: What pickle raises for what it does not read; here some of it is read all the same.
-_REFUSED = (pickle.UnpicklingError, ValueError, EOFError, AttributeError, IndexError, TypeError)
+        try:
+            expected = _PlainUnpickler(io.BytesIO(data)).load()
+        except Exception:  # whatever pickle raises for what it does not read, and has a name in it
+            continue
+        assert _same(value, expected)
 
 
 class _Named(Exception):
     """There is a name in the pickle."""
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads what needs no name. Only for what has been accepted: it has no limits."""
+class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
+    """Reads what needs no name. Only for what has been accepted: it has no limits.
+
+    The one in Python, because that in C loses a byte of a line that goes beyond its frame.
+    """
 
     def find_class(self, module: str, name: str, /) -> Any:
         raise _Named
