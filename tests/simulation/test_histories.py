@@ -1,6 +1,6 @@
 """Random histories of whole stacks with faults, held to the promises of acknowledged delivery.
 
-300 of them by default; the environment variable ``SNAKEMQ_SIM_SEEDS`` asks
+150 of them by default; the environment variable ``SNAKEMQ_SIM_SEEDS`` asks
 for another number (CI: 20,000), or for a range like ``5000-6000``. A failing
 history prints what is wrong and the line that tells its story. For millions::
 
@@ -33,7 +33,7 @@ from tests.simulation.disk import DiskStorage
 from tests.simulation.plan import KINDS, make_plan
 from tests.simulation.world import World, problems_of
 
-DEFAULT_COUNT = 300
+DEFAULT_COUNT = 150
 
 #: Seeds per test. Enough tests that they can be spread over processes, few
 #: enough that the report stays short.

@@ -1,6 +1,6 @@
 """Random histories of remote calls with faults: how often each runs, and what its caller gets.
 
-100 of them by default; the environment variable ``SNAKEMQ_SIM_SEEDS`` asks for
+50 of them by default; the environment variable ``SNAKEMQ_SIM_SEEDS`` asks for
 another number, or for a range like ``5000-6000``. Methods take virtual
 time, too: so all that happens follows from the seed.
 """
@@ -26,7 +26,7 @@ from snakemq.storage import MemoryQueuesStorage
 from snakemq.testing import Conditions, SimNetwork, SimStack
 from tests.integration.rpc_support import leftovers_of_client
 
-DEFAULT_COUNT = 100
+DEFAULT_COUNT = 50
 
 #: Seeds per test.
 CHUNK = 50
