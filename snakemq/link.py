@@ -16,7 +16,6 @@ from typing import Any, Final, cast
 
 from snakemq._core.admission import Admission
 from snakemq._core.backoff import DEFAULT_CAP
-from snakemq._core.crowd import address_group
 from snakemq._io.capacity import fitting
 from snakemq._io.clock import monotonic
 from snakemq._io.connector import Connector
@@ -376,7 +375,7 @@ class Link(Loop):
         self._set_interest(sock, _READ)
         self._sockets[conn_id] = sock
         self.peer_log.info(
-            address_group(sock.remote_peer[0]),
+            sock.place,
             "%s %s %r",
             "connect" if sock.is_connector else "accept",
             conn_id,
@@ -393,7 +392,7 @@ class Link(Loop):
             return None
         sock.state = SocketState.CLOSING
         conn_id = cast(str, sock.conn_id)
-        self.peer_log.info(address_group(sock.remote_peer[0]), "disconnect %s", conn_id)
+        self.peer_log.info(sock.place, "disconnect %s", conn_id)
         try:
             self.on_disconnect(conn_id)
         finally:  # also when a callback raised KeyboardInterrupt
@@ -450,8 +449,7 @@ class Link(Loop):
             self._handshakes.report_broken(sock, exc, self._close_socket(sock))
             return
         if exc.errno not in _ORDINARY_ENDS and not isinstance(exc, _TLS_ENDS):
-            group = address_group(sock.remote_peer[0])
-            self.peer_log.error(group, "%s: %s", sock.conn_id, exc)
+            self.peer_log.error(sock.place, "%s: %s", sock.conn_id, exc)
         else:
             self.log.debug("%s: %s", sock.conn_id, exc)
         self._close_socket(sock)

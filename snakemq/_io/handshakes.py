@@ -7,7 +7,7 @@ import selectors
 import ssl
 from typing import Final, Protocol
 
-from snakemq._core.crowd import Crowd, address_group
+from snakemq._core.crowd import Crowd
 from snakemq._io.host import LinkHost
 from snakemq._io.link_socket import LinkSocket, SocketState
 from snakemq._io.tls import TlsSide
@@ -149,7 +149,7 @@ class Handshakes:
         return True
 
     def _take_place(self, sock: LinkSocket) -> None:
-        loser = self._places.enter(sock, address_group(str(sock.remote_peer[0])))
+        loser = self._places.enter(sock, sock.place)
         if loser is None:
             return
         if loser not in self._running:
@@ -242,9 +242,8 @@ class Handshakes:
         level: int = logging.ERROR,
     ) -> None:
         again = "" if delay is None else f"; next attempt in {delay:.1f} s"
-        group = address_group(str(sock.remote_peer[0]))
         log = self._link.peer_log.error if level == logging.ERROR else self._link.peer_log.info
-        log(group, words, sock.remote_peer[:2], error, again)
+        log(sock.place, words, sock.remote_peer[:2], error, again)
         self._link.on_error(None, error)
 
     def _read_changed_files(self, side: TlsSide) -> None:

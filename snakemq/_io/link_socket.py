@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from snakemq._core.crowd import address_group
 from snakemq._io.tls import SSLConfig, TlsSide
 from snakemq._io.tls_errors import PROTOCOL_VERSION_ALERT
 from snakemq._io.tls_socket import TlsSocket
@@ -152,6 +153,11 @@ class LinkSocket:
         self.failure: OSError | None = None  # broke in send; reported soon
         self._taken = 0  # of the last send, without TLS
         self._tls: TlsSocket | None = None
+
+    @property
+    def place(self) -> str:
+        """What of the other side's address counts as one place, see :func:`address_group`."""
+        return address_group(str(self.remote_peer[0]))
 
     def fileno(self) -> int:
         """Descriptor of the socket, -1 after it was closed."""

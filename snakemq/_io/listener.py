@@ -10,7 +10,6 @@ import sys
 from collections.abc import Container
 from typing import Any, Final
 
-from snakemq._core.crowd import address_group
 from snakemq._io.capacity import accepted_connections
 from snakemq._io.clock import monotonic
 from snakemq._io.host import LinkHost
@@ -129,7 +128,7 @@ class Listener:
         try:
             self._link.adopt(sock, self._tls)
         except OSError as exc:
-            self._link.peer_log.error(address_group(peer[0]), "accept from %r: %s", peer, exc)
+            self._link.peer_log.error(sock.place, "accept from %r: %s", peer, exc)
             self._link.give_up(sock, linger=False)
 
     def _make_room(self) -> None:
