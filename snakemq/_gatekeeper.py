@@ -96,7 +96,7 @@ class Gatekeeper:
         """The nonce of the other side is known: the side that dialled proves itself now."""
         if self._packeter.is_connector(connection.conn_id):
             secret = self._secrets_of(connection)[0]
-            self._prove(connection, secret, Role.CONNECTOR)
+            self._prove(connection, secret, Role.CONNECTOR, self._exchange(connection))
 
     def check_proof(self, connection: PeerConnection, proof: bytes) -> None:
         """The other side proves itself. If it is right, a listener does so now, too.
@@ -105,18 +105,19 @@ class Gatekeeper:
         """
         ident = connection.session.ident
         dialled = self._packeter.is_connector(connection.conn_id)
+        exchange = self._exchange(connection)
         secret = find_secret(
             self._secrets_of(connection),
             proof,
             Role.LISTENER if dialled else Role.CONNECTOR,
-            self._exchange(connection),
+            exchange,
         )
         if secret is None:
             raise WrongSecret(
                 "its proof is wrong: it has another shared secret, or somebody is in between", ident
             )
         if not dialled:
-            self._prove(connection, secret, Role.LISTENER)
+            self._prove(connection, secret, Role.LISTENER, exchange)
         connection.nonce = b""
         connection.session.proved()
 
@@ -162,8 +163,10 @@ class Gatekeeper:
             self._log.exception(ident, "conn=%s ident=%a no secret", connection.conn_id, ident)
             raise WrongSecret("the function of SharedSecret failed", ident) from exc
 
-    def _prove(self, connection: PeerConnection, secret: bytes, role: Role) -> None:
-        proof = make_proof(secret, role, self._exchange(connection))
+    def _prove(
+        self, connection: PeerConnection, secret: bytes, role: Role, exchange: Exchange
+    ) -> None:
+        proof = make_proof(secret, role, exchange)
         self._packeter.send_packet(connection.conn_id, bytes([FrameType.PROOF]) + proof)
 
     def _exchange(self, connection: PeerConnection) -> Exchange:
