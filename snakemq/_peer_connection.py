@@ -160,6 +160,12 @@ class PeerConnection:
         self.rival_timer: TimerHandle | None = None
         self.received_at_challenge = 0
 
+    def cancel_identification(self) -> None:
+        """It has not to say any more who it is. Harmless a second time."""
+        if self.identification_timer is not None:
+            self.identification_timer.cancel()
+            self.identification_timer = None
+
     def cancel_timers(self) -> None:
         """The connection is gone: nothing is to be looked at any more."""
         for timer in (

@@ -115,9 +115,7 @@ class Refusals:
 
     def _finish(self, connection: PeerConnection) -> None:
         # While it may read why, it is not to be refused once more for being slow.
-        if connection.identification_timer is not None:
-            connection.identification_timer.cancel()
-            connection.identification_timer = None
+        connection.cancel_identification()
         self._packeter.finish(connection.conn_id)
 
     def _tell(self, connection: PeerConnection, exc: SnakeMQException) -> None:

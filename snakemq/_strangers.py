@@ -77,9 +77,7 @@ class Strangers:
     def leave(self, connection: PeerConnection) -> None:
         """It is known who that is, or the connection is gone. Harmless a second time."""
         self._crowd.leave(connection)
-        if connection.identification_timer is not None:
-            connection.identification_timer.cancel()
-            connection.identification_timer = None
+        connection.cancel_identification()
 
     def welcome(self, connection: PeerConnection) -> None:
         """It is known who that is."""
