@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tools.environment import EnvironmentProblem, make_environment
 from tools.pythons import SUPPORTED, candidates, version_of
 
 __all__ = [
@@ -66,7 +69,7 @@ def this_tree(cache: Path) -> Environment:
 
 
 def installed(requirement: str, check: str) -> Callable[[Path], Environment]:
-    """A package from the package index, without what it depends on.
+    """A package in pure Python from the package index, without what it depends on.
 
     :param requirement: for pip
     :param check: a program that succeeds where the package works. The Python
@@ -75,7 +78,7 @@ def installed(requirement: str, check: str) -> Callable[[Path], Environment]:
     """
 
     def prepare(cache: Path) -> Environment:
-        packages = _install(requirement, cache)
+        packages = _install(requirement, cache, "--no-deps")
         refused = []
         for python in _pythons():
             environment = Environment(python, packages)
@@ -91,8 +94,12 @@ def installed(requirement: str, check: str) -> Callable[[Path], Environment]:
 def importable(module: str, requirement: str) -> Callable[[Path], Environment]:
     """This work tree, with a package that is there already or else installed.
 
-    :param module: what to import
-    :param requirement: as for :func:`installed`
+    It is installed with what it depends on, for the Python that runs this: not
+    everything that is compiled works with another.
+
+    :param module: what to import; one that only new enough versions have, where
+        old ones are around
+    :param requirement: for pip
     """
 
     def prepare(cache: Path) -> Environment:
@@ -100,12 +107,17 @@ def importable(module: str, requirement: str) -> Callable[[Path], Environment]:
         environment = this_tree(cache)
         if _problem(environment, check) is None:
             return environment
-        return installed(requirement, check)(cache)
+        own_cache = cache / sys.implementation.cache_tag
+        environment = Environment(sys.executable, _install(requirement, own_cache))
+        problem = _problem(environment, check)
+        if problem is not None:
+            raise Unavailable(f"{requirement} does not run on {sys.executable}: {problem}")
+        return environment
 
     return prepare
 
 
-def _install(requirement: str, cache: Path) -> Path:
+def _install(requirement: str, cache: Path, *options: str) -> Path:
     target = cache / re.sub(r"[^\w.-]+", "-", requirement.lower())
     if target.is_dir():
         return target
@@ -114,8 +126,9 @@ def _install(requirement: str, cache: Path) -> Path:
     try:
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
-                *("--disable-pip-version-check", "--target", str(building), requirement),
+                *(_python_with_pip(cache), "-m", "pip", "install", "--quiet", *options),
+                *("--prefer-binary", "--disable-pip-version-check", "--no-warn-script-location"),
+                *("--target", str(building), requirement),
             ],
             capture_output=True,
             text=True,
@@ -123,9 +136,7 @@ def _install(requirement: str, cache: Path) -> Path:
             check=False,
         )
         if done.returncode:
-            raise Unavailable(
-                f"{sys.executable} -m pip install {requirement}: {done.stderr.strip()[-500:]}"
-            )
+            raise Unavailable(f"pip install {requirement}: {done.stderr.strip()[-500:]}")
         try:
             building.rename(target)
         except OSError:
@@ -137,6 +148,20 @@ def _install(requirement: str, cache: Path) -> Path:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return target
+
+
+def _python_with_pip(cache: Path) -> str:
+    """This Python, or one of the same version in an environment that is made for it.
+
+    Debian's Python comes without pip.
+    """
+    if importlib.util.find_spec("pip") is not None:
+        return sys.executable
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return str(make_environment(cache / "environment-with-pip", set()))
+    except EnvironmentProblem as exc:
+        raise Unavailable(f"{sys.executable} has no pip: {exc}") from exc
 
 
 def _pythons() -> Iterator[str]:
