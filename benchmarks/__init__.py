@@ -8,4 +8,5 @@
 * :mod:`benchmarks.endpoint`: one side of one run, a process of its own.
 * :mod:`benchmarks.runner`: all runs, interleaved round by round.
 * :mod:`benchmarks.report`: medians, ratios, the table, JSON.
+* :mod:`benchmarks.counting`: work that is counted instead of timed.
 """
