@@ -28,8 +28,8 @@ __all__ = ["main"]
 
 def main() -> None:
     module, workload, side, count, directory, server = sys.argv[1:]
-    peer = as_peer(importlib.import_module(module))
-    setting = Setting(Path(directory), json.loads(server))
+    peer = as_peer(importlib.import_module(module), json.loads(server))
+    setting = Setting(Path(directory))
     work = WORKLOADS[workload]
     (work.listen if side == "listen" else work.dial)(peer, Channel(), setting, int(count))
 

@@ -1,6 +1,9 @@
 """Who is measured: what a module here has to have, and nothing else.
 
-Each has the first, and of the others those that its workloads use.
+Each has the first, and of the others those that its workloads use. Where a
+server is between the sides, the module has ``version`` and ``over`` only, and
+``over(server)`` gives all that is below; ``server`` is the address in
+:class:`benchmarks.servers.Server`.
 
 ``version() -> str``
     What is measured really, as the program that is running knows it.
@@ -59,12 +62,9 @@ class Setting:
     """Where a run takes place.
 
     :param directory: for the data of this run only; empty in the beginning
-    :param server: address of the peer's server, see
-        :class:`benchmarks.servers.Server`
     """
 
     directory: Path
-    server: Any = None
 
 
 class Listening(Protocol):
@@ -140,6 +140,8 @@ class PeerModule(Protocol):
 
     def version(self) -> str: ...
 
+    def over(self, server: Address) -> PeerModule: ...
+
     def receive(self, on_message: OnMessage) -> Listening: ...
 
     def connect(self, address: Address) -> Sending: ...
@@ -153,6 +155,7 @@ class PeerModule(Protocol):
     def connect_durably(self, setting: Setting, address: Address) -> Durable: ...
 
 
-def as_peer(module: object) -> PeerModule:
-    """The module, for the type checker."""
-    return cast(PeerModule, module)
+def as_peer(module: object, server: Address | None) -> PeerModule:
+    """The module, or what it gives for its server, for the type checker."""
+    peer = cast(PeerModule, module)
+    return peer if server is None else peer.over(server)

@@ -21,7 +21,7 @@ import pika
 from benchmarks.payloads import clock
 from benchmarks.peers import OnMessage, Setting
 
-__all__ = ["connect_durably", "keep", "version"]
+__all__ = ["over", "version"]
 
 #: How many messages the broker sends before it waits for acknowledgements.
 _PREFETCH: Final = 1000
@@ -36,19 +36,35 @@ def version() -> str:
     return f"pika {pika.__version__}"
 
 
-def _parameters(setting: Setting) -> pika.ConnectionParameters:
-    return pika.ConnectionParameters("127.0.0.1", int(setting.server), heartbeat=0)
+class _Over:
+    def __init__(self, server: Any) -> None:
+        self._parameters = pika.ConnectionParameters("127.0.0.1", int(server), heartbeat=0)
+
+    def version(self) -> str:
+        return version()
+
+    def keep(self, setting: Setting, on_message: OnMessage) -> _Consumer:
+        return _Consumer(self._parameters, setting.directory.name, on_message)
+
+    def connect_durably(self, setting: Setting, address: Any) -> _Durable:
+        return _Durable(self._parameters, str(address))
+
+
+def over(server: Any) -> _Over:
+    return _Over(server)
 
 
 class _Consumer:
     """Reads, acknowledges and counts in one thread; pika's connections belong to one."""
 
-    def __init__(self, setting: Setting, on_message: OnMessage) -> None:
+    def __init__(
+        self, parameters: pika.ConnectionParameters, queue: str, on_message: OnMessage
+    ) -> None:
         self._on_message = on_message
-        self._connection = pika.BlockingConnection(_parameters(setting))
+        self._connection = pika.BlockingConnection(parameters)
         self._channel = self._connection.channel()
         self._channel.basic_qos(prefetch_count=_PREFETCH)
-        self.address = setting.directory.name
+        self.address = queue
         self._channel.queue_declare(self.address, durable=True)
         self._channel.basic_consume(self.address, self._receive)
         self._received = 0
@@ -98,16 +114,12 @@ class _Consumer:
         assert self._left == 0, f"{self._left} messages are left"
 
 
-def keep(setting: Setting, on_message: OnMessage) -> _Consumer:
-    return _Consumer(setting, on_message)
-
-
 class _Publisher:
     """Publishes a message and waits for its confirm."""
 
-    def __init__(self, setting: Setting, queue: str) -> None:
+    def __init__(self, parameters: pika.ConnectionParameters, queue: str) -> None:
         self._queue = queue
-        self._connection = pika.BlockingConnection(_parameters(setting))
+        self._connection = pika.BlockingConnection(parameters)
         self._channel = self._connection.channel()
         self._channel.confirm_delivery()
 
@@ -121,13 +133,13 @@ class _Publisher:
 class _BatchPublisher:
     """Publishes messages and then waits for all of their confirms."""
 
-    def __init__(self, setting: Setting, queue: str) -> None:
+    def __init__(self, parameters: pika.ConnectionParameters, queue: str) -> None:
         self._queue = queue
         self._published = 0
         self._unconfirmed: set[int] = set()
         self._refused = 0
         self._connection = pika.SelectConnection(
-            _parameters(setting),
+            parameters,
             on_open_callback=lambda connection: connection.channel(on_open_callback=self._opened),
             on_open_error_callback=self._failed,
             on_close_callback=self._failed,
@@ -178,18 +190,18 @@ class _BatchPublisher:
 class _Durable:
     """A connection for each thread, and one more for batches."""
 
-    def __init__(self, setting: Setting, address: Any) -> None:
-        self._setting = setting
-        self._queue = str(address)
+    def __init__(self, parameters: pika.ConnectionParameters, queue: str) -> None:
+        self._parameters = parameters
+        self._queue = queue
         self._local = threading.local()
         self._all: list[_Publisher] = []
-        self._batches = _BatchPublisher(setting, self._queue)
+        self._batches = _BatchPublisher(parameters, queue)
         self.send_batch = self._batches.send_batch
 
     def send(self, data: bytes) -> None:
         publisher = getattr(self._local, "publisher", None)
         if publisher is None:
-            publisher = self._local.publisher = _Publisher(self._setting, self._queue)
+            publisher = self._local.publisher = _Publisher(self._parameters, self._queue)
             self._all.append(publisher)
         publisher.send(data)
 
@@ -201,7 +213,3 @@ class _Durable:
         self._batches.close()
         for publisher in self._all:
             publisher.close()
-
-
-def connect_durably(setting: Setting, address: Any) -> _Durable:
-    return _Durable(setting, address)
