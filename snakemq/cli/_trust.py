@@ -61,13 +61,7 @@ def tls_config(args: argparse.Namespace) -> SSLConfig | None:
     :raises UsageError: the options make no sense together
     :raises CommandError: a file is missing
     """
-    files = (args.tls_key, args.tls_cert, args.tls_ca)
-    if not (
-        any(path is not None for path in (*files, args.tls_name))
-        or args.tls
-        or args.tls_no_host_check
-        or args.tls_no_verify
-    ):
+    if not _wants_tls(args):
         return None
     if args.tls_key and not args.tls_cert:
         raise UsageError("--tls-key needs --tls-cert")
@@ -75,7 +69,7 @@ def tls_config(args: argparse.Namespace) -> SSLConfig | None:
         raise UsageError("to listen with TLS takes --tls-cert (and --tls-key)")
     if args.tls_ca and args.tls_no_verify:
         raise UsageError("either --tls-ca or --tls-no-verify")
-    for path in files:
+    for path in (args.tls_key, args.tls_cert, args.tls_ca):
         if path is not None and not os.path.isfile(path):
             raise CommandError(f"{path}: no such file")
     return SSLConfig(
@@ -85,6 +79,16 @@ def tls_config(args: argparse.Namespace) -> SSLConfig | None:
         cert_reqs=ssl.CERT_NONE if args.tls_no_verify else None,
         check_hostname=False if args.tls_no_host_check or args.tls_no_verify else None,
         server_hostname=args.tls_name,
+    )
+
+
+def _wants_tls(args: argparse.Namespace) -> bool:
+    texts = (args.tls_key, args.tls_cert, args.tls_ca, args.tls_name)
+    return (
+        any(text is not None for text in texts)
+        or args.tls
+        or args.tls_no_host_check
+        or args.tls_no_verify
     )
 
 
@@ -98,7 +102,7 @@ def authentication(args: argparse.Namespace) -> list[Authentication] | None:
     """
     ways: list[Authentication] = []
     if args.verify_ident:
-        if args.tls_no_verify or (args.listen and not args.tls_ca) or tls_config(args) is None:
+        if args.tls_no_verify or (args.listen and not args.tls_ca) or not _wants_tls(args):
             raise UsageError(
                 "--verify-ident needs certificates that are verified: --tls-ca (and --tls-cert, "
                 "--tls-key)"
