@@ -84,11 +84,13 @@ _NOT_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST"
 
 # What the other side sends when it gives up, by the name of the alert: first those
 # that are about the certificate of this side.
+_SHOWN_NONE: Final = (
+    "it asks for a certificate, and this side has shown none: set certfile and keyfile"
+)
+_NOT_ACCEPTED: Final = "it does not accept the certificate of this side; its log says why"
 _REFUSED: Final = {
-    "CERTIFICATE_REQUIRED": "it asks for a certificate, and this side has shown none: set "
-    "certfile and keyfile",
-    "NO_CERTIFICATE": "it asks for a certificate, and this side has shown none: set certfile "
-    "and keyfile",
+    "CERTIFICATE_REQUIRED": _SHOWN_NONE,
+    "NO_CERTIFICATE": _SHOWN_NONE,
     "UNKNOWN_CA": "it does not trust the certificate of this side: its ca_certs has to hold the "
     "certificate of the authority that issued it",
     "CERTIFICATE_EXPIRED": "the certificate of this side is not valid now, says the other side: "
@@ -97,8 +99,8 @@ _REFUSED: Final = {
     "a new one",
     "UNSUPPORTED_CERTIFICATE": "the certificate of this side is not meant for what it is used "
     "for, says the other side: see its extendedKeyUsage",
-    "CERTIFICATE_UNKNOWN": "it does not accept the certificate of this side; its log says why",
-    "ACCESS_DENIED": "it does not accept the certificate of this side; its log says why",
+    "CERTIFICATE_UNKNOWN": _NOT_ACCEPTED,
+    "ACCESS_DENIED": _NOT_ACCEPTED,
 }
 _BROKEN_OFF: Final = {
     "PROTOCOL_VERSION": _NO_COMMON_VERSION,
@@ -206,7 +208,7 @@ def _refused(exc: ssl.SSLError, about: Circumstances) -> tuple[type[TlsError], s
     if alert == "HANDSHAKE_FAILURE":
         # It says so also when TLS 1.2 is spoken, and a certificate is missing.
         if about.is_agreed and about.is_connector and not about.has_certificate:
-            return OwnCertificateRefused, _REFUSED["CERTIFICATE_REQUIRED"]
+            return OwnCertificateRefused, _SHOWN_NONE
         if not about.is_agreed:
             return TlsError, _NO_COMMON_CIPHER
     if alert in _BROKEN_OFF:
@@ -219,7 +221,7 @@ def _refused(exc: ssl.SSLError, about: Circumstances) -> tuple[type[TlsError], s
 
 def _bad_certificate(about: Circumstances) -> str:
     if about.is_connector:
-        return "it does not accept the certificate of this side; its log says why"
+        return _NOT_ACCEPTED
     return (
         "it does not accept the certificate of this listener: most likely it has dialled a name "
         "that is not in it (subjectAltName)"
