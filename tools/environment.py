@@ -29,6 +29,7 @@ __all__ = [
     "make_environment",
     "require_python",
     "run",
+    "run_in_environment",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,6 +116,24 @@ def make_environment(path: Path, extras: set[str]) -> Path:
             ) from None
         _write(stamp, installed)
     return python
+
+
+def run_in_environment(path: Path, extras: set[str], arguments: list[str]) -> int:
+    """Make an environment, and run its Python.
+
+    :param path: of the environment
+    :param extras: see :func:`make_environment`
+    :param arguments: of Python
+    :returns: the exit status of a program that does just that
+    """
+    try:
+        python = make_environment(path, extras)
+        return subprocess.run([str(python), *arguments], cwd=ROOT, check=False).returncode
+    except EnvironmentProblem as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def _read(stamp: Path) -> tuple[str, set[str]]:

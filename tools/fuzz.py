@@ -12,10 +12,9 @@ Linux; elsewhere it is by chance.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 
-from environment import ROOT, EnvironmentProblem, add_venv_option, make_environment, require_python
+from environment import add_venv_option, require_python, run_in_environment
 
 
 def main() -> int:
@@ -28,16 +27,7 @@ def main() -> int:
     )
     add_venv_option(parser)
     options, arguments = parser.parse_known_args()
-    try:
-        python = make_environment(options.venv, {"test", "fuzz"})
-        return subprocess.run(
-            [str(python), "-m", "tests.fuzz", *arguments], cwd=ROOT, check=False
-        ).returncode
-    except EnvironmentProblem as problem:
-        print(problem, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return run_in_environment(options.venv, {"test", "fuzz"}, ["-m", "tests.fuzz", *arguments])
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ nowhere else; the second run starts at once.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 
-from environment import ROOT, EnvironmentProblem, add_venv_option, make_environment, require_python
+from environment import add_venv_option, require_python, run_in_environment
 
 #: A process that has nothing left to do takes tests from another one.
 IN_PARALLEL = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
@@ -35,16 +34,8 @@ def main() -> int:
     )
     add_venv_option(parser)
     options, pytest_arguments = parser.parse_known_args()
-    try:
-        python = make_environment(options.venv, {"test"})
-        return subprocess.run(
-            [str(python), "-m", "pytest", *IN_PARALLEL, *pytest_arguments], cwd=ROOT, check=False
-        ).returncode
-    except EnvironmentProblem as problem:
-        print(problem, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    command = ["-m", "pytest", *IN_PARALLEL, *pytest_arguments]
+    return run_in_environment(options.venv, {"test"}, command)
 
 
 if __name__ == "__main__":
