@@ -23,8 +23,13 @@ PACKAGE = ROOT / "snakemq"
 #: around the layer below, and nothing at all may import snakemq.testing.
 LEAVES = {
     "exceptions", "version", "callbacks", "message", "contracts", "limits", "counters", "_peer_log",
+    "_longest_wait",
 }  # fmt: skip
 SHARED = LEAVES | {"_core"}
+#: What a facade puts together.
+STACK = {
+    "authentication", "link", "throttle", "packeter", "storage", "queues", "messaging", "rpc",
+}  # fmt: skip
 FLOORS: dict[str, set[str]] = {
     "version": set(),
     "exceptions": set(),
@@ -32,6 +37,7 @@ FLOORS: dict[str, set[str]] = {
     "callbacks": set(),
     "limits": set(),
     "counters": set(),
+    "_longest_wait": set(),
     "_peer_log": set(),
     "contracts": LEAVES,
     "_core": LEAVES,
@@ -50,46 +56,12 @@ FLOORS: dict[str, set[str]] = {
     "messaging": SHARED | {"_failures", "authentication", "packeter", "queues", "storage"},
     # The pool of threads that remote calls run in is all it may know of _io.
     "rpc": SHARED | {"messaging", "_io.workers"},
-    "peer": SHARED
-    | {
-        "authentication",
-        "link",
-        "throttle",
-        "packeter",
-        "storage",
-        "queues",
-        "messaging",
-        "rpc",
-        "_io",
-    },
-    "cli": SHARED
-    | {
-        "authentication",
-        "link",
-        "throttle",
-        "packeter",
-        "storage",
-        "queues",
-        "messaging",
-        "rpc",
-        "peer",
-    },
+    "peer": SHARED | STACK | {"_io"},
+    "cli": SHARED | STACK | {"peer"},
     "__main__": {"cli"},
-    "testing": SHARED
-    | {"_io", "link", "throttle", "packeter", "storage", "queues", "messaging", "rpc", "peer"},
+    "testing": SHARED | STACK - {"authentication"} | {"_io", "peer"},
     # The top level names what users import from it.
-    "": SHARED
-    | {
-        "authentication",
-        "link",
-        "throttle",
-        "packeter",
-        "storage",
-        "queues",
-        "messaging",
-        "rpc",
-        "peer",
-    },
+    "": SHARED | STACK | {"peer"},
 }
 
 #: Private modules beside a layer that are a part of it: same floor, and nobody

@@ -6,7 +6,6 @@ thread, another event loop.
 
 from __future__ import annotations
 
-import os
 import selectors
 import threading
 from collections import deque
@@ -16,6 +15,7 @@ from typing import Any, Final
 from snakemq._io.clock import monotonic
 from snakemq._io.timers import Timer, Timers
 from snakemq._io.wakeup import Bell
+from snakemq._longest_wait import longest_wait
 from snakemq.callbacks import CallbackOwner
 
 __all__ = ["POLL_TIMEOUT", "Loop"]
@@ -125,13 +125,14 @@ class Loop(CallbackOwner):
             raise RuntimeError("this link's loop is running already")
         self._running = True
         end = None if runtime is None else monotonic() + runtime
+        longest = longest_wait()
         try:
             while self._running and count != 0:
-                # Windows does not interrupt a select for Ctrl-C.
-                timeout = poll_timeout if self._has_ticks() or os.name == "nt" else None
+                timeout = longest
+                if poll_timeout is not None and self._has_ticks():
+                    timeout = min(timeout, poll_timeout)
                 if end is not None:
-                    rest = max(0.0, end - monotonic())
-                    timeout = rest if timeout is None else min(timeout, rest)
+                    timeout = min(timeout, max(0.0, end - monotonic()))
                 if self.step(timeout) and count is not None:
                     count -= 1
                 if end is not None and monotonic() >= end:

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Final
 
+from snakemq._longest_wait import longest_wait
 from snakemq.contracts import LinkInterface
 from snakemq.messaging import Messaging
 
 __all__ = ["Changes", "wait_for_event"]
 
-# Windows does not interrupt a wait for a lock on Ctrl-C; a short wait lets the
-# signal through between two of them. Elsewhere nobody wakes up for nothing.
-_LONGEST_WAIT: Final = 0.5 if os.name == "nt" else None
-
 
 def wait_for_event(event: threading.Event, timeout: float | None) -> bool:
-    """Wait for an event such that Ctrl-C comes through, on Windows too.
+    """Wait for an event such that Ctrl-C comes through.
 
     :param timeout: seconds at most; ``None``: for ever
     :return: whether it is set
     """
-    if _LONGEST_WAIT is None:
-        return event.wait(timeout)
-    while timeout is None or timeout > _LONGEST_WAIT:
-        if event.wait(_LONGEST_WAIT):
+    longest = longest_wait()
+    while timeout is None or timeout > longest:
+        if event.wait(longest):
             return True
         if timeout is not None:
-            timeout -= _LONGEST_WAIT
+            timeout -= longest
     return event.wait(timeout)
 
 
@@ -72,13 +66,14 @@ class Changes:
         :return: whether it holds
         """
         deadline = None if timeout is None else self._time() + timeout
+        longest = longest_wait()
         with self._condition, self._counted():
             while not condition():
-                wait = _LONGEST_WAIT
+                wait = longest
                 if deadline is not None:
                     left = deadline - self._time()
                     if left <= 0:
                         return False
-                    wait = left if wait is None else min(wait, left)
+                    wait = min(wait, left)
                 self._condition.wait(wait)
         return True

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from snakemq._core.rpc_records import REQUEST_PREFIX, Reply
+from snakemq._longest_wait import longest_wait
 from snakemq.rpc.errors import (
     CallError,
     NotConnected,
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from snakemq.rpc._remote_stream import RemoteStream
 
 __all__ = [
-    "LONGEST_WAIT",
     "BlockingCall",
     "FutureCall",
     "OutgoingCall",
@@ -35,10 +34,6 @@ __all__ = [
     "too_late",
 ]
 
-# On Windows a waiting thread does not notice Ctrl-C before its wait is over.
-# Elsewhere it does; there the limit keeps a huge timeout below the largest
-# that a lock takes.
-LONGEST_WAIT: Final = 0.5 if os.name == "nt" else 86400.0
 _FOR_EVER: Final = float("inf")
 
 
@@ -137,8 +132,9 @@ class BlockingCall(OutgoingCall):
     def wait(self, timeout: float | None) -> bool:
         """Whether it ended within ``timeout`` seconds."""
         remaining = _FOR_EVER if timeout is None else timeout
-        while not self._ended.acquire(timeout=min(remaining, LONGEST_WAIT)):
-            remaining -= LONGEST_WAIT
+        longest = longest_wait()
+        while not self._ended.acquire(timeout=min(remaining, longest)):
+            remaining -= longest
             if remaining <= 0:
                 return False
         return True

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from snakemq._core.rpc_records import REQUEST_PREFIX, Reply, more_record
-from snakemq.rpc._outgoing_call import LONGEST_WAIT, OutgoingCall, failure_in
+from snakemq._longest_wait import longest_wait
+from snakemq.rpc._outgoing_call import OutgoingCall, failure_in
 from snakemq.rpc.errors import StreamGone, WouldDeadlock
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ class IncomingStream:
         :raises Exception: the stream has failed
         """
         remaining = _FOR_EVER if self.timeout is None else self.timeout
+        longest = longest_wait()
         with self._changed:
             while not self._items:
                 if self.over:
@@ -183,11 +185,11 @@ class IncomingStream:
                         "the next item of a stream was waited for in a callback: the loop can't "
                         "receive it before the callback returns; read it in another thread"
                     )
-                if self._changed.wait(min(remaining, LONGEST_WAIT)):
+                if self._changed.wait(min(remaining, longest)):
                     # Perhaps for another thread; then the next part is another one.
                     remaining = _FOR_EVER if self.timeout is None else self.timeout
                     continue
-                remaining -= LONGEST_WAIT
+                remaining -= longest
                 if remaining <= 0 and not self._items and not self.over:
                     return False, None
             self._consumed += 1

@@ -15,6 +15,7 @@ from snakemq import (
     _holding,
     _inbox,
     _incoming,
+    _longest_wait,
     _outgoing,
     _peer_log,
     _queue,
@@ -218,6 +219,9 @@ EXPECTED = {
         default(link.Link.loop, "poll_timeout")
     ),
     "... and when there is nothing to do but a timer that is far away": seconds(loop._LONGEST_WAIT),
+    "Longest sleep of the main thread, in the loop or waiting for something": seconds(
+        _longest_wait.longest_wait()
+    ),
     "Throttle: what goes out at once at least": seconds(throttle._PORTION),
     "Throttle: what may go out at once after a pause": seconds(throttle._BURST),
     "Throttle: what is made up for when the loop was late": seconds(throttle._CATCH_UP),
