@@ -28,6 +28,23 @@ server is between the sides, the module has ``version`` and ``over`` only, and
 ``connect_durably(setting, address) -> Durable``
     The other side. What it stores is below ``setting.directory``.
 
+``receive_secured(certificates, on_message) -> Listening``
+    As ``receive``, with TLS; both sides show a certificate and check the other's.
+
+``connect_secured(certificates, address) -> Sending``
+    The other side.
+
+``queue_for_later() -> Queueing``
+    Take messages for one receiver, which is not there yet. They are in memory.
+
+``fetch(address, on_message) -> Fetching``
+    The receiver comes, and gets everything that was queued for it.
+
+``hold(address, count) -> Holding``
+    Connect so many times to a side that does ``serve``, and return when the
+    connections are all there. Nothing happens on them; what is here should take
+    as little of the machine as it can.
+
 A module is imported only in the processes that it is measured in, with the
 Python and the packages that :mod:`benchmarks.peers.catalogue` gives it.
 """
@@ -42,11 +59,15 @@ from typing import Any, Protocol, TypeAlias, cast
 __all__ = [
     "Address",
     "Calling",
+    "Certificates",
     "Durable",
+    "Fetching",
+    "Holding",
     "Keeping",
     "Listening",
     "OnMessage",
     "PeerModule",
+    "Queueing",
     "Sending",
     "Setting",
 ]
@@ -58,13 +79,38 @@ OnMessage: TypeAlias = "Callable[[bytes | bytearray], object]"
 
 
 @dataclass(frozen=True)
+class Certificates:
+    """Files in a directory, for the two sides of a connection with TLS.
+
+    :param directory: where they are
+    """
+
+    directory: Path
+
+    @property
+    def authority(self) -> Path:
+        """The certificate of the authority that has signed the others."""
+        return self.directory / "ca.crt"
+
+    def certificate(self, side: str) -> Path:
+        """Of the side with this name: ``listener``, at 127.0.0.1, or ``dialler``."""
+        return self.directory / f"{side}.crt"
+
+    def key(self, side: str) -> Path:
+        """Likewise."""
+        return self.directory / f"{side}.key"
+
+
+@dataclass(frozen=True)
 class Setting:
     """Where a run takes place.
 
     :param directory: for the data of this run only; empty in the beginning
+    :param certificates: for workloads with TLS
     """
 
     directory: Path
+    certificates: Certificates | None = None
 
 
 class Listening(Protocol):
@@ -135,6 +181,37 @@ class Durable(Protocol):
         """Everything was removed; it fails if not."""
 
 
+class Queueing(Protocol):
+    """Has messages for a receiver that is not there yet. Used by one thread."""
+
+    @property
+    def address(self) -> Address:
+        """Where the receiver gets them."""
+
+    def send(self, data: bytes) -> None:
+        """Keep it, and send it when the receiver is there."""
+
+    def close(self) -> None:
+        """Everything has arrived."""
+
+
+class Fetching(Protocol):
+    """Gets what was queued for it."""
+
+    def close(self) -> None:
+        """Everything has arrived."""
+
+
+class Holding(Protocol):
+    """Many connections on which nothing happens."""
+
+    def count(self) -> int:
+        """How many are still there, as far as this side knows."""
+
+    def close(self) -> None:
+        """End all of them."""
+
+
 class PeerModule(Protocol):
     """A module in this package, as a type."""
 
@@ -153,6 +230,16 @@ class PeerModule(Protocol):
     def keep(self, setting: Setting, on_message: OnMessage) -> Keeping: ...
 
     def connect_durably(self, setting: Setting, address: Address) -> Durable: ...
+
+    def receive_secured(self, certificates: Certificates, on_message: OnMessage) -> Listening: ...
+
+    def connect_secured(self, certificates: Certificates, address: Address) -> Sending: ...
+
+    def queue_for_later(self) -> Queueing: ...
+
+    def fetch(self, address: Address, on_message: OnMessage) -> Fetching: ...
+
+    def hold(self, address: Address, count: int) -> Holding: ...
 
 
 def as_peer(module: object, server: Address | None) -> PeerModule:
