@@ -16,7 +16,6 @@ and what the calling thread does is counted with :class:`Meter`.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import sqlite3
 import sys
@@ -24,14 +23,14 @@ import threading
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Final, TypeVar
 from unittest import mock
 
-__all__ = ["COMMITS", "SYSTEM_CALLS", "MemoryShare", "Meter", "Threads", "Work", "statements"]
+__all__ = ["SYSTEM_CALLS", "MemoryShare", "Meter", "Statements", "Threads", "Work"]
 
 T = TypeVar("T")
 
@@ -50,8 +49,8 @@ SYSTEM_CALLS: Final = frozenset(
 #: Those among them that wait for events: one for each pass of a loop.
 _WAITS: Final = frozenset({"epoll.poll", "kqueue.control", "devpoll.poll", "poll.poll", "select"})
 
-#: How statements begin that end a transaction of SQLite, or are one by themselves.
-COMMITS: Final = ("COMMIT", "END")
+#: How statements begin that are transactions of their own where there is none.
+_CHANGES: Final = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE", "CREATE", "DROP", "ALTER"})
 
 
 @dataclass
@@ -217,22 +216,45 @@ class Threads:
         return {name: self.work(name) for name in self.names()}
 
 
-@contextlib.contextmanager
-def statements() -> Iterator[Counter[str]]:
-    """Count the statements of all SQLite connections that are made inside, by their first word."""
-    counted: Counter[str] = Counter()
-    connect = sqlite3.connect
+class Statements:
+    """For ``with``: watches all connections to SQLite that are made inside.
 
-    def note(statement: str) -> None:
-        counted[statement.split(None, 1)[0].upper()] += 1
+    :ivar words: how many statements there were, by their first word
+    :ivar commits: how many transactions were committed, those of one statement
+        included
+    """
 
-    def watched(*args: Any, **options: Any) -> sqlite3.Connection:
-        connection: sqlite3.Connection = connect(*args, **options)
+    def __init__(self) -> None:
+        self.words: Counter[str] = Counter()
+        self.commits = 0
+        self._patch = mock.patch("sqlite3.connect", self._connect)
+        self._really_connect = sqlite3.connect
+
+    def __enter__(self) -> Statements:
+        self._patch.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._patch.stop()
+
+    def _connect(self, *args: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = self._really_connect(*args, **options)
+        is_inside = False
+
+        def note(statement: str) -> None:
+            nonlocal is_inside
+            word = statement.split(None, 1)[0].upper()
+            self.words[word] += 1
+            if word == "BEGIN":
+                is_inside = True
+            elif word in ("COMMIT", "END", "ROLLBACK"):
+                is_inside = False
+                self.commits += word != "ROLLBACK"
+            elif word in _CHANGES and not is_inside:
+                self.commits += 1
+
         connection.set_trace_callback(note)
         return connection
-
-    with mock.patch("sqlite3.connect", watched):
-        yield counted
 
 
 class MemoryShare:
