@@ -15,6 +15,7 @@ from benchmarks.servers.rabbitmq import find_server, rabbitmq
 __all__ = ["BASELINES", "PEERS", "Peer"]
 
 _IN_MEMORY: Final = ("small", "large", "rpc", "rpc16")
+_CALLS: Final = ("rpc", "rpc16")
 _DURABLE: Final = ("durable", "durable256", "durable16")
 
 
@@ -55,6 +56,11 @@ PEERS: Final[dict[str, Peer]] = {
         (*_IN_MEMORY, "durable"),
     ),
     "rabbitmq": Peer("benchmarks.peers.rabbitmq", _rabbitmq_client, _DURABLE, rabbitmq),
+    "rpyc": Peer("benchmarks.peers.rpyc", importable("rpyc", "rpyc>=6"), _CALLS),
+    "pyro5": Peer("benchmarks.peers.pyro5", importable("Pyro5", "Pyro5>=5.15"), _CALLS),
+    "zerorpc": Peer("benchmarks.peers.zerorpc", importable("zerorpc", "zerorpc>=0.6.3"), _CALLS),
+    "grpc": Peer("benchmarks.peers.grpc", importable("grpc", "grpcio>=1.66"), _CALLS),
+    "xmlrpc": Peer("benchmarks.peers.xmlrpc", this_tree, _CALLS),
     "raw": Peer("benchmarks.peers.raw", this_tree, _IN_MEMORY),
     "sqlite": Peer("benchmarks.peers.sqlite", this_tree, _DURABLE),
 }
