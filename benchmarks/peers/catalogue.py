@@ -55,6 +55,9 @@ PEERS: Final[dict[str, Peer]] = {
         # It has no batches, and its storage can be used by one thread only.
         (*_IN_MEMORY, "durable"),
     ),
+    "pyzmq": Peer("benchmarks.peers.pyzmq", importable("zmq", "pyzmq>=26"), _IN_MEMORY),
+    "nng": Peer("benchmarks.peers.nng", importable("pynng", "pynng>=0.8"), _IN_MEMORY),
+    "multiprocessing": Peer("benchmarks.peers.multiprocessing_connection", this_tree, _IN_MEMORY),
     "rabbitmq": Peer("benchmarks.peers.rabbitmq", _rabbitmq_client, _DURABLE, rabbitmq),
     "rpyc": Peer("benchmarks.peers.rpyc", importable("rpyc", "rpyc>=6"), _CALLS),
     "pyro5": Peer("benchmarks.peers.pyro5", importable("Pyro5", "Pyro5>=5.15"), _CALLS),
