@@ -34,8 +34,6 @@ from snakemq.counters import Counters
 
 __all__ = ["AnswerLimits", "AnswerStore", "Execution", "Executions", "State"]
 
-_Key: TypeAlias = "tuple[str, bytes]"
-
 _log = logging.getLogger("snakemq.rpc.server")
 
 
@@ -84,6 +82,12 @@ class State(enum.Enum):
     FORGOTTEN = "forgotten"
 
 
+# Looking for them in their class takes longer, and is done several times for each call.
+_BEGUN: Final = State.BEGUN
+_ANSWERED: Final = State.ANSWERED
+_FORGOTTEN: Final = State.FORGOTTEN
+
+
 class Execution:
     """A call that was received.
 
@@ -94,6 +98,7 @@ class Execution:
     __slots__ = (
         "answer",
         "answered_at",
+        "caller",
         "ident",
         "is_stored",
         "received_on",
@@ -102,11 +107,12 @@ class Execution:
         "work",
     )
 
-    def __init__(self, ident: str, req_id: bytes, conn_id: str) -> None:
-        self.ident = ident
+    def __init__(self, caller: _Caller, req_id: bytes, conn_id: str) -> None:
+        self.caller = caller
+        self.ident = caller.ident
         self.req_id = req_id
         self.received_on = conn_id
-        self.state = State.BEGUN
+        self.state = _BEGUN
         self.work: Any = None
         #: the record of the reply; ``None``: there is none yet, or it is gone
         self.answer: bytes | None = None
@@ -117,25 +123,32 @@ class Execution:
     @property
     def is_gone(self) -> bool:
         """Whether it has run and its answer was not kept."""
-        return self.state is State.ANSWERED and self.answer is None
+        return self.state is _ANSWERED and self.answer is None
 
 
-class _Share:
+#: Executions in the order of their answers.
+_Line: TypeAlias = "OrderedDict[Execution, None]"
+
+
+class _Caller:
     """What is remembered of one caller."""
 
-    __slots__ = ("answered", "bytes", "kept")
+    __slots__ = ("answered", "bytes", "calls", "ident", "kept")
 
-    def __init__(self) -> None:
-        # In the order of their answers, as those of all callers are.
-        self.answered: OrderedDict[_Key, Execution] = OrderedDict()
-        self.kept: OrderedDict[_Key, Execution] = OrderedDict()
+    def __init__(self, ident: str) -> None:
+        self.ident = ident
+        #: all of them, by request
+        self.calls: dict[bytes, Execution] = {}
+        #: likewise those that are answered, and those whose answer is kept
+        self.answered: _Line = OrderedDict()
+        self.kept: _Line = OrderedDict()
         self.bytes = 0
 
 
 # What a record in the store begins with.
-_BEGUN: Final = b"\0"
-_ANSWER: Final = b"\1"
-_GONE: Final = b"\2"
+_RECORD_BEGUN: Final = b"\0"
+_RECORD_ANSWER: Final = b"\1"
+_RECORD_GONE: Final = b"\2"
 
 
 class Executions:
@@ -159,16 +172,15 @@ class Executions:
         self._time = time
         self._store = store
         self._lock = threading.Lock()
-        # By caller and request.
-        self._known: dict[str, dict[bytes, Execution]] = {}
+        # Those of whom there is anything.
+        self._callers: dict[str, _Caller] = {}
+        #: how many of them have answers
+        self._answered_callers = 0
         self._count = 0
-        # In the order of their answers.
-        self._answered: OrderedDict[_Key, Execution] = OrderedDict()
-        # Those of them whose answer is kept.
-        self._kept: OrderedDict[_Key, Execution] = OrderedDict()
+        # Of all callers; and those of them whose answer is kept.
+        self._answered: _Line = OrderedDict()
+        self._kept: _Line = OrderedDict()
         self._bytes = 0
-        #: of callers that have any of those
-        self._shares: dict[str, _Share] = {}
         #: what an earlier process has stored, by key: when, and how its record begins
         self._earlier: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         #: how many requests of a caller are received later
@@ -223,64 +235,63 @@ class Executions:
             ``None``: its connection has ended. It may have been repeated since,
             and answered, and be forgotten: it must not be begun.
         """
-        key = (ident, req_id)
         with self._lock:
             if self._ended and conn_id in self._ended.get(ident, ()):
                 return None
-            of_caller = self._known.setdefault(ident, {})
-            known = of_caller.get(req_id)
+            caller = self._callers.get(ident)
+            if caller is None:
+                caller = self._callers[ident] = _Caller(ident)
+            known = caller.calls.get(req_id)
             if known is not None:
                 known.received_on = conn_id
                 return known, False
-            execution = of_caller[req_id] = Execution(ident, req_id, conn_id)
+            execution = caller.calls[req_id] = Execution(caller, req_id, conn_id)
             self._count += 1
             if not self._earlier:
                 return execution, True
-            stored = self._earlier.pop(_digest(key), None)
+            stored = self._earlier.pop(_digest(execution), None)
             if stored is None:
                 return execution, True
             execution.is_stored = True
             when, kind = stored
-            if kind == _BEGUN:
+            if kind == _RECORD_BEGUN:
                 execution.state = State.INTERRUPTED
                 return execution, True
-            execution.state = State.ANSWERED
-            execution.answered_at = when
-            share = self._share(ident)
-            for line in (self._answered, share.answered):
-                line[key] = execution
-                line.move_to_end(key, last=False)
-        if kind == _ANSWER:
-            self._recall(key, execution)
+            self._note_answered(execution, when)
+            for line in (self._answered, caller.answered):
+                line.move_to_end(execution, last=False)
+        if kind == _RECORD_ANSWER:
+            self._recall(execution)
         return execution, False
 
     def is_of_earlier(self, ident: str, req_id: bytes) -> bool:
         """Whether :meth:`receive` of this request will read the store, which may take a while."""
-        return bool(self._earlier) and _digest((ident, req_id)) in self._earlier
+        return bool(self._earlier) and _digest_of(ident, req_id) in self._earlier
 
-    def _recall(self, key: _Key, execution: Execution) -> None:
+    def _recall(self, execution: Execution) -> None:
         """An earlier process has answered it."""
         assert self._store is not None
         try:
-            record = self._store.get(_digest(key))
+            record = self._store.get(_digest(execution))
         except Exception:
             # It has run; better that the caller knows.
             _log.exception("ident=%r an answer can't be read from the storage", execution.ident)
             return
         if record is not None:
             with self._lock:
-                if execution.state is State.ANSWERED:
-                    self._keep(key, execution, record[1:])
+                if execution.state is _ANSWERED:
+                    self._keep(execution, record[1:])
 
     def find(self, ident: str, req_id: bytes) -> Execution | None:
         """The execution of a request; ``None``: there is none."""
-        of_caller = self._known.get(ident)
-        return None if of_caller is None else of_caller.get(req_id)
+        caller = self._callers.get(ident)
+        return None if caller is None else caller.calls.get(req_id)
 
     def of(self, ident: str) -> list[Execution]:
         """All of one caller."""
         with self._lock:
-            return list(self._known.get(ident, {}).values())
+            caller = self._callers.get(ident)
+            return [] if caller is None else list(caller.calls.values())
 
     def store_begin(self, execution: Execution) -> None:
         """Have it known, after a restart too, that it was begun.
@@ -288,7 +299,7 @@ class Executions:
         :raises Exception: of the store
         """
         if self._store is not None:
-            self._put(execution, _BEGUN)
+            self._put(execution, _RECORD_BEGUN)
 
     def answered(self, execution: Execution, answer: bytes, *, is_stored: bool = False) -> None:
         """Keep an answer. It is in the store when this returns.
@@ -296,44 +307,50 @@ class Executions:
         :param is_stored: it is there already
         :raises Exception: of the store; it is kept in memory then
         """
-        key = (execution.ident, execution.req_id)
         with self._lock:
             execution.work = None
-            is_wanted = execution.state is not State.FORGOTTEN
+            is_wanted = execution.state is not _FORGOTTEN
             removed: list[bytes] = []
             gone: list[Execution] = []
             if is_wanted:
-                execution.state = State.ANSWERED
-                execution.answered_at = self._time()
+                now = self._time()
                 execution.is_stored |= is_stored
-                self._answered[key] = self._share(key[0]).answered[key] = execution
-                self._keep(key, execution, answer)
-                removed, gone = self._evict()
+                self._note_answered(execution, now)
+                self._keep(execution, answer)
+                limits = self.limits
+                if (
+                    self._bytes > limits.max_bytes
+                    or len(self._answered) > limits.max_count
+                    or next(iter(self._answered)).answered_at < now - limits.max_age
+                ):
+                    removed, gone = self._evict()
             elif is_stored:
-                removed = [_digest(key)]
+                removed = [_digest(execution)]
+        if self._store is None:
+            return
         try:
             if is_wanted and not is_stored:
-                self._put(execution, _ANSWER + answer)
+                self._put(execution, _RECORD_ANSWER + answer)
             for each in gone:
-                self._put(each, _GONE)
+                self._put(each, _RECORD_GONE)
         finally:
             self._remove(removed)
 
     def _put(self, execution: Execution, record: bytes) -> None:
         if self._store is None:
             return
-        digest = _digest((execution.ident, execution.req_id))
+        digest = _digest(execution)
         self._store.put(digest, record)
         with self._lock:
             execution.is_stored = True
-            is_forgotten = execution.state is State.FORGOTTEN
+            is_forgotten = execution.state is _FORGOTTEN
         if is_forgotten:  # while it was stored
             self._remove([digest])
 
     @staticmethod
     def record(execution: Execution, answer: bytes) -> tuple[bytes, bytes]:
         """Key and record of an answer, for one that is stored by a transaction."""
-        return _digest((execution.ident, execution.req_id)), _ANSWER + answer
+        return _digest(execution), _RECORD_ANSWER + answer
 
     def acknowledged(self, execution: Execution, conn_id: str) -> None:
         """The caller has the answer."""
@@ -345,7 +362,8 @@ class Executions:
         """It will not be asked for again, or may be begun anew."""
         with self._lock:
             removed = self._forget(execution)
-        self._remove(removed)
+        if removed:
+            self._remove(removed)
 
     def expire(self) -> float | None:
         """Forget what is too old.
@@ -354,7 +372,7 @@ class Executions:
         """
         with self._lock:
             removed, _ = self._evict()
-            oldest = next(iter(self._answered.values()), None)
+            oldest = next(iter(self._answered), None)
         self._remove(removed)
         if oldest is None:
             return None
@@ -363,43 +381,47 @@ class Executions:
     # With the lock.
 
     def _forget(self, execution: Execution) -> list[bytes]:
-        key = (execution.ident, execution.req_id)
-        of_caller = self._known.get(execution.ident, {})
-        if of_caller.get(execution.req_id) is not execution:
+        state = execution.state
+        if state is _FORGOTTEN:
             return []
-        del of_caller[execution.req_id]
+        caller = execution.caller
+        del caller.calls[execution.req_id]
         self._count -= 1
-        if not of_caller:
-            del self._known[execution.ident]
-        if self._answered.pop(key, None) is not None:
-            self._drop_answer(key, execution)
-            share = self._shares[execution.ident]
-            del share.answered[key]
-            if not share.answered:
-                del self._shares[execution.ident]
-        execution.state = State.FORGOTTEN
+        if not caller.calls:
+            del self._callers[caller.ident]
+        if state is _ANSWERED:
+            self._drop_answer(execution)
+            del self._answered[execution], caller.answered[execution]
+            if not caller.answered:
+                self._answered_callers -= 1
+        execution.state = _FORGOTTEN
         execution.work = None
-        return [_digest(key)] if execution.is_stored else []
+        return [_digest(execution)] if execution.is_stored else []
 
-    def _share(self, ident: str) -> _Share:
-        share = self._shares.get(ident)
-        if share is None:
-            share = self._shares[ident] = _Share()
-        return share
+    def _note_answered(self, execution: Execution, when: float) -> None:
+        execution.state = _ANSWERED
+        execution.answered_at = when
+        line = execution.caller.answered
+        if not line:
+            self._answered_callers += 1
+        self._answered[execution] = line[execution] = None
 
-    def _keep(self, key: _Key, execution: Execution, answer: bytes) -> None:
-        share = self._shares[key[0]]
+    def _keep(self, execution: Execution, answer: bytes) -> None:
+        caller = execution.caller
         execution.answer = answer
-        self._kept[key] = share.kept[key] = execution
-        self._bytes += len(answer)
-        share.bytes += len(answer)
+        self._kept[execution] = caller.kept[execution] = None
+        size = len(answer)
+        self._bytes += size
+        caller.bytes += size
 
-    def _drop_answer(self, key: _Key, execution: Execution) -> None:
-        if self._kept.pop(key, None) is not None and execution.answer is not None:
-            share = self._shares[key[0]]
-            del share.kept[key]
-            self._bytes -= len(execution.answer)
-            share.bytes -= len(execution.answer)
+    def _drop_answer(self, execution: Execution) -> None:
+        answer = execution.answer
+        if answer is not None:
+            caller = execution.caller
+            del self._kept[execution], caller.kept[execution]
+            size = len(answer)
+            self._bytes -= size
+            caller.bytes -= size
             execution.answer = None
 
     def _evict(self) -> tuple[list[bytes], list[Execution]]:
@@ -411,23 +433,23 @@ class Executions:
         limits = self.limits
         latest = self._time() - limits.max_age
         while self._answered:
-            oldest = next(iter(self._answered.values()))
+            oldest = next(iter(self._answered))
             if oldest.answered_at >= latest:
                 if len(self._answered) <= limits.max_count:
                     break
                 oldest = self._first_of_most(
                     self._answered,
                     len(self._answered),
-                    lambda share: (share.answered, len(share.answered)),
+                    lambda caller: (caller.answered, len(caller.answered)),
                 )
             removed += self._forget(oldest)
             self._counters.add("answers_forgotten")
         gone: list[Execution] = []
         while self._bytes > limits.max_bytes and len(self._kept) > 1:  # the last one is on its way
             execution = self._first_of_most(
-                self._kept, self._bytes, lambda share: (share.kept, share.bytes)
+                self._kept, self._bytes, lambda caller: (caller.kept, caller.bytes)
             )
-            self._drop_answer((execution.ident, execution.req_id), execution)
+            self._drop_answer(execution)
             self._counters.add("answers_forgotten")
             if execution.is_stored:
                 gone.append(execution)
@@ -435,9 +457,9 @@ class Executions:
 
     def _first_of_most(
         self,
-        line: OrderedDict[_Key, Execution],
+        line: _Line,
         total: int,
-        of: Callable[[_Share], tuple[OrderedDict[_Key, Execution], int]],
+        of: Callable[[_Caller], tuple[_Line, int]],
     ) -> Execution:
         """The oldest one of a caller that has much, but not the newest of all.
 
@@ -445,12 +467,12 @@ class Executions:
         :param of: what of a caller is in this line, and how much of it that is
         """
         newest = next(reversed(line))
-        own, much = of(self._shares[newest[0]])
-        if len(own) < 2 or much * len(self._shares) < total:
+        own, much = of(newest.caller)
+        if len(own) < 2 or much * self._answered_callers < total:
             # It has less than most: most often there is one that has nearly all.
-            own, _ = max(map(of, self._shares.values()), key=itemgetter(1))
-        key, execution = next(iter(own.items()))
-        return execution if key != newest else next(iter(line.values()))
+            own, _ = max(map(of, self._callers.values()), key=itemgetter(1))
+        execution = next(iter(own))
+        return execution if execution is not newest else next(iter(line))
 
     def _evict_earlier(self) -> None:
         latest = self._time() - self.limits.max_age
@@ -471,6 +493,9 @@ class Executions:
         return f"<Executions known={self._count} answered={len(self._answered)}>"
 
 
-def _digest(key: _Key) -> bytes:
-    ident, req_id = key
+def _digest(execution: Execution) -> bytes:
+    return _digest_of(execution.ident, execution.req_id)
+
+
+def _digest_of(ident: str, req_id: bytes) -> bytes:
     return hashlib.blake2b(ident.encode("utf-8", "surrogatepass") + req_id, digest_size=16).digest()
