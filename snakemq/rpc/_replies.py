@@ -8,6 +8,7 @@ from typing import Any
 
 from snakemq._core.rpc_records import Code, error_record, items_record, value_record
 from snakemq.rpc.errors import Error
+from snakemq.rpc.hooks import CallInfo
 from snakemq.rpc.remote_traceback import describe
 from snakemq.rpc.safe_pickle import SafePickle
 from snakemq.rpc.serializer import Serializer, write
@@ -26,25 +27,25 @@ class ReplyWriter:
         self._serializer = serializer
         self._log = log
 
-    def value(self, req_id: bytes, value: Any, name: str) -> bytes:
+    def value(self, req_id: bytes, value: Any, call: CallInfo) -> bytes:
         """This was returned.
 
-        :param name: of the method
+        :param call: by whose method
         :raises snakemq.rpc.Unserializable: it can't be written
         """
-        return write(self._serializer, value_record(req_id, value), f"the result of {name}")
+        record = value_record(req_id, value)
+        return write(self._serializer, record, "the result of ", call.object, call.method)
 
     def items(
-        self, req_id: bytes, position: int, items: list[Any], name: str, *, end: bool = False
+        self, req_id: bytes, position: int, items: list[Any], call: CallInfo, *, end: bool = False
     ) -> bytes:
         """A part of a stream.
 
-        :param name: of the method
+        :param call: whose method gives them
         :raises snakemq.rpc.Unserializable: an item can't be written
         """
-        return write(
-            self._serializer, items_record(req_id, position, items, end=end), f"an item of {name}"
-        )
+        record = items_record(req_id, position, items, end=end)
+        return write(self._serializer, record, "an item of ", call.object, call.method)
 
     def error(
         self,

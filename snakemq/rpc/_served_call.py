@@ -48,6 +48,11 @@ __all__ = ["ServedCall"]
 
 _log: Final = logging.getLogger("snakemq.rpc.server")
 
+_DESCRIBE: Final = Command.DESCRIBE
+
+#: What has these types is neither awaited nor iterated over: it is sent as it is.
+_PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
+
 _CODES: dict[type, Code] = {
     NoInstanceError: Code.NO_INSTANCE,
     NoMethodError: Code.NO_METHOD,
@@ -68,6 +73,20 @@ class ServedCall:
     :param call: what the method sees of it
     :param size: of the request, in bytes
     """
+
+    __slots__ = (
+        "_hooks",
+        "_is_cancelled",
+        "call",
+        "execution",
+        "ident",
+        "is_quick",
+        "object_name",
+        "request",
+        "server",
+        "size",
+        "source",
+    )
 
     def __init__(
         self,
@@ -96,9 +115,13 @@ class ServedCall:
 
         :return: false: it goes on in the asyncio loop
         """
-        token = activate(self.call)
+        call = self.call
+        token = activate(call)
         try:
-            return self._is_not_wanted() or self._run()
+            if call.cancelled:
+                self._not_wanted()
+                return True
+            return self._run()
         except BaseException as exc:
             self._give_up(exc)
             return True
@@ -121,14 +144,10 @@ class ServedCall:
         text = f"{self.call.name} could not be answered: {type(exc).__name__}; its log says more"
         self._answer(execution, server.replies.error(execution.req_id, Error(text), ""))
 
-    def _is_not_wanted(self) -> bool:
+    def _not_wanted(self) -> None:
         """It was cancelled, or its time is over, before it could begin."""
-        if not self.call.cancelled:
-            return False
-        execution = self.execution
-        if execution is not None:
+        if self.execution is not None:
             self._fail(Expired(f"{self.call.name} was not begun in time"), "")
-        return True
 
     def _run(self) -> bool:
         request = self.request
@@ -137,7 +156,7 @@ class ServedCall:
         try:
             if self._hooks is not None:
                 self._hooks.begin()
-            if request.command is Command.DESCRIBE:
+            if request.command is _DESCRIBE:
                 self._returned(server.describe_to(self.call))
                 return True
             served = server.find(request.object, request.method)
@@ -153,9 +172,12 @@ class ServedCall:
             # SystemExit too: it ends no thread here, and the caller waits.
             self._raised(exc, served)
             return True
-        if hasattr(type(value), "__await__"):
+        if type(value) in _PLAIN and self.execution is not None:
+            self._reply(self.execution, value)
+        elif hasattr(type(value), "__await__"):
             return self._go_on_in_asyncio(value)
-        self._returned(value)
+        else:
+            self._returned(value)
         return True
 
     def _run_in_transaction(self, served: Served) -> None:
@@ -176,7 +198,7 @@ class ServedCall:
                     " can be no generator and no async def"
                 )
             if execution is not None:
-                answer = self.server.replies.value(execution.req_id, value, self.call.name)
+                answer = self.server.replies.value(execution.req_id, value, self.call)
                 self.server.keep_in(transaction, *Executions.record(execution, answer))
         self._call_after(None)
         if execution is not None:
@@ -248,12 +270,13 @@ class ServedCall:
 
     def _reply(self, execution: Execution, value: Any) -> None:
         try:
-            answer = self.server.replies.value(execution.req_id, value, self.call.name)
+            answer = self.server.replies.value(execution.req_id, value, self.call)
         except Unserializable as exc:
             self.server.peer_log.warning(self.ident, "ident=%s %s", quoted(self.ident), quoted(exc))
             self._fail(exc, format_remote(exc))
             return
-        self._call_after(None)
+        if self._hooks is not None:
+            self._hooks.end(None)
         self._answer(execution, answer)
 
     def _answer(self, execution: Execution, answer: bytes | None) -> None:
@@ -346,7 +369,7 @@ class ServedCall:
     def _return_iterator(self, execution: Execution, iterator: Iterator[Any]) -> None:
         """As 1.6, to one who takes no streams: some iterators can be written."""
         try:
-            answer = self.server.replies.value(execution.req_id, iterator, self.call.name)
+            answer = self.server.replies.value(execution.req_id, iterator, self.call)
         except Unserializable:
             _close(iterator)
             self._raised(
@@ -362,9 +385,7 @@ class ServedCall:
     def write_items(self, position: int, items: list[Any], end: bool) -> bytes:
         """See :class:`StreamWriter`, as for the next ones."""
         assert self.request.req_id is not None
-        return self.server.replies.items(
-            self.request.req_id, position, items, self.call.name, end=end
-        )
+        return self.server.replies.items(self.request.req_id, position, items, self.call, end=end)
 
     def write_error(self, position: int, error: BaseException) -> bytes | None:
         assert self.request.req_id is not None

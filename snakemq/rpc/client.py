@@ -368,8 +368,8 @@ class RpcClient(Hooked):
 
     # In the thread of the caller.
 
-    def _write(self, record: dict[str, Any], what: str = "a request about a call") -> bytes:
-        return write(self.pickler, record, what)
+    def _write(self, record: dict[str, Any]) -> bytes:
+        return write(self.pickler, record, "a request about a call")
 
     def _request_about(self, record: dict[str, Any]) -> bytes:
         return REQUEST_PREFIX + self._write(record)
@@ -409,14 +409,15 @@ class RpcClient(Hooked):
             headers=headers,
         )
         try:
-            return hooks, self._write(record, f"the call of {call_name(object_name, method_name)}")
+            data = write(self.pickler, record, "the call of ", object_name, method_name)
         except BaseException as exc:
             if hooks is not None:
                 hooks.end(exc)
             raise
+        return hooks, data
 
     def _send_signal(self, ident: str, record: dict[str, Any], ttl: float | None) -> None:
-        data = self._write(record, f"the signal {call_name(record['object'], record['method'])}")
+        data = write(self.pickler, record, "the signal ", record["object"], record["method"])
         message = Message(REQUEST_PREFIX + data, ttl)
         self.receive_hook.messaging.send_message(ident, message)
 

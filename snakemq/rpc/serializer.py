@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 from snakemq.rpc._known_types import full_name, stand_in
 from snakemq.rpc.errors import Unserializable
+from snakemq.rpc.hooks import call_name
 
 __all__ = ["Serializer", "is_safe", "loads_with_stand_ins", "request_id_in", "write"]
 
@@ -89,15 +90,24 @@ def request_id_in(data: bytes) -> bytes | None:
     return found.pop() if len(found) == 1 else None
 
 
-def write(serializer: Serializer, record: Any, what: str) -> bytes:
+def write(
+    serializer: Serializer,
+    record: Any,
+    what: str,
+    object_name: str = "",
+    method_name: str = "",
+) -> bytes:
     """A record as bytes.
 
-    :param what: what the record is, for the error: ``"the result of store.get"``
+    :param what: what the record is, for the error: ``"the result of "``, with object
+        and method behind it
     :raises Unserializable: a part of it can't be written; says which one
     """
     try:
         return serializer.dumps(record)
     except Exception as exc:
+        # The whole name is put together only here: it is not needed for most records.
+        what += call_name(object_name, method_name)
         raise _explained(serializer, record, what, exc) from exc
 
 
