@@ -118,6 +118,8 @@ class Code(enum.Enum):
 
 
 _COMMANDS: Final = {command.value: command for command in Command}
+_CALL: Final = Command.CALL
+_SIGNAL: Final = Command.SIGNAL
 
 
 @dataclass(slots=True)
@@ -280,13 +282,13 @@ def parse_request(record: object) -> Request:
         command = _COMMANDS.get(word) if isinstance(word, str) else None
         if command is None:
             raise BadRecord(f"unknown command {_shown(word)}")
-        if command is not Command.CALL and command is not Command.SIGNAL:
+        if command is not _CALL and command is not _SIGNAL:
             return _parse_about_call(command, record)
         name = record["object"]
         method = record["method"]
         args = record["args"]
         kwargs = record["kwargs"]
-        req_id = _req_id(record) if command is Command.CALL else None
+        req_id = _req_id(record) if command is _CALL else None
     except KeyError as exc:
         raise BadRecord(f"a request without {exc}") from None
     if not isinstance(method, str):
@@ -298,11 +300,13 @@ def parse_request(record: object) -> Request:
     headers = record.get("headers") or {}
     if not isinstance(headers, dict):
         raise BadRecord(f"headers are a dictionary, not {type(headers).__name__}")
-    timeout = _seconds(record.get("timeout"))
+    timeout = record.get("timeout")
+    if timeout is not None:
+        timeout = _seconds(timeout)
     window = record.get("window")
     if window is not None:
         window = _count(record, "window")
-    return Request(name, method, args, kwargs, req_id, command, timeout, window, headers=headers)
+    return Request(name, method, args, kwargs, req_id, command, timeout, window, 0, headers)
 
 
 def _parse_about_call(command: Command, record: dict[Any, Any]) -> Request:
@@ -363,8 +367,6 @@ def _count(record: dict[Any, Any], key: str) -> int:
 
 def _seconds(value: object) -> float | None:
     # Not a number is not at least 0.
-    if value is None:
-        return None
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
         raise BadRecord(f"a timeout is a number of at least 0, not {_shown(value)}")
     return None if value > _FOR_EVER else float(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from snakemq._core.rpc_parts import REPLY_PARTS
@@ -127,7 +127,8 @@ class Answers:
             # It has run; better that the caller knows.
             ident = execution.ident
             self._log.exception(ident, "ident=%s an answer could not be stored", quoted(ident))
-        self._watch()
+        if self._timer is None:
+            self._watch()
 
     def send_again(self, execution: Execution) -> None:
         """The caller has asked again for an answer. Any thread."""
@@ -183,17 +184,16 @@ class Answers:
         self._send(ident, record, on_end or _ignore, None)
 
     def _send(self, ident: str, record: bytes, on_end: _OnEnd, execution: Execution | None) -> None:
-        blocked = _Blocked(execution, b"" if execution is not None else record, on_end)
         # Behind those for which there was no room before.
-        if ident in self._blocked:
-            self._block(ident, blocked)
-            return
-        full = self._try_to_send(ident, record, on_end, execution)
-        if full is not None:
+        if ident not in self._blocked:
+            full = self._try_to_send(ident, record, on_end, execution)
+            if full is None:
+                return
             self._log.warning(
                 ident, "ident=%s is answered later, for its queue is full: %s", quoted(ident), full
             )
-            self._block(ident, blocked)
+        kept = b"" if execution is not None else record
+        self._block(ident, _Blocked(execution, kept, on_end))
 
     def _try_to_send(
         self, ident: str, record: bytes, on_end: _OnEnd, execution: Execution | None
@@ -244,9 +244,12 @@ class Answers:
         with self._lock:
             sent = self._sent.get(ident)
             on_end = sent.pop(key, None) if sent else None
-            if sent is not None and not sent:
-                del self._sent[ident]
+            self._forget_empty(ident)
             return on_end
+
+    def _forget_empty(self, ident: str) -> None:
+        if ident in self._sent and not self._sent[ident]:
+            del self._sent[ident]
 
     def _end(self, ident: str, key: bytes, end: End, conn_id: str = "") -> None:
         on_end = self._take_back(ident, key)
@@ -276,16 +279,25 @@ class Answers:
 
     # In the thread of the loop.
 
-    def _acknowledged(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+    def _acknowledged(self, conn_id: str, ident: str, messages: Sequence[Message]) -> None:
         self._out_of_queue(ident, messages, End.ACKNOWLEDGED, conn_id)
 
-    def _left(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+    def _left(self, conn_id: str, ident: str, messages: Sequence[Message]) -> None:
         self._out_of_queue(ident, messages, End.LEFT, conn_id)
 
-    def _out_of_queue(self, ident: str, messages: list[Message], end: End, conn_id: str) -> None:
-        if ident in self._sent:
+    def _out_of_queue(
+        self, ident: str, messages: Sequence[Message], end: End, conn_id: str
+    ) -> None:
+        sent = self._sent.get(ident)
+        if sent:
             for message in messages:
-                self._end(ident, message.uuid, end, conn_id)
+                # One step, so that of two threads one gets it.
+                on_end = sent.pop(message.uuid, None)
+                if on_end is not None:
+                    self._tell_end(on_end, end, conn_id)
+            if not sent:
+                with self._lock:
+                    self._forget_empty(ident)
         if ident in self._blocked:
             self._retry_line(ident)  # there may be room now
 

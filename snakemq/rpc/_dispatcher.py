@@ -127,9 +127,6 @@ class _Limit:
     def reached(self, name: str) -> bool:
         return self.running.get(name, 0) >= self.maximum
 
-    def take(self, name: str) -> None:
-        self.running[name] = self.running.get(name, 0) + 1
-
     def release(self, name: str) -> None:
         count = self.running[name] - 1
         if count:
@@ -272,14 +269,13 @@ class Dispatcher:
         with self._lock:
             if self._closed and not (force and not self._stopped):
                 return False
-            at_once = not (
-                (self._lines and (self._ready or key in self._lines))
-                or len(self._tasks) >= self.max_workers
-                or self._peers.reached(key[0])
-                or self._objects.reached(key[1])
+            at_once = (
+                not (self._lines and (self._ready or key in self._lines))
+                and len(self._tasks) < self.max_workers
+                and self._take(key)
             )
             if at_once:
-                self._count(key, task)
+                self._tasks[task] = _INSIDE
             else:
                 taken = force or self._has_room(task)
                 if taken:
@@ -440,23 +436,30 @@ class Dispatcher:
 
     # With the lock.
 
-    def _count(self, key: _Key, task: Task) -> None:
-        """It runs from now on."""
-        self._tasks[task] = _INSIDE
-        self._peers.take(key[0])
-        self._objects.take(key[1])
+    def _take(self, key: _Key) -> bool:
+        """Count one more of this peer and this object, if neither has reached its limit."""
+        ident, object_name = key
+        of_peers, of_objects = self._peers.running, self._objects.running
+        of_peer = of_peers.get(ident, 0)
+        of_object = of_objects.get(object_name, 0)
+        if of_peer >= self.max_per_peer or of_object >= self.max_per_object:
+            return False
+        of_peers[ident] = of_peer + 1
+        of_objects[object_name] = of_object + 1
+        return True
 
     def _release(self, task: Task) -> None:
         """It runs no more."""
         if self._tasks.pop(task, None) is None:
             # It began in the parent of this process.
             return
-        key = (task.ident, task.object_name)
-        self._peers.release(key[0])
-        self._objects.release(key[1])
+        ident, object_name = task.ident, task.object_name
+        self._peers.release(ident)
+        self._objects.release(object_name)
         if self._lines:
-            self._unpark(key)
-        self._tell()
+            self._unpark((ident, object_name))
+        if self._observers:
+            self._tell()
 
     def _has_room(self, task: Task) -> bool:
         if self._waiting >= self.max_waiting or (
@@ -517,7 +520,8 @@ class Dispatcher:
                 self._take_out(line, task)
                 if line.tasks:
                     self._ready[line] = None
-                self._count(line.key, task)
+                self._tasks[task] = _INSIDE
+                self._take(line.key)
                 return task
             self._unpark(line.key)
         return None

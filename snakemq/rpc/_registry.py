@@ -180,7 +180,8 @@ class Registry:
         """
         if not isinstance(object_name, str):
             raise NoInstanceError(f"an object's name is a string, not {type(object_name).__name__}")
-        name = call_name(object_name, method_name)
+        # As call_name() makes it: a call of a function is much of what is done here.
+        name = f"{object_name}.{method_name}" if object_name else method_name
         if self._functions:
             function = self._functions.get(name)
             if function is not None:
@@ -199,9 +200,9 @@ class Registry:
             instance = self.instances[object_name]
         except KeyError:
             raise self._unknown(object_name, method_name, hints) from None
-        if _is_private(object_name):
-            raise self._unknown(object_name, method_name, hints)
-        if _is_private(method_name):
+        if _is_private(name):
+            if _is_private(object_name):
+                raise self._unknown(object_name, method_name, hints)
             raise NoMethodError(
                 f"{_cut(method_name)}: what begins with an underscore is never served"
             )
@@ -234,12 +235,14 @@ class Registry:
             return "", False
         kind: Any = type(instance)
         if kind.__getattribute__ is object.__getattribute__:
-            own = getattr(instance, "__dict__", None)
             for cls in kind.__mro__:
                 method = cls.__dict__.get(method_name)
                 if method is not None:
+                    if type(method) is FunctionType and not method.__dict__:
+                        return object_name, False  # it has no marks, as most
                     if isinstance(method, (staticmethod, classmethod)):
                         method = method.__func__
+                    own = getattr(instance, "__dict__", None)
                     is_quick = _is_quick(method) and not (own and method_name in own)
                     return object_name, is_quick
         return object_name, False

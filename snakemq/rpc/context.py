@@ -79,7 +79,14 @@ class CurrentCall(CallInfo):
         certificate_of: Callable[[str], dict[str, Any] | None],
         deadline: float | None = None,
     ) -> None:
-        super().__init__(ident, object_name, method, args, kwargs, req_id, headers)
+        # Without super(): one is made for each call.
+        self.ident = ident
+        self.object = object_name
+        self.method = method
+        self.args = args
+        self.kwargs = kwargs
+        self.req_id = req_id
+        self.headers = headers
         self.conn_id = conn_id
         self.deadline = deadline
         self._clock = clock
