@@ -65,10 +65,10 @@ def _harmless_pickles() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
         re.escape(bytes([size])) + (b".{%d}" % size if size else b"") for size in range(256)
     )
     flat = (
-        rb"\x94"  # to the memo
-        rb"|[\x8cC\x8a](?:" + sized + rb")"  # a text, bytes, an integer
-        rb"|K.|M..|J.{4}|G.{8}"  # integers, a float
-        rb"|[\]})\x8f(NaesuN\x88\x89\x90]"  # containers, mark, additions; constants
+        rb"[\x8cC](?:" + sized + rb")\x94"  # a text, bytes; to the memo
+        rb"|[()aesuN\x88\x89\x90]"  # mark, empty tuple, additions; constants
+        rb"|K.|M..|J.{4}|G.{8}|\x8a(?:" + sized + rb")"  # integers, a float
+        rb"|[\]}\x8f]\x94"  # containers; to the memo
     )
     nested = flat + rb"|[\x85-\x87t]\x94"  # tuples
     start = rb"\x80[\x02-\x05](?:\x95.{8})?"
