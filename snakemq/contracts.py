@@ -78,10 +78,11 @@ class LinkInterface(Protocol):
     def on_loop_pass(self) -> Callback[[]]:
         """``func()`` after each pass of the loop."""
 
-    def send(self, conn_id: str, data: Buffer) -> None:
+    def send(self, conn_id: str, *data: Buffer) -> None:
         """Send what can be sent of ``data`` now; ``on_ready_to_send`` tells how much.
 
-        No callback runs inside this call. A connection that breaks here is
+        Several pieces are sent as one, without putting them together before. No
+        callback runs inside this call. A connection that breaks here is
         reported by ``on_disconnect`` later. ``data`` must not be changed until
         ``on_ready_to_send``. Loop thread only.
 
@@ -105,6 +106,16 @@ class LinkInterface(Protocol):
         What ``on_ready_to_send`` reported as taken is still delivered if the
         network allows it.
 
+        :raises KeyError: no such connection
+        """
+
+    def expect(self, conn_id: str, size: int) -> None:
+        """The next ``size`` bytes belong together.
+
+        They should come in few pieces, and what is behind them in another one: then
+        nobody has to copy them. That is advice; a link may ignore it. Loop thread only.
+
+        :param size: counted from the last ``on_recv``; 0: nothing is known of what comes
         :raises KeyError: no such connection
         """
 

@@ -39,6 +39,9 @@ RECONNECT_INTERVAL: Final = 3.0
 #: How much is read from a connection at once, in bytes.
 RECV_BLOCK_SIZE: Final = 256 * 1024
 
+#: Likewise, if it belongs together.
+_MOST_AT_ONCE: Final = 1024 * 1024
+
 #: How long a closed connection may take to deliver what was sent, in seconds.
 LINGER_TIMEOUT: Final = 2.0
 
@@ -245,9 +248,10 @@ class Link(Loop):
         """
         return str(self._sockets[conn_id].remote_peer[0])
 
-    def send(self, conn_id: str, data: Buffer) -> None:
+    def send(self, conn_id: str, *data: Buffer) -> None:
         """Send what can be sent of ``data`` now; ``on_ready_to_send`` tells how much.
 
+        Several pieces are sent as one.
         Wait for ``on_ready_to_send`` before the next send, and before
         :meth:`close` if the data matters. The best size is 64 to 256 KiB.
 
@@ -262,7 +266,7 @@ class Link(Loop):
                 f"the last send on {conn_id} is not finished, wait for on_ready_to_send"
             )
         try:
-            done = sock.send(data)
+            done = sock.send(*data)
         except OSError as exc:
             # Not reported from inside this call: the caller is not prepared.
             sock.failure = exc
@@ -270,6 +274,7 @@ class Link(Loop):
             return
         if done:
             self._ready.append(sock)
+            self._set_interest(sock, sock.interest & ~_WRITE)
         else:
             self._set_interest(sock, sock.interest | _WRITE)
 
@@ -291,6 +296,14 @@ class Link(Loop):
         :raises KeyError: no such connection
         """
         self._close_socket(self._sockets[conn_id])
+
+    def expect(self, conn_id: str, size: int) -> None:
+        """The next ``size`` bytes belong together: read them so, and no more.
+
+        :param size: counted from the last ``on_recv``; 0: nothing is known of what comes
+        :raises KeyError: no such connection
+        """
+        self._sockets[conn_id].expected = size
 
     def pause_recv(self, conn_id: str) -> None:
         """No ``on_recv`` for this connection until :meth:`resume_recv`.
@@ -503,24 +516,32 @@ class Link(Loop):
             self._finish(sock)
 
     def _handle_readable(self, sock: LinkSocket) -> None:
-        # One read a pass, so that a busy connection does not starve the others.
-        if sock.state is not SocketState.OPEN or sock.paused:
-            return
-        try:
-            data = sock.recv(self.recv_block_size)
-        except OSError as exc:
-            self._broken(sock, exc)
-            return
-        if data:
-            if not sock.was_heard and self._is_mixed_up(sock, data):
+        # One read a pass, so that a busy connection does not starve the others; and
+        # one more behind what has told how much belongs together.
+        for _ in range(2):
+            if sock.state is not SocketState.OPEN or sock.paused:
                 return
+            expected = min(sock.expected, _MOST_AT_ONCE)
             try:
-                self.on_recv(cast(str, sock.conn_id), data)
-            finally:  # also when a callback raised KeyboardInterrupt
-                if sock.has_buffered():
-                    self.call_soon(self._handle_readable, sock)
-        elif sock.eof:
-            self._close_socket(sock)
+                data = sock.recv(expected or self.recv_block_size)
+            except OSError as exc:
+                self._broken(sock, exc)
+                return
+            if data:
+                if not sock.was_heard and self._is_mixed_up(sock, data):
+                    return
+                try:
+                    self.on_recv(cast(str, sock.conn_id), data)
+                finally:  # also when a callback raised KeyboardInterrupt
+                    is_buffered = sock.has_buffered()
+                    if is_buffered:
+                        self.call_soon(self._handle_readable, sock)
+                if is_buffered:
+                    return
+            elif sock.eof:
+                self._close_socket(sock)
+            if not expected or len(data) < expected:
+                return
 
     def _is_mixed_up(self, sock: LinkSocket, first: bytes) -> bool:
         sock.was_heard = True
@@ -539,8 +560,12 @@ class Link(Loop):
             self._broken(sock, exc)
             return
         if done:
-            self._set_interest(sock, sock.interest & ~_WRITE)
-            self._report_ready(sock)
+            try:
+                self._report_ready(sock)
+            finally:  # also when a callback raised KeyboardInterrupt
+                # Whoever sends much sends on: no need to tell the system twice.
+                if sock.send_finished and sock.state is SocketState.OPEN:
+                    self._set_interest(sock, sock.interest & ~_WRITE)
 
     def _report_ready(self, sock: LinkSocket) -> None:
         if sock.state is SocketState.OPEN:

@@ -189,7 +189,9 @@ class Messaging(CallbackOwner):
         self.on_messages_acked.wire(functools.partial(tell_each, self.on_message_acked))
         packeter.on_connect.wire(self._handle_connect)
         packeter.on_disconnect.wire(self._handle_disconnect)
+        packeter.large_head_size = MESSAGE_OVERHEAD
         packeter.on_packets_recv.wire(self._handle_packets)
+        packeter.on_large_packet_recv.wire(self._handle_large_packet)
         packeter.on_packets_sent.wire(self._handle_sent)
         self.queues_manager.on_items_dropped.wire(self._handle_drops)
 
@@ -595,7 +597,32 @@ class Messaging(CallbackOwner):
         else:
             self._receive(connection, buffer, bounds)
 
-    def _receive(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
+    def _handle_large_packet(self, conn_id: str, head: bytes, body: bytes) -> None:
+        connection = self._connections.get(conn_id)
+        bounds = [0, len(head) + len(body)]
+        if (
+            connection is None
+            or not connection.is_ready
+            or connection.held
+            or connection.interrupted
+            or head[0] != _MESSAGE
+        ):
+            self._handle_packets(conn_id, head + body, bounds)
+        else:
+            self._keepalive.received(connection)
+            self._receive(connection, head, bounds, body)
+
+    def _receive(
+        self,
+        connection: PeerConnection,
+        buffer: bytes,
+        bounds: list[int],
+        body: bytes | None = None,
+    ) -> None:
+        """Handle packets, one after the other, as far as they are to be handled now.
+
+        :param body: of a single message, whose other bytes are the buffer then
+        """
         conn_id = connection.conn_id
         incoming = self._incoming
         callback = self._recv_callback
@@ -612,7 +639,7 @@ class Messaging(CallbackOwner):
                         # The first frame of one without features, or too early.
                         self._handle_frame(connection, buffer[start : start + 1])
                         ident = self._gatekeeper.admitted(connection)
-                    message = decode_message(buffer, start, end)
+                    message = decode_message(buffer, start, end, body)
                     wanted = not connection.doubtful or incoming.is_wanted(connection, message)
                     count += 1
                     size += end - start
@@ -663,7 +690,10 @@ class Messaging(CallbackOwner):
                 if count:
                     incoming.handled(connection, count, size, wait=wait)
             finally:
-                self._holding.put_aside(connection, buffer, list(rest))
+                unhandled = list(rest)
+                if unhandled and body is not None:
+                    buffer += body
+                self._holding.put_aside(connection, buffer, unhandled)
 
     def _handle_frame(self, connection: PeerConnection, frame: bytes) -> None:
         if not frame:

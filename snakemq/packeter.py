@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
 from typing import Any, Final
 
@@ -38,6 +37,39 @@ DEFAULT_MAX_UNFINISHED_BYTES: Final = ConnectionLimits.max_unfinished_bytes
 FINISH_TIMEOUT: Final = 2.0
 
 
+#: Buffers of this size or more are not copied to be sent together with others, in bytes.
+_LARGE_BUFFER: Final = 16 * 1024
+
+#: Unless there is no more than this to send at all, in bytes.
+_JOINED: Final = 64 * 1024
+
+#: How many buffers are sent at once; no system takes fewer.
+_MOST_BUFFERS: Final = 16
+
+
+def _next_block(buffers: list[Buffer]) -> list[Buffer]:
+    """Take what is to be sent next out of the buffers that wait."""
+    block: list[Buffer] = []
+    small: list[Buffer] = []
+    size = count = 0
+    for piece in buffers:
+        if size >= SEND_BLOCK_SIZE or len(block) >= _MOST_BUFFERS - 2:
+            break
+        size += len(piece)
+        count += 1
+        if len(piece) < _LARGE_BUFFER:
+            small.append(piece)
+        else:
+            if small:
+                block.append(b"".join(small))
+                small.clear()
+            block.append(piece)
+    if small:
+        block.append(b"".join(small))
+    del buffers[:count]
+    return block
+
+
 class _Batch:
     """Packets that were queued together and are not all with the system yet.
 
@@ -62,6 +94,7 @@ class _Connection:
         "batches",
         "buffers",
         "decoder",
+        "expected",
         "finishing",
         "last_recv",
         "queued",
@@ -69,13 +102,17 @@ class _Connection:
         "taken",
     )
 
-    def __init__(self, max_packet_size: int, now: float) -> None:
-        self.decoder = PacketDecoder(max_packet_size)
+    def __init__(self, decoder: PacketDecoder, now: float) -> None:
+        self.decoder = decoder
+        #: what the link was told of the next bytes
+        self.expected = 0
         self.last_recv = now
-        self.buffers: deque[Buffer] = deque()
+        # Lists and no deques: an empty deque takes ten times as much, and most
+        # connections are idle.
+        self.buffers: list[Buffer] = []
         #: what the link has been given and has not reported yet
-        self.sending: Buffer | None = None
-        self.batches: deque[_Batch] = deque()
+        self.sending: Sequence[Buffer] = ()
+        self.batches: list[_Batch] = []
         # The stream, in bytes since its beginning: how much was queued, and
         # how much of that is with the system.
         self.queued = 0
@@ -114,6 +151,11 @@ class Packeter(CallbackOwner):
     #: start and end of each in ``buffer``. For layers; a copy less than
     #: ``on_packet_recv``.
     on_packets_recv = CallbackSlot[[str, bytes, list[int]]]()
+    #: ``func(conn_id, head, body)``; a large packet, whose first
+    #: :attr:`large_head_size` bytes come apart from the others: those are a
+    #: buffer that nobody else has. For layers; who listens here gets no large
+    #: packets in ``on_packets_recv``, and often no copy.
+    on_large_packet_recv = CallbackSlot[[str, bytes, bytes]]()
     #: ``func(conn_id, packet_id, count)``; the ``count`` packets up to this
     #: one are with the system. For layers; one call where ``on_packet_sent``
     #: is called for each.
@@ -133,6 +175,8 @@ class Packeter(CallbackOwner):
         self.link = link
         self.max_packet_size = max_packet_size
         self.max_unfinished_bytes = max_unfinished_bytes
+        #: see :attr:`on_large_packet_recv`; for connections from now on
+        self.large_head_size = 0
         #: how often its limits were reached
         self.counters = Counters("packets_too_large", "unfinished_refused")
         self._unfinished = 0
@@ -252,7 +296,7 @@ class Packeter(CallbackOwner):
         if size > self.max_packet_size:
             raise PacketTooLarge(size, self.max_packet_size)
         header = encode_header(size)
-        buffers = [header + buf] if size < SEND_BLOCK_SIZE else [header, buf]
+        buffers = [header + buf] if size < _LARGE_BUFFER else [header, buf]
         return self.send_encoded(conn_id, buffers, [size + HEADER_SIZE])
 
     def send_encoded(self, conn_id: str, buffers: list[bytes], sizes: list[int]) -> int:
@@ -303,34 +347,31 @@ class Packeter(CallbackOwner):
     def _pump(self, conn_id: str, connection: _Connection) -> None:
         """Give the link the next block, if it has none."""
         buffers = connection.buffers
-        if not buffers or connection.sending is not None:
+        if not buffers or connection.sending:
             return
-        block: Buffer
-        if len(buffers) == 1 or len(buffers[0]) >= SEND_BLOCK_SIZE:
-            block = buffers.popleft()
-        elif connection.unsent <= SEND_BLOCK_SIZE:
-            block = b"".join(buffers)
+        if len(buffers) == 1:
+            connection.sending = tuple(buffers)
+            buffers.clear()
+        elif connection.unsent <= _JOINED:
+            connection.sending = (b"".join(buffers),)
             buffers.clear()
         else:
-            size = 0
-            pieces = []
-            while buffers and size + len(buffers[0]) <= SEND_BLOCK_SIZE:
-                size += len(buffers[0])
-                pieces.append(buffers.popleft())
-            block = b"".join(pieces)
-        connection.sending = block
-        self.link.send(conn_id, block)
+            connection.sending = _next_block(buffers)
+        self.link.send(conn_id, *connection.sending)
 
     def _handle_ready_to_send(self, conn_id: str, sent: int) -> None:
         connection = self._connections.get(conn_id)
-        if connection is None or connection.sending is None:
+        if connection is None or not connection.sending:
             # The link is shared: somebody else sent something of his own.
             return
-        block = connection.sending
-        connection.sending = None
-        if sent < len(block):
-            connection.buffers.appendleft(memoryview(block)[sent:])
+        pieces = connection.sending
+        connection.sending = ()
         connection.taken += sent
+        for index, piece in enumerate(pieces):
+            if sent < len(piece):
+                connection.buffers[:0] = (memoryview(piece)[sent:], *pieces[index + 1 :])
+                break
+            sent -= len(piece)
         try:
             self._report_sent(conn_id, connection)
         finally:
@@ -346,16 +387,16 @@ class Packeter(CallbackOwner):
         # First all the accounting: a callback may close the connection, and
         # what is not reported then counts as not sent.
         done: list[range] = []
-        batches = connection.batches
-        while batches:
-            batch = batches[0]
+        complete = 0
+        for batch in connection.batches:
             sent = bisect_right(batch.bounds, connection.taken) - 1
             if sent > batch.sent:
                 done.append(range(batch.first_id + batch.sent, batch.first_id + sent))
                 batch.sent = sent
             if sent < len(batch.bounds) - 1:
                 break
-            batches.popleft()
+            complete += 1
+        del connection.batches[:complete]
         if not done:
             return
         self.on_packets_sent(conn_id, done[-1][-1], sum(map(len, done)))
@@ -366,7 +407,8 @@ class Packeter(CallbackOwner):
     # Receiving.
 
     def _handle_connect(self, conn_id: str) -> None:
-        self._connections[conn_id] = _Connection(self.max_packet_size, self.link.time())
+        decoder = PacketDecoder(self.max_packet_size, self.large_head_size)
+        self._connections[conn_id] = _Connection(decoder, self.link.time())
         self.on_connect(conn_id)
 
     def _handle_disconnect(self, conn_id: str) -> None:
@@ -379,7 +421,7 @@ class Packeter(CallbackOwner):
             connection.finishing.cancel()
         # A packet that is with the system must not count as unsent: whoever
         # sends it again would send it twice.
-        if connection.sending is not None:
+        if connection.sending:
             connection.taken += self.link.unreported(conn_id)
             self._report_sent(conn_id, connection)
         self.on_disconnect(conn_id)
@@ -394,6 +436,14 @@ class Packeter(CallbackOwner):
             before = decoder.pending
             buffer, bounds = decoder.feed(data)
             self._unfinished += decoder.pending - before
+            if decoder.wanted != connection.expected:
+                connection.expected = decoder.wanted
+                self.link.expect(conn_id, decoder.wanted)
+            if decoder.head:
+                self._deliver_large(conn_id, decoder.head, buffer[: bounds[1]])
+                del bounds[:2]
+                if self._connections.get(conn_id) is not connection:
+                    return
             if bounds:
                 self._deliver(conn_id, buffer, bounds)
                 if self._connections.get(conn_id) is not connection or connection.finishing:
@@ -414,6 +464,15 @@ class Packeter(CallbackOwner):
                 if conn_id not in self._connections:
                     return
                 self.on_packet_recv(conn_id, buffer[bounds[position] : bounds[position + 1]])
+
+    def _deliver_large(self, conn_id: str, head: bytes, body: bytes) -> None:
+        self.on_large_packet_recv(conn_id, head, body)
+        if self.on_packet_recv or not self.on_large_packet_recv:
+            packet = head + body
+            if not self.on_large_packet_recv:
+                self.on_packets_recv(conn_id, packet, [0, len(packet)])
+            if conn_id in self._connections:
+                self.on_packet_recv(conn_id, packet)
 
     def _refuse_largest(self) -> None:
         # Not the one with which it became more: for the sake of one who stays just

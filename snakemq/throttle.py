@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from snakemq._core.token_bucket import TokenBucket
@@ -68,7 +68,7 @@ class Throttle(CallbackOwner):
         link.on_ready_to_send.wire(self._handle_ready_to_send)
         link.on_loop_pass.wire(self.on_loop_pass)
 
-    def send(self, conn_id: str, data: Buffer) -> None:
+    def send(self, conn_id: str, *data: Buffer) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.send`."""
         connection = self._connections[conn_id]
         if connection.waiting:
@@ -77,23 +77,22 @@ class Throttle(CallbackOwner):
             )
         now = self.link.time()
         room = connection.bucket.available(now, self.speed * _BURST)
-        if room >= len(data):
-            self.link.send(conn_id, data)
-        elif room >= self._portion(data):
-            self.link.send(conn_id, memoryview(data)[:room])
+        size = sum(map(len, data))
+        portion = max(1, min(size, int(self.speed * _PORTION)))
+        if room >= size:
+            self.link.send(conn_id, *data)
+        elif room >= portion:
+            self.link.send(conn_id, *_beginning(data, room))
         else:
-            delay = connection.bucket.delay_until(self._portion(data))
+            delay = connection.bucket.delay_until(portion)
             connection.timer = self.link.call_later(delay, self._send_later, conn_id, data)
         connection.waiting = True
 
-    def _portion(self, data: Buffer) -> int:
-        return max(1, min(len(data), int(self.speed * _PORTION)))
-
-    def _send_later(self, conn_id: str, data: Buffer) -> None:
+    def _send_later(self, conn_id: str, data: tuple[Buffer, ...]) -> None:
         connection = self._connections[conn_id]
         room = connection.bucket.available(self.link.time(), self.speed * _CATCH_UP)
         connection.timer = None
-        self.link.send(conn_id, memoryview(data)[: max(room, 1)])
+        self.link.send(conn_id, *_beginning(data, max(room, 1)))
 
     def is_mesh(self) -> bool:
         """See :meth:`snakemq.contracts.LinkInterface.is_mesh`."""
@@ -106,6 +105,10 @@ class Throttle(CallbackOwner):
     def close(self, conn_id: str) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.close`."""
         self.link.close(conn_id)
+
+    def expect(self, conn_id: str, size: int) -> None:
+        """See :meth:`snakemq.contracts.LinkInterface.expect`."""
+        self.link.expect(conn_id, size)
 
     def pause_recv(self, conn_id: str) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.pause_recv`."""
@@ -184,3 +187,14 @@ class Throttle(CallbackOwner):
             connection.waiting = False
             connection.bucket.take(sent)
             self.on_ready_to_send(conn_id, sent)
+
+
+def _beginning(data: Iterable[Buffer], size: int) -> list[Buffer]:
+    """The first ``size`` bytes of it, or all if that is less."""
+    pieces: list[Buffer] = []
+    for piece in data:
+        if size <= 0:
+            break
+        pieces.append(piece if len(piece) <= size else memoryview(piece)[:size])
+        size -= len(piece)
+    return pieces

@@ -240,9 +240,10 @@ def encode_message_packets(
         buffers.append(b"".join(pieces))
 
 
-def decode_message(buffer: bytes, start: int, end: int) -> Message:
+def decode_message(buffer: bytes, start: int, end: int, data: bytes | None = None) -> Message:
     """The message in a message frame that lies in ``buffer[start:end]``.
 
+    :param data: of the message, if it is not in the buffer
     :raises SnakeMQBrokenMessage: too short
     """
     data_start = start + MESSAGE_OVERHEAD
@@ -251,7 +252,7 @@ def decode_message(buffer: bytes, start: int, end: int) -> Message:
     uuid, ttl, flags = _MESSAGE_FIELDS.unpack_from(buffer, start + 1)
     # Made without __init__, which checks what the wire format already ensures.
     message = _new_message(Message)
-    message.data = buffer[data_start:end]
+    message.data = buffer[data_start:end] if data is None else data
     message.ttl = None if ttl == INFINITE_TTL else float(ttl)
     message.flags = flags
     message.uuid = uuid

@@ -8,6 +8,7 @@ import errno
 import socket
 import ssl
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -71,6 +72,9 @@ def _set_option(sock: socket.socket, level: int, name: str, value: int) -> None:
             sock.setsockopt(level, option, value)
 
 
+#: Windows sends one piece at a time.
+_HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
+
 #: How it is looked whether TLS has said why it ended: so often, so many bytes.
 _READS_FOR_ALERT: Final = 16
 _ALERT_BLOCK: Final = 64 * 1024
@@ -104,6 +108,7 @@ class LinkSocket:
         "certificate",
         "conn_id",
         "eof",
+        "expected",
         "failure",
         "interest",
         "is_connector",
@@ -146,6 +151,7 @@ class LinkSocket:
         self.timer: Timer | None = None  # ends connecting, handshake or lingering
         self.interest = 0  # selector events it is registered for
         self.paused = False
+        self.expected = 0  # bytes that belong together come next; 0: that is not known
         self.opened_at = 0.0
         self.was_heard = False  # whether anything came over the open connection
         self.send_finished = True
@@ -276,20 +282,36 @@ class LinkSocket:
         """Whether there is something to read that no selector knows of."""
         return self._tls is not None and self._tls.has_buffered()
 
-    def send(self, data: Buffer) -> bool:
+    def send(self, *data: Buffer) -> bool:
         """Hand over what the system takes; :attr:`last_send_size` tells how much.
 
+        :param data: in pieces
         :return: whether all was taken. If not, :meth:`continue_send` when there
             is room.
         :raises OSError: the connection is broken
         """
         self.send_finished = False
         if self._tls is not None:
-            return self._tls.send(data)
+            return self._tls.send(*data)
         self._taken = 0
-        with contextlib.suppress(BlockingIOError, InterruptedError):
-            self._taken = self.sock.send(data)
-        return self._taken == len(data)
+        try:
+            if len(data) == 1:
+                self._taken = self.sock.send(data[0])
+                return self._taken == len(data[0])
+            if _HAS_SENDMSG:
+                self._taken = self.sock.sendmsg(data)
+                return self._taken == sum(map(len, data))
+            return self._send_each(data)
+        except (BlockingIOError, InterruptedError):
+            return False
+
+    def _send_each(self, data: Sequence[Buffer]) -> bool:
+        for piece in data:
+            count = self.sock.send(piece)
+            self._taken += count
+            if count < len(piece):
+                return False
+        return True
 
     @property
     def last_send_size(self) -> int:

@@ -85,9 +85,10 @@ class TlsSocket:
         self._fruit = 0
         #: comes after what came before it
         self._failure: OSError | None = None
-        # Sending. What is to be encrypted; what is, and not sent; and in the stream of
-        # that, since its beginning, where records end and how much data is in each.
-        self._rest = memoryview(b"")
+        # Sending. What is to be encrypted, the last piece first; what is, and not sent;
+        # and in the stream of that, since its beginning, where records end and how much
+        # data is in each.
+        self._rest: list[memoryview] = []
         self._unsent = memoryview(b"")
         self._bounds: list[tuple[int, int]] = []
         self._encrypted = 0
@@ -201,14 +202,15 @@ class TlsSocket:
             raise self._failure
         return b"".join(pieces)
 
-    def send(self, data: Buffer) -> bool:
+    def send(self, *data: Buffer) -> bool:
         """Hand over what the system takes. Not before the last send is over.
 
+        :param data: in pieces
         :return: whether all was taken, else :meth:`continue_send` when there is room
         :raises OSError: the connection is broken
         """
         self.taken = 0
-        self._rest = memoryview(data).cast("B")
+        self._rest = [memoryview(piece).cast("B") for piece in reversed(data) if piece]
         return self.continue_send()
 
     def continue_send(self) -> bool:
@@ -219,8 +221,10 @@ class TlsSocket:
             for _ in range(_RECORDS_AT_ONCE):
                 if not self._rest:
                     break
-                count = self.object.write(self._rest[:_RECORD])
-                self._rest = self._rest[count:]
+                piece = self._rest.pop()
+                count = self.object.write(piece[:_RECORD])
+                if count < len(piece):
+                    self._rest.append(piece[count:])
                 self._bounds.append((self._encrypted + self._outgoing.pending, count))
         return False
 

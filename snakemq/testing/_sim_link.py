@@ -246,14 +246,14 @@ class SimLink(CallbackOwner):
 
     # What a layer above uses: see LinkInterface
 
-    def send(self, conn_id: str, data: Buffer) -> None:
+    def send(self, conn_id: str, *data: Buffer) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.send`."""
         end = self._end(conn_id)
         if end.closing:
             raise KeyError(conn_id)
         if end.taken is not None:
             raise SendNotFinished(f"the last send on {conn_id} is not finished")
-        end.taken = end.outward.take(data)
+        end.taken = end.outward.take(data[0] if len(data) == 1 else b"".join(data))
         end.wake()
 
     def close(self, conn_id: str) -> None:
@@ -280,6 +280,10 @@ class SimLink(CallbackOwner):
     def unreported(self, conn_id: str) -> int:
         """See :meth:`snakemq.contracts.LinkInterface.unreported`."""
         return self._end(conn_id).taken or 0
+
+    def expect(self, conn_id: str, size: int) -> None:
+        """See :meth:`snakemq.contracts.LinkInterface.expect`."""
+        self._end(conn_id).expected = size
 
     def pause_recv(self, conn_id: str) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.pause_recv`."""
@@ -450,7 +454,7 @@ class SimLink(CallbackOwner):
     def _handle_recv(self, end: End) -> None:
         if not end.alive or (end.paused and not end.reset):
             return
-        data = b"" if end.paused else end.inward.read()
+        data = b"" if end.paused else end.inward.read(end.expected)
         if data:
             self._trace("recv", end.conn_id, len(data))
             self.on_recv(end.conn_id, data)

@@ -76,6 +76,7 @@ class End:
         "closing",
         "conn_id",
         "connector",
+        "expected",
         "inward",
         "link",
         "opening",
@@ -105,6 +106,8 @@ class End:
         self.closing = False
         #: on_recv is not wanted
         self.paused = False
+        #: so many bytes belong together; 0: nothing is known of what comes
+        self.expected = 0
         #: it broke; what arrived can still be read
         self.reset = False
         #: waits in its link's queue of ends with something to do
@@ -367,12 +370,15 @@ class Flow:
         """Whether there is something to read, be it the end of the stream."""
         return self._unread_size > 0 or self.ended
 
-    def read(self) -> bytes:
-        """Some of what has arrived; empty at the end of the stream."""
+    def read(self, expected: int = 0) -> bytes:
+        """Some of what has arrived; empty at the end of the stream.
+
+        :param expected: see :meth:`snakemq.contracts.LinkInterface.expect`
+        """
         if not self._unread_size:
             return b""
         conditions = self.conditions
-        limit = conditions.max_chunk
+        limit = min(conditions.max_chunk, expected) if expected else conditions.max_chunk
         if conditions.split:
             random = self._network.random
             if random.random() < conditions.split:

@@ -349,8 +349,8 @@ class TestTheSuiteFindsFaults:
 
     def test_a_callback_inside_of_send(self) -> None:
         class Hasty(SimLink):
-            def send(self, conn_id: str, data: Buffer) -> None:
-                super().send(conn_id, data)
+            def send(self, conn_id: str, *data: Buffer) -> None:
+                super().send(conn_id, *data)
                 self.on_ready_to_send(conn_id, 0)
 
         with pytest.raises((AssertionError, KeyError)):
@@ -358,9 +358,9 @@ class TestTheSuiteFindsFaults:
 
     def test_a_second_send_that_is_accepted(self) -> None:
         class Greedy(SimLink):
-            def send(self, conn_id: str, data: Buffer) -> None:
+            def send(self, conn_id: str, *data: Buffer) -> None:
                 self._end(conn_id).taken = None
-                super().send(conn_id, data)
+                super().send(conn_id, *data)
 
         with pytest.raises(AssertionError, match="send raised None"):
             self.run(Greedy, "test_a_second_send_before_the_first_is_finished_is_refused")

@@ -22,7 +22,8 @@ class FakeLink(CallbackOwner):
 
     def __init__(self) -> None:
         self.limits = ConnectionLimits()
-        self.sending: dict[str, Buffer] = {}
+        self.sending: dict[str, tuple[Buffer, ...]] = {}
+        self.expected: dict[str, int] = {}
         self.taken: dict[str, bytes] = {}
         self.sends = 0
         self.now = 0.0
@@ -33,14 +34,14 @@ class FakeLink(CallbackOwner):
         self.taken[conn_id] = b""
         self.on_connect(conn_id)
 
-    def send(self, conn_id: str, data: Buffer) -> None:
+    def send(self, conn_id: str, *data: Buffer) -> None:
         assert conn_id not in self.sending, "one send at a time"
         self.sending[conn_id] = data
         self.sends += 1
 
     def take(self, conn_id: str, count: int | None = None) -> int:
         """The system takes ``count`` bytes of what is being sent."""
-        data = bytes(self.sending.pop(conn_id))
+        data = b"".join(self.sending.pop(conn_id))
         count = len(data) if count is None else min(count, len(data))
         self.taken[conn_id] += data[:count]
         self.on_ready_to_send(conn_id, count)
@@ -54,6 +55,9 @@ class FakeLink(CallbackOwner):
         self.on_disconnect(conn_id)
         self.sending.pop(conn_id, None)
         del self.taken[conn_id]
+
+    def expect(self, conn_id: str, size: int) -> None:
+        self.expected[conn_id] = size
 
     def get_certificate(self, conn_id: str) -> dict[str, Any] | None:
         return {"of": conn_id}

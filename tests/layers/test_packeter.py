@@ -95,10 +95,11 @@ def test_large_data_is_not_copied() -> None:
     fixture = Fixture()
     data = bytes(10_000_000)
     fixture.packeter.send_packet("c", data)
-    fixture.link.take("c")
-    assert fixture.link.sending["c"] is data
+    header, content = fixture.link.sending["c"]
+    assert len(header) == 4
+    assert content is data
     fixture.link.take("c", 1000)
-    rest = fixture.link.sending["c"]
+    (rest,) = fixture.link.sending["c"]
     assert isinstance(rest, memoryview)
     assert rest.obj is data
 

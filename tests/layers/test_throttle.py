@@ -57,7 +57,7 @@ def test_after_a_pause_only_a_little_may_go_at_once() -> None:
     link.connect("c")
     link.now = 1000.0
     throttle.send("c", bytes(100_000))
-    assert len(link.sending["c"]) == 400
+    assert sum(map(len, link.sending["c"])) == 400
 
 
 def test_a_late_loop_is_made_up_for() -> None:
@@ -68,7 +68,7 @@ def test_a_late_loop_is_made_up_for() -> None:
     link.now = 0.3
     func, args = link.timers.pop()
     func(*args)
-    assert len(link.sending["c"]) == 3000
+    assert sum(map(len, link.sending["c"])) == 3000
 
 
 def test_one_send_at_a_time_also_while_it_waits() -> None:
