@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.environments import Environment, importable, installed, this_tree
-from benchmarks.servers import Server
-from benchmarks.servers.rabbitmq import find_server, rabbitmq
+from benchmarks.servers import Server, mosquitto, nats, rabbitmq
 
 __all__ = ["BASELINES", "PEERS", "Peer"]
 
-_IN_MEMORY: Final = ("small", "large", "rpc", "rpc16")
+_ONE_WAY: Final = ("small", "large")
 _CALLS: Final = ("rpc", "rpc16")
+_IN_MEMORY: Final = (*_ONE_WAY, *_CALLS)
 _DURABLE: Final = ("durable", "durable256", "durable16")
 
 
@@ -37,9 +37,16 @@ class Peer:
     server: Callable[[Path], AbstractContextManager[Server]] | None = None
 
 
-def _rabbitmq_client(cache: Path) -> Environment:
-    find_server()
-    return importable("pika", "pika>=1.3")(cache)
+def _client_of(
+    find_server: Callable[[], str], client: Callable[[Path], Environment]
+) -> Callable[[Path], Environment]:
+    """What installs a client only where its server is."""
+
+    def prepare(cache: Path) -> Environment:
+        find_server()
+        return client(cache)
+
+    return prepare
 
 
 #: In the order of the table.
@@ -58,7 +65,24 @@ PEERS: Final[dict[str, Peer]] = {
     "pyzmq": Peer("benchmarks.peers.pyzmq", importable("zmq", "pyzmq>=26"), _IN_MEMORY),
     "nng": Peer("benchmarks.peers.nng", importable("pynng", "pynng>=0.8"), _IN_MEMORY),
     "multiprocessing": Peer("benchmarks.peers.multiprocessing_connection", this_tree, _IN_MEMORY),
-    "rabbitmq": Peer("benchmarks.peers.rabbitmq", _rabbitmq_client, _DURABLE, rabbitmq),
+    "nats": Peer(
+        "benchmarks.peers.nats",
+        _client_of(nats.find_server, importable("nats.js", "nats-py>=2.9")),
+        (*_IN_MEMORY, *_DURABLE),
+        nats.nats,
+    ),
+    "rabbitmq": Peer(
+        "benchmarks.peers.rabbitmq",
+        _client_of(rabbitmq.find_server, importable("pika", "pika>=1.3")),
+        _DURABLE,
+        rabbitmq.rabbitmq,
+    ),
+    "mosquitto": Peer(
+        "benchmarks.peers.mosquitto",
+        _client_of(mosquitto.find_server, importable("paho.mqtt.enums", "paho-mqtt>=2")),
+        _ONE_WAY,
+        mosquitto.mosquitto,
+    ),
     "rpyc": Peer("benchmarks.peers.rpyc", importable("rpyc", "rpyc>=6"), _CALLS),
     "pyro5": Peer("benchmarks.peers.pyro5", importable("Pyro5", "Pyro5>=5.15"), _CALLS),
     "zerorpc": Peer("benchmarks.peers.zerorpc", importable("zerorpc", "zerorpc>=0.6.3"), _CALLS),

@@ -1,8 +1,8 @@
 """nng with pynng: Push and Pull for messages, Req and Rep for calls.
 
-Its queues are as long as they get, so that the sender waits as seldom as it
-can. A thread that makes calls has a socket of its own, and one thread answers
-them all.
+Its queues hold some messages, so that not every one waits for the one before;
+longer queues are not faster. A thread that makes calls has a socket of its own,
+and one thread answers them all.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from benchmarks.peers.per_thread import CallerPerThread
 
 __all__ = ["caller", "connect", "receive", "serve", "version"]
 
-#: Messages in a queue: that is the most.
-_QUEUED: Final = 8192
+#: Messages in a queue.
+_QUEUED: Final = 128
 
 #: Bytes of a message that is taken: any number. More than 1 MiB is dropped
 #: otherwise, with what is around it.
