@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 from snakemq.exceptions import StorageDamaged, StorageError
 from snakemq.storage._sqlite_errors import ERRORS, storage_error
 from snakemq.storage._sqlite_lock import FileLock
+from snakemq.storage._sqlite_log import LogRoom
 from snakemq.storage._sqlite_opening import Look, OpeningOptions, open_to_look, open_to_use
 from snakemq.storage._sqlite_schema import MARK_SYNC
 
@@ -52,8 +53,9 @@ class SqliteFile:
         self._conn: sqlite3.Connection | None = None
         self._file_lock: FileLock | None = None
         self._durable = options.synchronous
-        #: whether there is a write-ahead log
+        #: whether there is a write-ahead log, and how much of the disk it has
         self.has_log = False
+        self.log_room: Final = LogRoom()
         self._can_be_late = self._unsynced = False
         self._syncs = True
         self._look: Look | None = None
@@ -160,22 +162,23 @@ class SqliteFile:
             except BaseException:
                 self._roll_back(conn)
                 raise
-            self._unsynced = late and self._can_be_late
-            self.written = True
+            self._committed(late=late)
 
     def run(
-        self, statements: Sequence[Statement], *, late: bool = False, joins: bool = False
+        self,
+        statements: Sequence[Statement],
+        *,
+        late: bool = False,
+        joins: bool = False,
+        inserts: bool = False,
     ) -> None:
         """Run statements, all of them or none.
 
         :param late: need not be durable yet
         :param joins: as for :meth:`change`
+        :param inserts: likewise
         """
-        if not late:
-            with self.change(joins=joins) as conn:
-                _execute(conn, statements)
-            return
-        # For each message that comes; a @contextmanager would double the cost.
+        # For each message; a @contextmanager would double the cost.
         with self.exclusive():
             try:
                 conn = self._connection()
@@ -185,19 +188,19 @@ class SqliteFile:
                     return
                 self._refuse_change("write to")
                 try:
-                    if len(statements) == 1:
-                        # Is a transaction of its own.
-                        self._set_syncs(conn, not self._can_be_late)
+                    if len(statements) == 1 and (late or inserts):
+                        # Is a transaction of its own: one statement instead of
+                        # three, each of which lets go of the interpreter.
+                        self._set_syncs(conn, not (late and self._can_be_late))
                         _execute(conn, statements)
                     else:
-                        self._begin(conn, late=late)
+                        self._begin(conn, late=late, inserts=inserts)
                         _execute(conn, statements)
                         conn.execute("COMMIT")
                 except BaseException:
                     self._roll_back(conn)
                     raise
-                self._unsynced = self._can_be_late
-                self.written = True
+                self._committed(late=late)
             except ERRORS as exc:
                 raise self._translated(exc) from exc
 
@@ -240,8 +243,7 @@ class SqliteFile:
                 # The application may have set its own.
                 conn.row_factory = None
                 conn.text_factory = str
-            self._unsynced = False
-            self.written = True
+            self._committed(late=False)
 
     @contextmanager
     def idle(self) -> Iterator[sqlite3.Connection | None]:
@@ -332,7 +334,14 @@ class SqliteFile:
             # the way what was late.
             conn.execute(MARK_SYNC)
 
+    def _committed(self, *, late: bool) -> None:
+        self._unsynced = late and self._can_be_late
+        self.written = True
+
     def _set_syncs(self, conn: sqlite3.Connection, syncs: bool) -> None:
+        if syncs and self._can_be_late:
+            # The sync of this change is that of the room, too.
+            self.log_room.count_sync(conn, self.path)
         if self._syncs != syncs:
             conn.execute(f"PRAGMA synchronous = {self._durable if syncs else 'NORMAL'}")
             self._syncs = syncs

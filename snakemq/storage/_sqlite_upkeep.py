@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from typing import Final
 
@@ -21,9 +22,12 @@ _MIN_FREE_PART: Final = 0.25
 #: Pages to give back at a time.
 _PIECE: Final = 50
 
+#: A log that is so much longer than it has to be is made short, in bytes.
+_MAX_SPARE: Final = 4 * 1024 * 1024
+
 
 class SqliteUpkeep:
-    """Empties the write-ahead log, and gives free pages back to the file system.
+    """Moves what is in the log to the file, and gives free pages back to the file system.
 
     :param file: the file
     """
@@ -61,10 +65,14 @@ class SqliteUpkeep:
             self._file.written = True
             return True
         if self._file.written and self._file.has_log:
-            busy = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            if busy:
-                # Readers need some of it. The rest is no reason to wait.
-                conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            # Where readers need some of it, the rest is no reason to wait.
+            conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            room = self._file.log_room
+            # What is there is overwritten next, which takes less than to make
+            # a file longer.
+            if os.path.getsize(f"{self._file.path}-wal") > room.size + _MAX_SPARE:
+                conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                room.forget()
         self._file.written = False
         return False
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,18 +56,107 @@ def maintain(storage: SqliteQueuesStorage) -> int:
     return pieces
 
 
-class TestCheckpoint:
-    def test_the_log_is_emptied(self, path: Path, storage: SqliteQueuesStorage) -> None:
-        storage.push("peer", message(b"one"))
-        assert log_size(path) > 0
+def in_the_file(path: Path) -> list[bytes]:
+    """What is stored as far as the file itself knows, without the log beside it."""
+    copy = path.with_name("copy.db")
+    shutil.copy(path, copy)
+    with SqliteQueuesStorage(copy) as copied:
+        return contents(copied)
+
+
+class TestRoomForTheLog:
+    """It is made once, so that a commit need not make the log longer."""
+
+    SYNCS = 32
+
+    def test_it_is_made_when_there_were_some_syncs(
+        self, path: Path, storage: SqliteQueuesStorage
+    ) -> None:
+        def push() -> int:
+            storage.push("peer", message(bytes(1000)))
+            return log_size(path)
+
+        before = [push() for _ in range(self.SYNCS)]
+        assert before[-2] < 10**6
+        assert 4 * 10**6 < before[-1] < 8 * 10**6
+        # So long that SQLite has gone back to the beginning before it is full.
+        assert {push() for _ in range(600)} == {before[-1]}
         assert storage.maintain() is False
-        assert log_size(path) == 0
-        assert contents(storage) == [b"one"]
-        # All of it is in the file itself now.
+        assert push() == before[-1]
+
+    def test_it_is_no_part_of_the_log(self, path: Path, storage: SqliteQueuesStorage) -> None:
+        data = [b"%d" % number for number in range(self.SYNCS + 3)]
+        for one in data:
+            storage.push("peer", message(one))
+        # As if this process had ended here.
         copy = path.with_name("copy.db")
         shutil.copy(path, copy)
+        shutil.copy(f"{path}-wal", f"{copy}-wal")
+        assert log_size(copy) > 4 * 10**6
         with SqliteQueuesStorage(copy) as copied:
-            assert contents(copied) == [b"one"]
+            assert contents(copied) == data
+        assert not os.path.exists(f"{copy}-wal")
+
+    @pytest.mark.parametrize("problem", ["there is little left of the disk", "it fails"])
+    def test_it_can_do_without(
+        self,
+        path: Path,
+        storage: SqliteQueuesStorage,
+        problem: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def disk_usage(where: str) -> SimpleNamespace:
+            if problem == "it fails":
+                raise PermissionError
+            return SimpleNamespace(free=200 * 2**20)
+
+        monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+        for _ in range(self.SYNCS + 1):
+            storage.push("peer", message())
+        assert 0 < log_size(path) < 10**6
+        assert len(contents(storage)) == self.SYNCS + 1
+
+    def test_it_is_made_again_when_the_log_was_made_short(
+        self, path: Path, storage: SqliteQueuesStorage
+    ) -> None:
+        for _ in range(2):
+            storage.push_many([("peer", message(bytes(10**6)))] * 10)
+            storage.maintain()
+            assert log_size(path) == 0
+            for _ in range(self.SYNCS):
+                storage.push("peer", message())
+            assert 4 * 10**6 < log_size(path) < 8 * 10**6
+
+    def test_removals_make_none(self, path: Path, storage: SqliteQueuesStorage) -> None:
+        storage.push_many([("peer", message())] * (self.SYNCS + 1))
+        for position in range(1, self.SYNCS + 2):
+            storage.change_items([], [Removal("peer", [position], 4)], sync=False)
+        assert 0 < log_size(path) < 10**6
+
+
+class TestCheckpoint:
+    def test_what_is_in_the_log_goes_to_the_file(
+        self, path: Path, storage: SqliteQueuesStorage
+    ) -> None:
+        storage.push("peer", message(b"one"))
+        size = log_size(path)
+        assert size > 0
+        assert storage.maintain() is False
+        assert contents(storage) == [b"one"]
+        assert in_the_file(path) == [b"one"]
+        # From its beginning, what is there is overwritten.
+        storage.push("peer", message(b"two"))
+        assert log_size(path) == size
+
+    def test_a_log_that_became_very_long_is_made_short(
+        self, path: Path, storage: SqliteQueuesStorage
+    ) -> None:
+        storage.push_many([("peer", message(bytes(10**6)))] * 5)
+        storage.push("peer", message(b"six"))
+        assert log_size(path) > 5 * 10**6
+        storage.maintain()
+        assert log_size(path) == 0
+        assert len(in_the_file(path)) == 6
 
     def test_once_is_enough(self, storage: SqliteQueuesStorage) -> None:
         changes: list[Callable[[], object]] = [
@@ -92,7 +182,7 @@ class TestCheckpoint:
             reader.execute("COMMIT")
         storage.push("peer", message(b"three"))
         storage.maintain()
-        assert log_size(path) == 0
+        assert in_the_file(path) == [b"one", b"two", b"three"]
         assert setting(storage, "busy_timeout") == int(DEADLINE * 1000)
 
     def test_it_waits_for_no_writer(self, path: Path, storage: SqliteQueuesStorage) -> None:
@@ -135,8 +225,9 @@ class TestCheckpoint:
             f"queue storage {str(path)!r} can't be tidied: database or disk is full"
         ]
         storage._file._conn = connection
+        assert in_the_file(path) == []
         storage.maintain()
-        assert log_size(path) == 0
+        assert in_the_file(path) == [b"one"]
 
     def test_what_was_late_is_synced_as_before(
         self, path: Path, storage: SqliteQueuesStorage
