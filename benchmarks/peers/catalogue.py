@@ -11,12 +11,16 @@ from typing import Final
 from benchmarks.environments import Environment, importable, installed, this_tree
 from benchmarks.servers import Server, mosquitto, nats, rabbitmq
 
-__all__ = ["BASELINES", "PEERS", "Peer"]
+__all__ = ["PEERS", "US", "Peer"]
 
 _ONE_WAY: Final = ("small", "large")
 _CALLS: Final = ("rpc", "rpc16")
 _IN_MEMORY: Final = (*_ONE_WAY, *_CALLS)
 _DURABLE: Final = ("durable", "durable256", "durable16")
+_ALL: Final = (
+    *(*_IN_MEMORY, "tls-small", "tls-large", "huge"),
+    *("connections", "transient", "idle"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ def _client_of(
 
 #: In the order of the table.
 PEERS: Final[dict[str, Peer]] = {
-    "snakemq": Peer("benchmarks.peers.layers", this_tree, _IN_MEMORY),
-    "snakemq-peer": Peer("benchmarks.peers.facade", this_tree, (*_IN_MEMORY, *_DURABLE, "backlog")),
+    "snakemq": Peer("benchmarks.peers.layers", this_tree, _ALL),
+    "snakemq-peer": Peer("benchmarks.peers.facade", this_tree, (*_ALL, *_DURABLE, "backlog")),
     "snakemq-1.6": Peer(
         "benchmarks.peers.release_16",
         installed(
@@ -60,11 +64,15 @@ PEERS: Final[dict[str, Peer]] = {
             check="from benchmarks.peers import release_16; release_16.receive(print).close()",
         ),
         # It has no batches, and its storage can be used by one thread only.
-        (*_IN_MEMORY, "durable"),
+        (*_ALL, "durable"),
     ),
-    "pyzmq": Peer("benchmarks.peers.pyzmq", importable("zmq", "pyzmq>=26"), _IN_MEMORY),
-    "nng": Peer("benchmarks.peers.nng", importable("pynng", "pynng>=0.8"), _IN_MEMORY),
-    "multiprocessing": Peer("benchmarks.peers.multiprocessing_connection", this_tree, _IN_MEMORY),
+    "pyzmq": Peer(
+        "benchmarks.peers.pyzmq", importable("zmq", "pyzmq>=26"), (*_IN_MEMORY, "huge", "transient")
+    ),
+    "nng": Peer("benchmarks.peers.nng", importable("pynng", "pynng>=0.8"), (*_IN_MEMORY, "huge")),
+    "multiprocessing": Peer(
+        "benchmarks.peers.multiprocessing_connection", this_tree, (*_IN_MEMORY, "huge")
+    ),
     "nats": Peer(
         "benchmarks.peers.nats",
         _client_of(nats.find_server, importable("nats.js", "nats-py>=2.9")),
@@ -88,10 +96,9 @@ PEERS: Final[dict[str, Peer]] = {
     "zerorpc": Peer("benchmarks.peers.zerorpc", importable("zerorpc", "zerorpc>=0.6.3"), _CALLS),
     "grpc": Peer("benchmarks.peers.grpc", importable("grpc", "grpcio>=1.66"), _CALLS),
     "xmlrpc": Peer("benchmarks.peers.xmlrpc", this_tree, _CALLS),
-    "raw": Peer("benchmarks.peers.raw", this_tree, _IN_MEMORY),
+    "raw": Peer("benchmarks.peers.raw", this_tree, _ALL),
     "sqlite": Peer("benchmarks.peers.sqlite", this_tree, _DURABLE),
 }
 
-#: Whom the others are compared with: what was there before, what one would
-#: use instead, and the limits.
-BASELINES: Final = ("snakemq-1.6", "rabbitmq", "raw", "sqlite")
+#: Whom the others are compared with, besides the limit of a workload.
+US: Final = "snakemq-peer"

@@ -11,6 +11,7 @@ own, was slower with 1 thread that makes calls and with 16.
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -20,7 +21,10 @@ import zmq
 from benchmarks.peers import OnMessage
 from benchmarks.peers.per_thread import CallerPerThread
 
-__all__ = ["caller", "connect", "receive", "serve", "version"]
+__all__ = ["caller", "connect", "fetch", "queue_for_later", "receive", "serve", "version"]
+
+#: Of the loopback interface, any.
+_ANY_PORT: Final = "tcp://127.0.0.1:*"
 
 #: Bytes from which on to copy a message costs more than to keep track of it.
 _COPIED_BELOW: Final = zmq.COPY_THRESHOLD
@@ -33,12 +37,14 @@ def version() -> str:
 class _Listening:
     """Handles in a thread what arrives at a socket."""
 
-    def __init__(self, kind: int, handle: Callable[[zmq.Socket[bytes]], None]) -> None:
+    def __init__(
+        self, kind: int, handle: Callable[[zmq.Socket[bytes]], None], address: str = _ANY_PORT
+    ) -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(kind)
         self._socket.rcvhwm = 0
-        port = self._socket.bind_to_random_port("tcp://127.0.0.1")
-        self.address = f"tcp://127.0.0.1:{port}"
+        self._socket.bind(address)
+        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._handle = handle
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -53,20 +59,27 @@ class _Listening:
 
 
 def receive(on_message: OnMessage) -> _Listening:
-    def handle(socket: zmq.Socket[bytes]) -> None:
-        recv = socket.recv
+    return fetch(_ANY_PORT, on_message)
+
+
+def fetch(address: Any, on_message: OnMessage) -> _Listening:
+    def handle(sock: zmq.Socket[bytes]) -> None:
+        recv = sock.recv
         while True:
             on_message(recv())
 
-    return _Listening(zmq.PULL, handle)
+    return _Listening(zmq.PULL, handle, str(address))
 
 
 class _Sender:
+    """It takes messages before anybody listens at the address."""
+
     def __init__(self, address: Any) -> None:
+        self.address = str(address)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PUSH)
         self._socket.sndhwm = 0
-        self._socket.connect(str(address))
+        self._socket.connect(self.address)
         self._send = self._socket.send
 
     def send(self, data: bytes) -> None:
@@ -84,10 +97,16 @@ def connect(address: Any) -> _Sender:
     return _Sender(address)
 
 
+def queue_for_later() -> _Sender:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    return _Sender(f"tcp://127.0.0.1:{port}")
+
+
 def serve(echo: Callable[[bytes], bytes]) -> _Listening:
-    def handle(socket: zmq.Socket[bytes]) -> None:
+    def handle(sock: zmq.Socket[bytes]) -> None:
         while True:
-            socket.send(echo(socket.recv()))
+            sock.send(echo(sock.recv()))
 
     return _Listening(zmq.REP, handle)
 
