@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import grpc
 
+from benchmarks.peers.held import HeldConnections
 from benchmarks.peers.per_thread import CallerPerThread
 
-__all__ = ["caller", "serve", "version"]
+__all__ = ["caller", "hold", "serve", "version"]
 
 _SERVICE: Final = "benchmark"
 _METHOD: Final = "Echo"
@@ -58,3 +59,7 @@ class _Connection:
 
 def caller(address: Any) -> CallerPerThread:
     return CallerPerThread(lambda: _Connection(address))
+
+
+def hold(address: Any, count: int) -> HeldConnections:
+    return HeldConnections(lambda: _Connection(address), count)

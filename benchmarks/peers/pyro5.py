@@ -19,9 +19,10 @@ from Pyro5 import config
 from Pyro5.client import Proxy
 from Pyro5.server import Daemon, expose
 
+from benchmarks.peers.held import HeldConnections
 from benchmarks.peers.per_thread import CallerPerThread
 
-__all__ = ["caller", "serve", "version"]
+__all__ = ["caller", "hold", "serve", "version"]
 
 config.SERIALIZER = "marshal"
 config.SERVERTYPE = "multiplex"
@@ -69,3 +70,7 @@ class _Connection:
 
 def caller(address: Any) -> CallerPerThread:
     return CallerPerThread(lambda: _Connection(address))
+
+
+def hold(address: Any, count: int) -> HeldConnections:
+    return HeldConnections(lambda: _Connection(address), count)

@@ -16,9 +16,10 @@ from typing import Any
 import rpyc
 from rpyc.utils.server import ThreadedServer
 
+from benchmarks.peers.held import HeldConnections
 from benchmarks.peers.per_thread import CallerPerThread
 
-__all__ = ["caller", "serve", "version"]
+__all__ = ["caller", "hold", "serve", "version"]
 
 
 def version() -> str:
@@ -53,3 +54,7 @@ class _Connection:
 
 def caller(address: Any) -> CallerPerThread:
     return CallerPerThread(lambda: _Connection(address))
+
+
+def hold(address: Any, count: int) -> HeldConnections:
+    return HeldConnections(lambda: _Connection(address), count)

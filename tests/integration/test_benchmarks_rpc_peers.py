@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers import Calling
+from benchmarks.peers import Calling, xmlrpc
 from benchmarks.peers.per_thread import CallerPerThread
 from benchmarks.runner import measure, prepare
 
@@ -91,3 +91,13 @@ def test_each_thread_has_one_connection() -> None:
     assert [each.is_open for each in connections] == [True, True]
     calling.close()
     assert [each.is_open for each in connections] == [False, False]
+
+
+def test_connections_are_held_until_they_are_closed() -> None:
+    served = xmlrpc.serve(lambda data: data)
+    holding = xmlrpc.hold(served.address, 3)
+    assert holding.count() == 3
+    holding.close()
+    served.close()
+    with pytest.raises(ConnectionRefusedError):
+        xmlrpc.hold(served.address, 1)
