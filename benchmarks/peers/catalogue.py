@@ -15,6 +15,7 @@ __all__ = ["PEERS", "US", "Peer"]
 
 _ONE_WAY: Final = ("small", "large")
 _CALLS: Final = ("rpc", "rpc16")
+_MANY_CALLERS: Final = (*_CALLS, "connections")
 _IN_MEMORY: Final = (*_ONE_WAY, *_CALLS)
 _DURABLE: Final = ("durable", "durable256", "durable16")
 _ALL: Final = (
@@ -91,11 +92,16 @@ PEERS: Final[dict[str, Peer]] = {
         _ONE_WAY,
         mosquitto.mosquitto,
     ),
-    "rpyc": Peer("benchmarks.peers.rpyc", importable("rpyc", "rpyc>=6"), _CALLS),
-    "pyro5": Peer("benchmarks.peers.pyro5", importable("Pyro5", "Pyro5>=5.15"), _CALLS),
-    "zerorpc": Peer("benchmarks.peers.zerorpc", importable("zerorpc", "zerorpc>=0.6.3"), _CALLS),
-    "grpc": Peer("benchmarks.peers.grpc", importable("grpc", "grpcio>=1.66"), _CALLS),
-    "xmlrpc": Peer("benchmarks.peers.xmlrpc", this_tree, _CALLS),
+    "rpyc": Peer("benchmarks.peers.rpyc", importable("rpyc", "rpyc>=6"), _MANY_CALLERS),
+    "pyro5": Peer("benchmarks.peers.pyro5", importable("Pyro5", "Pyro5>=5.15"), _MANY_CALLERS),
+    "zerorpc": Peer(
+        "benchmarks.peers.zerorpc",
+        importable("zerorpc", "zerorpc>=0.6.3"),
+        # A process can't have a thousand clients: ZeroMQ has 1023 sockets at most.
+        _CALLS,
+    ),
+    "grpc": Peer("benchmarks.peers.grpc", importable("grpc", "grpcio>=1.66"), _MANY_CALLERS),
+    "xmlrpc": Peer("benchmarks.peers.xmlrpc", this_tree, _MANY_CALLERS),
     "raw": Peer("benchmarks.peers.raw", this_tree, _ALL),
     "sqlite": Peer("benchmarks.peers.sqlite", this_tree, _DURABLE),
 }
