@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -89,7 +90,7 @@ class Holding:
                 held = bounds
         finally:
             if held and not connection.is_gone:
-                connection.held.appendleft((buffer, held))
+                _held(connection).appendleft((buffer, held))
                 connection.held_bytes += _weight(buffer, held)
                 self._packeter.call_soon(self.release, connection)
 
@@ -100,7 +101,7 @@ class Holding:
             self._sort_out(connection, buffer, bounds, held)
         finally:
             if held and not connection.is_gone:
-                connection.held.append((buffer, held))
+                _held(connection).append((buffer, held))
                 connection.held_bytes += _weight(buffer, held)
                 limit = _LIMIT_WITH_WINDOW if connection.acknowledges else _LIMIT
                 if connection.held_bytes > limit:
@@ -170,6 +171,12 @@ class Holding:
             if is_passing(message):
                 return message
         return None
+
+
+def _held(connection: PeerConnection) -> deque[tuple[bytes, list[int]]]:
+    if connection.held is None:
+        connection.held = deque()
+    return connection.held
 
 
 def _weight(buffer: bytes, bounds: list[int]) -> int:

@@ -33,6 +33,8 @@ class KeepaliveTimers:
         self._packeter = packeter
         self._ping = ping
         self._log = log
+        # Bound once, and not once for each timer that waits.
+        self._check_later: Callable[[PeerConnection], object] = self._check
 
     def received(self, connection: PeerConnection) -> None:
         """Something came from there."""
@@ -63,7 +65,7 @@ class KeepaliveTimers:
         if self.interval is not None:
             deadline = connection.keepalive.deadline(self.interval, self.wait)
             connection.keepalive_timer = self._packeter.call_later(
-                max(0.0, deadline - self._packeter.time()), self._check, connection
+                max(0.0, deadline - self._packeter.time()), self._check_later, connection
             )
 
     def _check(self, connection: PeerConnection) -> None:

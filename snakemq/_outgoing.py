@@ -150,9 +150,9 @@ class Outgoing:
         flights = connection.flights
         sent = 0
         while flights and flights[0][0] <= packet_id:
-            first, last = flights.popleft()
+            first, last = flights.pop(0)
             if packet_id < last:
-                flights.appendleft((packet_id + 1, last))
+                flights.insert(0, (packet_id + 1, last))
                 last = packet_id
             sent += last - first + 1
         # Some may be known to have arrived, before the link said so.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from snakemq._core.frames import Sequence
 from snakemq._core.keepalive import Keepalive
@@ -26,6 +27,9 @@ class Hold(enum.Enum):
     STORAGE = "storage"
     #: the inbox is full of messages that wait for another attempt
     INBOX = "inbox"
+
+
+_NO_HOLDS: Final[frozenset[Hold]] = frozenset()
 
 
 class PeerConnection:
@@ -104,14 +108,16 @@ class PeerConnection:
         #: runs while nothing is to be sent: see Takeover
         self.settle_timer: TimerHandle | None = None
         # The pings that wait for their pongs: when sent, whom to tell.
-        self.pings: deque[tuple[float, Callable[[float], object] | None]] = deque()
+        # This and others are lists, and deques only where many may be in it: an empty
+        # deque takes ten times as much, and most connections are idle.
+        self.pings: list[tuple[float, Callable[[float], object] | None]] = []
 
         #: the last pong that is not with the system yet, and how many come after it
         self.last_pong: int | None = None
         self.pongs_due = 0
 
         # Sending. Messages with the packeter: first and last packet id of each batch.
-        self.flights: deque[tuple[int, int]] = deque()
+        self.flights: list[tuple[int, int]] = []
         # How many messages were given to the packeter, of these to the system,
         # of these without a word of the link; and how many are acknowledged.
         self.sent_total = 0
@@ -149,9 +155,9 @@ class PeerConnection:
         self.retry_timer: TimerHandle | None = None
 
         # Packets received that can't be handled yet, and why.
-        self.held: deque[tuple[bytes, list[int]]] = deque()
+        self.held: deque[tuple[bytes, list[int]]] | None = None
         self.held_bytes = 0
-        self.holds: frozenset[Hold] = frozenset()
+        self.holds: frozenset[Hold] = _NO_HOLDS
         #: what was received together is not to be handled any further now: it
         #: is gone, or there is a hold
         self.interrupted = False

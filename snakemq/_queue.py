@@ -50,6 +50,26 @@ class Queue:
     thread of the loop only.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_expired",
+        "_forgotten",
+        "_has_untimed",
+        "_heap",
+        "_offline",
+        "_outbox",
+        "_overflow",
+        "_removals",
+        "bytes",
+        "connected",
+        "dirty",
+        "manager",
+        "messages",
+        "name",
+        "stored",
+        "stream",
+    )
+
     def __init__(self, name: str, manager: QueuesManager) -> None:
         self.name = name
         self.manager = manager

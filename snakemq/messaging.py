@@ -490,7 +490,7 @@ class Messaging(CallbackOwner):
         self._strangers.leave(connection)
         rival = self._takeover.end(connection)
         connection.is_gone = connection.interrupted = True
-        connection.held.clear()
+        connection.held = None
         try:
             if connection.ident is not None:
                 self._depart(connection, connection.ident)
@@ -763,7 +763,7 @@ class Messaging(CallbackOwner):
 
     def _handle_pong(self, connection: PeerConnection) -> None:
         # One that was not asked for is nobody's.
-        sent, callback = connection.pings.popleft() if connection.pings else (0.0, None)
+        sent, callback = connection.pings.pop(0) if connection.pings else (0.0, None)
         if callback is not None:
             callback(self.packeter.time() - sent)
 

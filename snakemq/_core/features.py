@@ -18,6 +18,7 @@ that is how features are extended.
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -71,10 +72,15 @@ class DeliveryFeature(NamedTuple):
         """
         if len(value) < _DELIVERY.size:
             raise SnakeMQBrokenMessage(f"a delivery feature of {len(value)} bytes")
-        feature = cls(*_DELIVERY.unpack_from(value))
+        feature = _delivery_feature(value[: _DELIVERY.size])
         if not (feature.window_messages and feature.window_bytes):
             raise SnakeMQBrokenMessage("a delivery window in which nothing fits")
         return feature
+
+
+@functools.lru_cache(maxsize=64)  # one for all connections on which it is the same
+def _delivery_feature(value: bytes) -> DeliveryFeature:
+    return DeliveryFeature(*_DELIVERY.unpack(value))
 
 
 def encode_features(features: Mapping[Feature, bytes]) -> bytes:

@@ -83,8 +83,8 @@ class Outbox:
         #: how many entries of ``waiting`` have no message any more
         self.dead = 0
         self._urgent: list[Message] = []
-        self._in_flight: deque[Entry] = deque()
-        self._unconfirmed: deque[Entry] = deque()
+        self._in_flight: list[Entry] = []
+        self._unconfirmed: list[Entry] = []
         #: data of what is in flight or unconfirmed, in bytes
         self.bytes_flying = 0
         self._confirms_all = True
@@ -338,8 +338,8 @@ class Outbox:
         """
         told = min(count, self._told_flying)
         self._told_flying -= told
-        next_entry = self._in_flight.popleft
-        entries = [next_entry() for _ in range(count)]
+        entries = self._in_flight[:count]
+        del self._in_flight[:count]
         # What is under way has its message. One cast: it is a call.
         messages = cast(
             "list[Message]",
@@ -364,8 +364,8 @@ class Outbox:
         :return: their entries, which leave
         """
         self._stored_flying = max(0, self._stored_flying - count)
-        next_entry = self._unconfirmed.popleft
-        entries = [next_entry() for _ in range(count)]
+        entries = self._unconfirmed[:count]
+        del self._unconfirmed[:count]
         flights = self._flights
         left = count
         while left and flights:

@@ -68,7 +68,7 @@ class Received:
     __slots__ = ("_again", "_met", "_recent", "_size", "_streams")
 
     def __init__(self, size: int, known: Iterable[bytes] = ()) -> None:
-        self._size = size * _UUID_SIZE
+        self._size = size
         self._recent = bytearray().join(known)
         # The one that was heard of last is the last.
         self._streams: dict[bytes, _Stream] = {}
@@ -142,12 +142,12 @@ class Received:
         """
         recent = self._recent
         recent += uuid
-        if len(recent) >= 2 * self._size:
+        if len(recent) >= 2 * self._size * _UUID_SIZE:
             self._trim()
 
     def _trim(self) -> None:
         uuids = list(_split(self._recent))
-        left = last_of_each(uuids)[-self._size // _UUID_SIZE :]
+        left = last_of_each(uuids)[-self._size :]
         for known in self._streams.values():
             of_it = set(uuids[known.start // _UUID_SIZE :])
             known.start = len(left) * _UUID_SIZE - _UUID_SIZE * sum(uuid in of_it for uuid in left)

@@ -119,7 +119,13 @@ _TABLE: Final[dict[SessionState, dict[int, Event]]] = {
     },
 }
 
+_NO_FEATURES: Final[frozenset[Feature]] = frozenset()
+
 _DELIVERY_EVENTS: Final = (Event.ACKNOWLEDGEMENT, Event.SEQUENCE)
+
+
+#: Each combination once, and not once for each connection.
+_FEATURES: Final[dict[frozenset[Feature], frozenset[Feature]]] = {}
 
 
 class Session:
@@ -139,7 +145,7 @@ class Session:
         #: does not know that. Final in ``READY``.
         self.delivery: DeliveryFeature | None = None
         #: what the other side can do, of what is known here. Final in ``READY``.
-        self.features: frozenset[Feature] = frozenset()
+        self.features: frozenset[Feature] = _NO_FEATURES
         #: the other side's, for proofs; empty if it has none
         self.nonce = b""
 
@@ -210,4 +216,5 @@ class Session:
             self.delivery = DeliveryFeature.decode(value)
         if Feature.AUTHENTICATION in features:
             self.nonce = decode_nonce(features[Feature.AUTHENTICATION])
-        self.features = frozenset(feature for feature in Feature if feature in features)
+        known = frozenset(feature for feature in Feature if feature in features)
+        self.features = _FEATURES.setdefault(known, known)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
-from itertools import count
 from typing import Final
 
 from snakemq.message import Message
@@ -110,7 +109,7 @@ class ExpiryHeap:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timed]] = []
-        self._next_number = count().__next__  # the first in expires first on a tie
+        self._next_number = 0  # the first in expires first on a tie
         self._dead = 0
 
     def __len__(self) -> int:
@@ -122,7 +121,8 @@ class ExpiryHeap:
 
     def push(self, entry: Timed) -> None:
         """Watch ``entry``."""
-        heapq.heappush(self._heap, (entry.expires, self._next_number(), entry))
+        heapq.heappush(self._heap, (entry.expires, self._next_number, entry))
+        self._next_number += 1
 
     def discard(self, entry: Timed) -> None:
         """``entry`` is needed no more; its ``message`` becomes ``None``."""
