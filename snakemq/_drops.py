@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from snakemq.callbacks import Callback
@@ -20,7 +20,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def tell_each(
-    callback: Callback[[str, str, bytes]], conn_id: str, ident: str, messages: list[Message]
+    callback: Callback[[str, str, bytes]], conn_id: str, ident: str, messages: Sequence[Message]
 ) -> None:
     """Call ``func(conn_id, ident, uuid)`` for each message."""
     if callback:

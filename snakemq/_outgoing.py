@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from typing import Final
 
 from snakemq._core.features import DeliveryFeature
@@ -14,7 +15,8 @@ from snakemq._core.frames import (
     encode_sequence,
 )
 from snakemq._core.framing import encode_packet
-from snakemq._core.outbox import Taken
+from snakemq._core.outbox import Sendable, Taken
+from snakemq._core.packed import are_packed
 from snakemq._peer_connection import PeerConnection
 from snakemq.callbacks import Callback
 from snakemq.counters import Counters
@@ -56,9 +58,9 @@ class Outgoing:
         self,
         packeter: Packeter,
         ping: Callable[[PeerConnection, Callable[[float], object]], object],
-        tell_sent: Callback[[str, str, list[Message]]],
-        tell_left: Callback[[str, str, list[Message]]],
-        tell_acked: Callback[[str, str, list[Message]]],
+        tell_sent: Callback[[str, str, SequenceOf[Message]]],
+        tell_left: Callback[[str, str, SequenceOf[Message]]],
+        tell_acked: Callback[[str, str, SequenceOf[Message]]],
         counters: Counters,
     ) -> None:
         self._packeter = packeter
@@ -90,7 +92,13 @@ class Outgoing:
             sizes: list[int] = []
             if connection.acknowledges:
                 self._announce(connection, queue, taken, buffers, sizes)
-            encode_message_packets(messages, buffers, sizes, acknowledged=connection.acknowledges)
+            if are_packed(messages):
+                buffers.append(b"".join(messages))
+                sizes += map(len, messages)
+            else:
+                encode_message_packets(
+                    messages, buffers, sizes, acknowledged=connection.acknowledges
+                )
             last = self._packeter.send_encoded(connection.conn_id, buffers, sizes)
             connection.flights.append((last - len(messages) + 1, last))
             connection.sent_total += len(messages)
@@ -133,8 +141,12 @@ class Outgoing:
             sizes.append(len(packet))
         connection.next_number = taken.number + count
 
-    def _ask_for_arrival(self, connection: PeerConnection, messages: list[Message]) -> None:
-        persistent = sum(1 for message in messages if message.flags & FLAG_PERSISTENT)
+    def _ask_for_arrival(self, connection: PeerConnection, messages: SequenceOf[Sendable]) -> None:
+        persistent = sum(
+            1
+            for message in messages
+            if isinstance(message, Message) and message.flags & FLAG_PERSISTENT
+        )
         if persistent:
             total = connection.sent_total
             self._ping(connection, lambda _: self._arrived(connection, total, persistent))
@@ -199,8 +211,8 @@ class Outgoing:
         self,
         connection: PeerConnection,
         queue: Queue,
-        sent: tuple[list[Message], list[Message]],
-        confirmed: list[Message],
+        sent: tuple[SequenceOf[Message], SequenceOf[Message]],
+        confirmed: SequenceOf[Message],
     ) -> None:
         conn_id = connection.conn_id
         messages, left = sent

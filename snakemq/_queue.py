@@ -14,7 +14,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from snakemq._core.outbox import Entry, Outbox, Taken
+from snakemq._core.outbox import Entry, Outbox, Taken, message_of
+from snakemq._core.packed import PACKET_OVERHEAD, Unpacked, are_packed, pack, unpack
 from snakemq._core.ttl import ExpiryHeap, OfflineClock, Placed, Timed
 from snakemq._stored import (
     PAGE_BYTES,
@@ -148,6 +149,33 @@ class Queue:
         manager.push_many([(self.name, item)])
         return True
 
+    def push_data(self, data: bytes) -> bytes | None:
+        """Append a new message without TTL and flags in the quickest way. Any thread.
+
+        :param data: of :data:`~snakemq._core.packed.MAX_PACKED` bytes at most
+        :return: its identifier; ``None``: nothing is queued, it takes :meth:`push`
+        """
+        packet = pack(data)
+        size = len(data)
+        room = self.manager.room
+        limits = room.limits
+        with room.lock:
+            if (
+                self.messages < limits.max_messages
+                and self.bytes + size <= limits.max_bytes
+                and room.messages < limits.total_messages
+                and room.bytes + size <= limits.total_bytes
+                and not self._forgotten
+                and not self.stored.unloaded
+            ):
+                self._outbox.waiting.append(packet)
+                self.messages += 1
+                self.bytes += size
+                room.messages += 1
+                room.bytes += size
+                return packet[5:21]
+        return None
+
     def push_urgent(self, item: Message) -> bool:
         """Put a message before all that were not sent yet; with TTL 0 only. Any thread.
 
@@ -264,12 +292,18 @@ class Queue:
 
     def _leave(
         self, entries: Sequence[Entry], *, expired: bool = False
-    ) -> tuple[list[Message], list[Removal]]:
+    ) -> tuple[Sequence[Message], list[Removal]]:
         """Entries leave the queue.
 
         :param expired: they have left the heap, and may be where they were
         :return: their messages, and what is to be removed from the storage
         """
+        if are_packed(entries):
+            count = len(entries)
+            room = self.manager.room
+            room.count(self, -count, PACKET_OVERHEAD * count - sum(map(len, entries)))
+            room.tell()
+            return Unpacked(entries), []
         messages: list[Message] = []
         add = messages.append
         size = 0
@@ -287,7 +321,7 @@ class Queue:
                     stored_size += len(message.data)
                     self.stored.left_memory(entry, len(message.data))
             else:
-                message = entry
+                message = unpack(entry) if isinstance(entry, bytes) else entry
             size += len(message.data)
             add(message)
         manager = self.manager
@@ -310,7 +344,9 @@ class Queue:
         self._load_if_empty()
         with self.manager.room.lock:
             entry = self._outbox.first()
-            return entry.fresh(self._reading()) if isinstance(entry, Timed) else entry
+            if entry is None:
+                return None
+            return entry.fresh(self._reading()) if isinstance(entry, Timed) else message_of(entry)
 
     def pop(self) -> None:
         """Remove the first waiting message, from the storage too."""
@@ -369,7 +405,7 @@ class Queue:
         """
         self._outbox.expect(confirms_all=of_all)
 
-    def sent(self, count: int) -> tuple[list[Message], list[Message]]:
+    def sent(self, count: int) -> tuple[Sequence[Message], Sequence[Message]]:
         """The first ``count`` in flight are with the system.
 
         They wait to be confirmed then, or leave if they are not going to be.
@@ -381,7 +417,7 @@ class Queue:
             messages, leaving = self._outbox.sent(count)
             return messages, self._leave(leaving)[0] if leaving else []
 
-    def confirmed(self, count: int) -> list[Message]:
+    def confirmed(self, count: int) -> Sequence[Message]:
         """The first ``count`` unconfirmed have arrived: they leave, the storage too.
 
         :return: the messages
@@ -472,7 +508,7 @@ class Queue:
         in_tail = sum(self.stored.is_in_tail(entry) for entry in expired)
         self.stored.count_dead_in_tail(in_tail)
         self._outbox.count_dead(len(expired) - in_tail)
-        return dropped + messages, removals
+        return [*dropped, *messages], removals
 
     def _see_to_untimed(self) -> list[Message]:
         """Set the time for messages that were pushed while the peer was connected.
@@ -486,7 +522,7 @@ class Queue:
         dropped: list[Message] = []
 
         def see_to(entry: Entry) -> Entry | None:
-            if isinstance(entry, Timed) or entry.ttl is None:
+            if isinstance(entry, (Timed, bytes)) or entry.ttl is None:
                 return entry
             if entry.ttl == 0:
                 dropped.append(entry)

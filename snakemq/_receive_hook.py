@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from snakemq.message import Message
 
@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from snakemq.messaging import Messaging
 
 __all__ = ["ReceiveHook"]
+
+_Callback: TypeAlias = Callable[[str, str, Message], object]
+_Matches: TypeAlias = "Callable[[bytes], object] | None"
+
+#: Expressions that match themselves and nothing else; most are.
+_PLAIN: Final = re.compile(rb"[0-9A-Za-z_]*").fullmatch
 
 
 class ReceiveHook:
@@ -25,12 +31,11 @@ class ReceiveHook:
 
     def __init__(self, messaging: Messaging) -> None:
         self.messaging = messaging
-        self._hooks: dict[
-            bytes, tuple[re.Pattern[bytes], Callable[[str, str, Message], object]]
-        ] = {}
-        messaging.on_message_recv.wire(self.pass_on)
+        # With what tells which messages are meant: a function, or their beginning.
+        self._hooks: dict[bytes, tuple[_Matches, bytes, _Callback]] = {}
+        self._is_wired = False
 
-    def register(self, regexp: bytes, callback: Callable[[str, str, Message], object]) -> None:
+    def register(self, regexp: bytes, callback: _Callback) -> None:
         """Have messages whose data begins with what ``regexp`` matches passed on.
 
         Every match is called, in the order of registration. Registering an
@@ -40,8 +45,12 @@ class ReceiveHook:
         :param callback: ``func(conn_id, ident, message)``, from the loop's thread
         """
         hooks = dict(self._hooks)
-        hooks[regexp] = (re.compile(regexp), callback)
+        matches = None if _PLAIN(regexp) else re.compile(regexp).match
+        hooks[regexp] = (matches, regexp, callback)
         self._hooks = hooks
+        if not self._is_wired:  # as long as nobody registers, no message has to be looked at
+            self._is_wired = True
+            self.messaging.on_message_recv.wire(self.pass_on)
 
     def unregister(self, regexp: bytes) -> None:
         """Undo :meth:`register`.
@@ -58,8 +67,9 @@ class ReceiveHook:
 
     def pass_on(self, conn_id: str, ident: str, message: Message) -> None:
         """Call those who have registered for a message. Called by messaging; for layers."""
-        for regexp, callback in self._hooks.values():
-            if regexp.match(message.data):
+        data = message.data
+        for matches, prefix, callback in self._hooks.values():
+            if data.startswith(prefix) if matches is None else matches(data):
                 try:
                     callback(conn_id, ident, message)
                 except Exception as exc:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["FLAG_PERSISTENT", "MAX_UUID_LENGTH", "Message", "UniqueIds"]
+__all__ = ["FLAG_PERSISTENT", "MAX_UUID_LENGTH", "Message", "UniqueIds", "message_ids"]
 
 #: Keep the message in the storage until it is delivered.
 FLAG_PERSISTENT: Final = 0x1
@@ -43,7 +43,8 @@ class UniqueIds:
         self.next = map(pack, itertools.count(1)).__next__
 
 
-_uuids = UniqueIds()
+#: Those of messages.
+message_ids = UniqueIds()
 
 
 class Message:
@@ -98,11 +99,11 @@ class Message:
         self.ttl = ttl
         self.flags = flags
         if uuid is None:
-            self.uuid = _uuids.next()
+            self.uuid = message_ids.next()
         elif type(uuid) is not bytes:
             raise TypeError(f"message uuid must be bytes, not {type(uuid).__name__}")
         else:
-            self.uuid = uuid[:MAX_UUID_LENGTH] or _uuids.next()
+            self.uuid = uuid[:MAX_UUID_LENGTH] or message_ids.next()
 
     def with_ttl(self, ttl: float | None) -> Message:
         """The same message (same identifier) with another time to live."""

@@ -84,6 +84,7 @@ PARTS = {
     "_peer_connection": "messaging",
     "_pongs": "messaging",
     "_receive_hook": "messaging",
+    "_receiving": "messaging",
     "_refusals": "messaging",
     "_takeover": "messaging",
     "_strangers": "messaging",

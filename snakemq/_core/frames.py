@@ -53,6 +53,7 @@ __all__ = [
     "encode_acknowledgement",
     "encode_identification",
     "encode_message",
+    "encode_message_head",
     "encode_message_packets",
     "encode_sequence",
 ]
@@ -71,6 +72,10 @@ _SEQUENCE: Final = struct.Struct("!B8sQII")
 _MESSAGE: Final = struct.Struct("!B16sII")
 _PACKET_AND_MESSAGE: Final = struct.Struct("!IB16sII")
 _MESSAGE_FIELDS: Final = struct.Struct("!16sII")
+
+#: ``encode_message_head(length, FrameType.MESSAGE, uuid, ttl, flags)`` gives what precedes
+#: the data in the packet of a message. ``length`` is that of the frame.
+encode_message_head = _PACKET_AND_MESSAGE.pack
 
 #: Size of a message frame without the data, in bytes.
 MESSAGE_OVERHEAD: Final = _MESSAGE.size
@@ -197,7 +202,7 @@ def encode_message(message: Message) -> bytes:
 
 
 def encode_message_packets(
-    messages: Iterable[Message],
+    messages: Iterable[Message | bytes],
     buffers: list[bytes],
     sizes: list[int],
     *,
@@ -205,19 +210,24 @@ def encode_message_packets(
 ) -> None:
     """Append the packets of ``messages``, headers included, and the size of each.
 
-    Small messages that follow each other become one buffer. The data of a large
-    one follows its header as a buffer of its own and is not copied.
+    One that is bytes is a packet already. Small messages that follow each other
+    become one buffer. The data of a large one follows its header as a buffer of
+    its own and is not copied.
 
     :param acknowledged: the other side acknowledges them. To it a TTL below a
         second is a second, because 0 says that a message is never repeated.
     """
-    pack = _PACKET_AND_MESSAGE.pack
+    pack = encode_message_head
     overhead = MESSAGE_OVERHEAD
     pieces: list[bytes] = []
     add_piece = pieces.append
     add_size = sizes.append
     wire_ttl = _wire_ttl_up if acknowledged else _wire_ttl
     for message in messages:
+        if isinstance(message, bytes):
+            add_size(len(message))
+            add_piece(message)
+            continue
         data = message.data
         ttl = message.ttl
         length = overhead + len(data)

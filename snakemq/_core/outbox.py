@@ -22,23 +22,67 @@ with that the other side recognises it when it comes again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, takewhile
 from typing import NamedTuple, TypeAlias, cast
 
+from snakemq._core.packed import PACKET_OVERHEAD, Unpacked, are_packed, unpack
 from snakemq._core.ttl import Placed, Timed
 from snakemq.message import FLAG_PERSISTENT, Message
 
-__all__ = ["Entry", "Outbox", "Taken", "is_stored", "message_of"]
+__all__ = ["Entry", "Outbox", "Sendable", "Taken", "is_stored", "message_of", "messages_of"]
+
+#: What is sent: a message, or the packet of one, see :mod:`snakemq._core.packed`.
+Sendable: TypeAlias = "Message | bytes"
 
 #: A message with a finite TTL, or with a place in the storage, is wrapped; the
 #: others, which are the most, are not.
-Entry: TypeAlias = "Message | Timed"
+Entry: TypeAlias = "Sendable | Timed"
 
 
 def message_of(entry: Entry) -> Message | None:
     """The message of an entry; ``None`` if it expired."""
+    if isinstance(entry, bytes):
+        return unpack(entry)
     return entry.message if isinstance(entry, Timed) else entry
+
+
+def messages_of(entries: Sequence[Entry]) -> Sequence[Message]:
+    """The messages of entries that have not expired."""
+    if are_packed(entries):
+        return Unpacked(entries)
+    # One cast, and not message_of(): each is a call.
+    return cast(
+        "list[Message]",
+        [
+            entry.message
+            if isinstance(entry, Timed)
+            else unpack(entry)
+            if isinstance(entry, bytes)
+            else entry
+            for entry in entries
+        ],
+    )
+
+
+def is_gone(entry: Entry) -> bool:
+    """Whether the message of an entry expired."""
+    return isinstance(entry, Timed) and entry.message is None
+
+
+def size_of(entry: Entry) -> int:
+    """The data of an entry that has not expired, in bytes."""
+    if isinstance(entry, bytes):
+        return len(entry) - PACKET_OVERHEAD
+    return len(cast(Message, message_of(entry)).data)
+
+
+def total_size(entries: Sequence[Entry]) -> int:
+    """The data of entries that have not expired, in bytes."""
+    if are_packed(entries):
+        return sum(map(len, entries)) - PACKET_OVERHEAD * len(entries)
+    # A list: a generator is a call for each.
+    return sum([len(message.data) for message in messages_of(entries)])
 
 
 def is_stored(entry: Entry) -> bool:
@@ -49,7 +93,7 @@ def is_stored(entry: Entry) -> bool:
 class Taken(NamedTuple):
     """Messages to be sent now."""
 
-    messages: list[Message]
+    messages: Sequence[Sendable]
     #: of the first one; the others have those that follow
     number: int = 0
     #: how many of them an earlier process may have sent
@@ -155,8 +199,7 @@ class Outbox:
             for entry in chain(self._unconfirmed, self._in_flight)
             if is_stored(entry) == stored
         ]
-        # What is under way has its message.
-        return len(entries), sum(len(cast(Message, message_of(entry)).data) for entry in entries)
+        return len(entries), total_size(entries)
 
     @property
     def has_urgent(self) -> bool:
@@ -167,7 +210,7 @@ class Outbox:
         """Append a message that goes before all that wait and were not sent yet."""
         self._urgent.append(message)
 
-    def _pop_first(self) -> Message | None:
+    def _pop_first(self) -> None:
         """Take out the first entry that waits, and with it what is known of it."""
         if self._stored:
             self._stored -= 1
@@ -175,16 +218,14 @@ class Outbox:
             self._told -= 1
         if self._numbers:
             self._numbers.popleft()
-        message = message_of(self.waiting.popleft())
-        if message is None:
+        if is_gone(self.waiting.popleft()):
             self.dead -= 1
-        return message
 
     def first(self) -> Entry | None:
         """The first entry that waits and has a message; it stays."""
         while self.waiting:
             entry = self.waiting[0]
-            if message_of(entry) is not None:
+            if not is_gone(entry):
                 return entry
             self._pop_first()
         return None
@@ -201,7 +242,7 @@ class Outbox:
             self._pop_first()
             return entry
         for index, entry in enumerate(self.waiting):
-            if message_of(entry) is not None and is_stored(entry) == stored:
+            if not is_gone(entry) and is_stored(entry) == stored:
                 self.waiting[index] = _nothing()
                 self.count_dead(1)
                 return entry
@@ -211,7 +252,7 @@ class Outbox:
         """So many entries more that wait have no message any more."""
         self.dead += count
         if self.dead * 2 > len(self.waiting):
-            self.rebuild(lambda entry: None if message_of(entry) is None else entry)
+            self.rebuild(lambda entry: None if is_gone(entry) else entry)
 
     def take(self, max_count: int, max_bytes: int, reading: float) -> Taken:
         """Move messages from waiting to in flight.
@@ -227,7 +268,7 @@ class Outbox:
             if taken.messages:
                 return taken
         number = self._next_number
-        messages: list[Message] = []
+        messages: list[Sendable] = []
         if self._urgent:
             max_bytes = self._take_urgent(max_count, max_bytes, messages)
         if max_bytes > 0:
@@ -238,14 +279,14 @@ class Outbox:
     def take_urgent(self, max_bytes: int) -> Taken:
         """Likewise, of the urgent ones only, as far as the other side does not store them."""
         number = self._next_number
-        messages: list[Message] = []
+        messages: list[Sendable] = []
         if not (self._numbers or self._stored):
             not_stored = takewhile(lambda m: not m.flags & FLAG_PERSISTENT, self._urgent)
             self._take_urgent(sum(1 for _ in not_stored), max_bytes, messages)
         self._next_number += len(messages)
         return self._taken(Taken(messages, number))
 
-    def _take_urgent(self, max_count: int, max_bytes: int, messages: list[Message]) -> int:
+    def _take_urgent(self, max_count: int, max_bytes: int, messages: list[Sendable]) -> int:
         """Take what goes before all that was never sent.
 
         :return: how many bytes there is still room for
@@ -258,7 +299,7 @@ class Outbox:
         return max_bytes
 
     def _take_new(
-        self, max_count: int, max_bytes: int, reading: float, messages: list[Message]
+        self, max_count: int, max_bytes: int, reading: float, messages: list[Sendable]
     ) -> None:
         """Take what was never sent, which is what counts for the speed."""
         add = messages.append
@@ -266,22 +307,23 @@ class Outbox:
         next_entry = self.waiting.popleft
         for _ in range(min(max_count, len(self.waiting))):
             entry = next_entry()
-            if isinstance(entry, Timed):
-                message = entry.fresh(reading)
+            if isinstance(entry, bytes):
+                add(entry)
+                max_bytes -= len(entry) - PACKET_OVERHEAD
+            else:
+                message = entry.fresh(reading) if isinstance(entry, Timed) else entry
                 if message is None:
                     self.dead -= 1
                     continue
-            else:
-                message = entry
+                add(message)
+                max_bytes -= len(message.data)
             keep(entry)
-            add(message)
-            max_bytes -= len(message.data)
             if max_bytes <= 0:
                 break
 
     def _take_again(self, max_count: int, max_bytes: int, reading: float) -> Taken:
         """Take what may have been sent before, up to where its numbers skip."""
-        messages: list[Message] = []
+        messages: list[Sendable] = []
         first = self._next_number
         stored = 0
         repeated = False
@@ -290,7 +332,7 @@ class Outbox:
             number = self._numbers[0] if self._numbers else None
             is_stored = self._stored > 0
             is_told = self._told > 0
-            if message_of(entry) is None:
+            if is_gone(entry):
                 self._pop_first()
                 continue
             if not messages:
@@ -306,7 +348,7 @@ class Outbox:
             assert message is not None
             self._in_flight.append(entry)
             messages.append(message)
-            max_bytes -= len(message.data)
+            max_bytes -= size_of(message)
             stored += is_stored
             self._told_flying += is_told
         self._stored_flying += stored
@@ -318,8 +360,7 @@ class Outbox:
         if taken.messages:
             if self._confirms_all:
                 self._flights.append((taken.number, len(taken.messages)))
-            # A list: a generator is a call for each.
-            self.bytes_flying += sum([len(message.data) for message in taken.messages])
+            self.bytes_flying += total_size(taken.messages)
         return taken
 
     def expect(self, *, confirms_all: bool) -> None:
@@ -330,7 +371,7 @@ class Outbox:
         """
         self._confirms_all = confirms_all
 
-    def sent(self, count: int) -> tuple[list[Message], list[Entry]]:
+    def sent(self, count: int) -> tuple[Sequence[Message], list[Entry]]:
         """The first ``count`` in flight are with the system.
 
         :return: the messages that this process has not told of as sent before;
@@ -340,11 +381,8 @@ class Outbox:
         self._told_flying -= told
         entries = self._in_flight[:count]
         del self._in_flight[:count]
-        # What is under way has its message. One cast: it is a call.
-        messages = cast(
-            "list[Message]",
-            [entry.message if isinstance(entry, Timed) else entry for entry in entries],
-        )
+        # What is under way has its message.
+        messages = messages_of(entries)
         leaving: list[Entry] = []
         if self._confirms_all:
             self._unconfirmed.extend(entries)
@@ -374,11 +412,7 @@ class Outbox:
                 flights.insert(0, (number + left, size - left))
                 break
             left -= size
-        messages = cast(
-            "list[Message]",
-            [entry.message if isinstance(entry, Timed) else entry for entry in entries],
-        )
-        self.bytes_flying -= sum([len(message.data) for message in messages])
+        self.bytes_flying -= total_size(entries)
         return entries
 
     def disconnect(self) -> list[Message]:
@@ -423,7 +457,7 @@ class Outbox:
             if kept is None:
                 continue
             waiting.append(kept)
-            dead += message_of(kept) is None
+            dead += is_gone(kept)
             stored += position < self._stored
             told += position < self._told
             if position < len(old_numbers):

@@ -23,11 +23,13 @@ from snakemq.rpc.server import SERVER_COUNTERS
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["CallSettings", "Calls"]
+__all__ = ["CALL_PREFIXES", "CallSettings", "Calls"]
 
-#: What comes for a server, and all that belongs to calls.
+#: What comes for a server.
 _REQUESTS: Final = (REQUEST_PARTS.record, REQUEST_PARTS.part)
-_PREFIXES: Final = tuple(
+
+#: All that belongs to calls.
+CALL_PREFIXES: Final = tuple(
     prefix
     for kind in (REQUEST_PARTS, REPLY_PARTS)
     for prefix in (kind.record, kind.part, kind.refusal)
@@ -130,15 +132,14 @@ class Calls:
         for early in self._early.take(self._time()):
             self._hook.pass_on(early.conn_id, early.ident, early.message)
 
-    def take(self, conn_id: str, ident: str, message: Message) -> bool:
-        """Whether the message is one of a remote call, and so not for the program."""
-        data = message.data
-        if not data.startswith(_PREFIXES):
-            return False
-        if self._server is None and data.startswith(_REQUESTS):
+    def take(self, conn_id: str, ident: str, message: Message) -> None:
+        """Take a message that is one of a remote call, and so not for the program.
+
+        :param message: its data begins with one of :data:`CALL_PREFIXES`
+        """
+        if self._server is None and message.data.startswith(_REQUESTS):
             self._early.add(self._time(), conn_id, ident, message)
             self._peer_log.info(ident, "ident=%s calls, but nothing is served here", quoted(ident))
-        return True
 
     def _disconnected(self, conn_id: str, ident: str) -> None:
         # The parts that are missing will not come: all of them are sent again.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, cast
 
 from snakemq.callbacks import Callback, CallbackOwner
@@ -195,7 +195,7 @@ class Deliveries:
 
     # The loop's thread.
 
-    def sent(self, ident: str, messages: list[Message]) -> None:
+    def sent(self, ident: str, messages: Sequence[Message]) -> None:
         """They were handed to the system."""
         if self._open:
             with self._lock:
@@ -204,15 +204,15 @@ class Deliveries:
                         delivery._state = DeliveryState.SENT
             self._changes.notify()
 
-    def left(self, ident: str, messages: list[Message]) -> None:
+    def left(self, ident: str, messages: Sequence[Message]) -> None:
         """They were sent, and nothing more will be heard of them."""
         self._end(ident, messages, DeliveryState.SENT)
 
-    def acked(self, ident: str, messages: list[Message]) -> None:
+    def acked(self, ident: str, messages: Sequence[Message]) -> None:
         """They have arrived."""
         self._end(ident, messages, DeliveryState.ACKNOWLEDGED)
 
-    def dropped(self, ident: str, messages: list[Message], reason: DropReason) -> None:
+    def dropped(self, ident: str, messages: Sequence[Message], reason: DropReason) -> None:
         """They are not sent any more."""
         expired = reason is DropReason.EXPIRED
         self._end(ident, messages, DeliveryState.EXPIRED if expired else DeliveryState.DROPPED)
@@ -222,7 +222,7 @@ class Deliveries:
         self._closed = True
         self._finish((delivery, self._last_state(delivery)) for delivery in list(self._open))
 
-    def _of(self, ident: str, messages: list[Message]) -> Iterable[Delivery]:
+    def _of(self, ident: str, messages: Sequence[Message]) -> Iterable[Delivery]:
         for message in messages:
             delivery = message.__dict__.get(_ATTRIBUTE)
             if delivery is None and self._stored:
@@ -238,7 +238,7 @@ class Deliveries:
             return DeliveryState.DROPPED
         return DeliveryState.STORED if delivery._is_stored else delivery._state
 
-    def _end(self, ident: str, messages: list[Message], state: DeliveryState) -> None:
+    def _end(self, ident: str, messages: Sequence[Message], state: DeliveryState) -> None:
         if self._open:
             self._finish((delivery, state) for delivery in self._of(ident, messages))
 

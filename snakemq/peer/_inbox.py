@@ -151,8 +151,8 @@ class Inbox:
         self._peer_log = PeerLog(log, messaging.time)
         self._durable = durable
         self._changes = Changes(messaging)
-        # By a number, so that one can be dropped from anywhere.
-        self._items: OrderedDict[int, ReceivedMessage] = OrderedDict()
+        #: what is there, by a number, so that one can be dropped from anywhere
+        self.items: OrderedDict[int, ReceivedMessage] = OrderedDict()
         self._last_number = 0
         #: the numbers of those that may be dropped, and perhaps were taken
         self._droppable: deque[int] = deque()
@@ -168,7 +168,7 @@ class Inbox:
         self.pauses = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     # Loop thread only.
 
@@ -195,7 +195,7 @@ class Inbox:
     def take(self) -> ReceivedMessage | None:
         """Take the oldest message, if there is one."""
         with self._changes.lock:
-            if not self._items:
+            if not self.items:
                 return None
             item = self._take()
             resume = self._may_resume()
@@ -210,14 +210,14 @@ class Inbox:
 
     def _append(self, item: ReceivedMessage) -> int:
         self._last_number += 1
-        self._items[self._last_number] = item
+        self.items[self._last_number] = item
         self._size += MESSAGE_COST + len(item.message.data)
         return self._last_number
 
     def _drop(self) -> int:
         count = 0
-        while self._size > self._limit and len(self._items) > 1 and self._droppable:
-            item = self._items.pop(self._droppable.popleft(), None)
+        while self._size > self._limit and len(self.items) > 1 and self._droppable:
+            item = self.items.pop(self._droppable.popleft(), None)
             if item is not None:
                 self._size -= MESSAGE_COST + len(item.message.data)
                 count += 1
@@ -248,7 +248,7 @@ class Inbox:
         self._peer_log.warning(
             item.ident,
             "%d messages wait to be read%s: conn=%s ident=%a paused",
-            len(self._items),
+            len(self.items),
             "" if self._read else ", and nobody has read any; set on_message or call receive()",
             item.conn_id,
             item.ident,
@@ -279,9 +279,9 @@ class Inbox:
             if not self._read:
                 self._read = True
                 self._droppable.clear()
-            if not changes.wait_for(lambda: bool(self._items) or self._closed, timeout):
+            if not changes.wait_for(lambda: bool(self.items) or self._closed, timeout):
                 return None
-            if not self._items:
+            if not self.items:
                 return None
             item = self._take()
             resume = self._may_resume()
@@ -296,7 +296,7 @@ class Inbox:
             item._durable.begin(item.message)
 
     def _take(self) -> ReceivedMessage:
-        _, item = self._items.popitem(last=False)
+        _, item = self.items.popitem(last=False)
         self._size -= MESSAGE_COST + len(item.message.data)
         return item
 
@@ -315,7 +315,7 @@ class Inbox:
         """
         with self._changes.lock:
             self._closed = True
-            left = [self._take() for _ in range(len(self._items))]
+            left = [self._take() for _ in range(len(self.items))]
             for item in left:
                 if item._durable is None:
                     self._append(item)

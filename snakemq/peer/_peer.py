@@ -19,7 +19,7 @@ from snakemq.peer._address import parse as parse_address
 from snakemq.peer._address import parse_many as parse_addresses
 from snakemq.peer._arguments import check_ident, check_positive, check_type
 from snakemq.peer._call_limits import CallLimits
-from snakemq.peer._calls import CallSettings
+from snakemq.peer._calls import CALL_PREFIXES, CallSettings
 from snakemq.peer._delivery import Deliveries
 from snakemq.peer._durable import Durable
 from snakemq.peer._inbox import DEFAULT_INBOX_LIMIT, Inbox, ReceivedMessage
@@ -628,20 +628,28 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         super().callback_failed(name, func, (), exc)
 
     def _handle_message(self, conn_id: str, ident: str, message: Message) -> None:
-        if self._calls.take(conn_id, ident, message):
+        if message.data.startswith(CALL_PREFIXES):
+            self._calls.take(conn_id, ident, message)
             return
         received = ReceivedMessage(ident, message, conn_id, self._durable)
         on_message = self._message_slot
-        if not on_message:
+        funcs = on_message.funcs
+        if not funcs:
             self._inbox.put(received)
             return
-        if self._inbox:
+        if self._inbox.items:
             while (earlier := self._inbox.take()) is not None:
                 self._handle_earlier(earlier)
-        if self._durable is None:
-            on_message(received)
-        else:
+        if self._durable is not None:
             self._durable.call(on_message, received)
+        elif len(funcs) > 1:
+            on_message.call(received)
+        else:
+            # As on_message.call(), for less: this is done for each message.
+            try:
+                funcs[0](received)
+            except Exception as exc:
+                on_message.failed(funcs[0], (received,), exc)
 
     def _handle_earlier(self, received: ReceivedMessage) -> None:
         """It waited for a reader, and now there is a callback."""
@@ -656,15 +664,15 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         else:
             received.done()
 
-    def _handle_sent(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+    def _handle_sent(self, conn_id: str, ident: str, messages: Sequence[Message]) -> None:
         self._deliveries.sent(ident, messages)
         _tell_each(self._sent_slot, ident, messages)
 
-    def _handle_left(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+    def _handle_left(self, conn_id: str, ident: str, messages: Sequence[Message]) -> None:
         self._deliveries.left(ident, messages)
         self._less_queued(ident)
 
-    def _handle_acked(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+    def _handle_acked(self, conn_id: str, ident: str, messages: Sequence[Message]) -> None:
         self._deliveries.acked(ident, messages)
         _tell_each(self._acked_slot, ident, messages)
         self._less_queued(ident)
@@ -736,7 +744,7 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         return f"<Peer {self.identifier!r} {state}, listens: {listens}, peers: {len(self.peers)}>"
 
 
-def _tell_each(callback: Callback[[str, bytes]], ident: str, messages: list[Message]) -> None:
+def _tell_each(callback: Callback[[str, bytes]], ident: str, messages: Sequence[Message]) -> None:
     if callback:
         for message in messages:
             callback(ident, message.uuid)

@@ -75,7 +75,7 @@ class Sender:
         self.messaging = messaging
         self.deliveries = deliveries
         self._identifier = identifier
-        self._has_storage = has_storage
+        self.has_storage = has_storage
         self._closed = closed
 
     def refuse_closed(self) -> None:
@@ -102,8 +102,8 @@ class Sender:
         if ident == self._identifier:
             raise ValueError(_TO_ONESELF)
         if persistent is None:
-            persistent = self._has_storage
-        elif persistent and not self._has_storage:
+            persistent = self.has_storage
+        elif persistent and not self.has_storage:
             raise ValueError("a persistent message needs a storage: give the peer storage=PATH")
         if persistent:
             flags |= FLAG_PERSISTENT
@@ -121,7 +121,7 @@ class Sender:
 
     def track(self, ident: str, message: Message) -> Delivery:
         """Watch a message from now on."""
-        return self.deliveries.track(ident, message, has_storage=self._has_storage)
+        return self.deliveries.track(ident, message, has_storage=self.has_storage)
 
     def send_all(
         self,

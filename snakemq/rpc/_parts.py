@@ -11,7 +11,7 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from snakemq._core.features import Feature
@@ -368,7 +368,7 @@ class PartSender:
         with self._lock:
             self._forget(ident)
 
-    def _handle_sent(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+    def _handle_sent(self, conn_id: str, ident: str, messages: Sequence[Message]) -> None:
         remote = self._remotes.get(ident)
         if remote is None or not remote.unsent:
             return
@@ -378,7 +378,7 @@ class PartSender:
         if some:
             self._pump(ident, remote)
 
-    def _handle_arrived(self, conn_id: str, ident: str, messages: list[Message]) -> None:
+    def _handle_arrived(self, conn_id: str, ident: str, messages: Sequence[Message]) -> None:
         remote = self._remotes.get(ident)
         if remote is None or not remote.flying:
             return

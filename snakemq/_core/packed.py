@@ -1,0 +1,73 @@
+"""Messages that wait as the packets that are going to carry them.
+
+A small message that waits for ever and has no flags needs no object of its own
+until somebody asks for it. Its packet takes half of the memory, is nothing that
+the garbage collector looks at, and many of them are sent by putting them
+together: with them a message costs its sender a third of what it costs as a
+:class:`~snakemq.Message`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeGuard, overload
+
+from snakemq._core.frames import INFINITE_TTL, MESSAGE_OVERHEAD, decode_message, encode_message_head
+from snakemq._core.framing import HEADER_SIZE
+from snakemq.message import Message, message_ids
+
+__all__ = ["MAX_PACKED", "PACKET_OVERHEAD", "Unpacked", "are_packed", "pack", "unpack"]
+
+#: The largest data that is packed, in bytes: it is copied once more than that of others.
+MAX_PACKED: Final = 4096
+
+#: What a packet is larger than the data of its message, in bytes.
+PACKET_OVERHEAD: Final = HEADER_SIZE + MESSAGE_OVERHEAD
+
+_ONLY_BYTES: Final = {bytes}
+
+
+def pack(data: bytes) -> bytes:
+    """The packet of a new message; its identifier is ``packet[5:21]``."""
+    # 3: FrameType.MESSAGE
+    head = encode_message_head(len(data) + MESSAGE_OVERHEAD, 3, message_ids.next(), INFINITE_TTL, 0)
+    return head + data
+
+
+def unpack(packet: bytes) -> Message:
+    """The message; another object each time."""
+    return decode_message(packet, HEADER_SIZE, len(packet))
+
+
+def are_packed(entries: Sequence[object]) -> TypeGuard[Sequence[bytes]]:
+    """Whether all of these are packets."""
+    return set(map(type, entries)) == _ONLY_BYTES
+
+
+class Unpacked(Sequence[Message]):
+    """Messages that become objects when somebody looks at them; most often nobody does.
+
+    :param packets: theirs
+    """
+
+    __slots__ = ("_packets",)
+
+    def __init__(self, packets: Sequence[bytes]) -> None:
+        self._packets = packets
+
+    def __len__(self) -> int:
+        return len(self._packets)
+
+    @overload
+    def __getitem__(self, index: int) -> Message: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Message]: ...
+
+    def __getitem__(self, index: int | slice) -> Message | Sequence[Message]:
+        if isinstance(index, slice):
+            return Unpacked(self._packets[index])
+        return unpack(self._packets[index])
+
+    def __iter__(self) -> Iterator[Message]:
+        return map(unpack, self._packets)
