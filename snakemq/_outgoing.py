@@ -105,6 +105,33 @@ class Outgoing:
             if not connection.acknowledges:
                 self._ask_for_arrival(connection, messages)
 
+    def pump_here(self, connection: PeerConnection, queue: Queue) -> bool:
+        """Likewise, in a thread that has borrowed the stack; see ``run_here`` of the link.
+
+        :return: false: it is left to the loop, because callbacks may have to be called,
+            or it would have to wait
+        """
+        if (
+            connection.queue is not queue
+            or not connection.acknowledges
+            or queue.has_more_to_do
+            or self._packeter.is_sending(connection.conn_id)
+        ):
+            return False
+        queue.dirty = False
+        try:
+            self.pump(connection)
+        except BaseException:
+            # Ctrl-C, in the middle of something. What was under way is sent again
+            # on the next connection; no other one is concerned.
+            self._packeter.call_soon(self._give_up, connection.conn_id)
+            raise
+        return True
+
+    def _give_up(self, conn_id: str) -> None:
+        with contextlib.suppress(KeyError):  # it may be gone already
+            self._packeter.close(conn_id)
+
     def _take(self, connection: PeerConnection, queue: Queue) -> Taken | None:
         try:
             room = SEND_WINDOW_BYTES - self._packeter.unsent_bytes(connection.conn_id)

@@ -379,6 +379,11 @@ class Queue:
             return self._outbox.take_urgent(max_bytes)
 
     @property
+    def has_more_to_do(self) -> bool:
+        """Whether there is something to read from the storage, or to report."""
+        return bool(self.stored.unloaded or self._overflow or self._expired)
+
+    @property
     def waiting(self) -> bool:
         """Whether there may be something to :meth:`take`."""
         return self._outbox.has_waiting or self.stored.unloaded > 0

@@ -180,6 +180,15 @@ class LinkInterface(Protocol):
     def call_soon(self, func: Callable[..., object], *args: object) -> None:
         """Call ``func(*args)`` in the loop's thread, soon, in order. From any thread."""
 
+    def run_here(self, func: Callable[..., bool], *args: object) -> bool:
+        """Call ``func(*args)`` in this thread and now, if the loop sleeps. From any thread.
+
+        ``func`` may do what only the loop's thread may do otherwise, which has
+        to wait meanwhile; but for timers. A link that can't do this never does.
+
+        :return: what ``func`` returned; false if it was not called
+        """
+
     def call_later(self, delay: float, func: Callable[..., object], *args: object) -> TimerHandle:
         """Call ``func(*args)`` in the loop's thread after ``delay`` seconds.
 

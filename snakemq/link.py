@@ -277,6 +277,9 @@ class Link(Loop):
             self._set_interest(sock, sock.interest & ~_WRITE)
         else:
             self._set_interest(sock, sock.interest | _WRITE)
+            if self._sleeping:
+                # In another thread. Not every selector hears of it while it waits.
+                self.wakeup_poll()
 
     def is_mesh(self) -> bool:
         """Whether there are both connectors and listeners."""
@@ -337,16 +340,17 @@ class Link(Loop):
             raise RuntimeError("the loop is running: stop() it and wait until it has returned")
         if self._closed:
             return
-        for address in list(self._connectors):
-            self.del_connector(address)
-        for address in list(self._listeners):
-            self.del_listener(address)
-        for sock in list(self._sockets.values()):
-            self._close_socket(sock)
-        for sock in list(self._anonymous):
-            self._finish(sock)
-        self._ready.clear()
-        self._close_loop()
+        with self._turn:  # nobody sends in the middle of it
+            for address in list(self._connectors):
+                self.del_connector(address)
+            for address in list(self._listeners):
+                self.del_listener(address)
+            for sock in list(self._sockets.values()):
+                self._close_socket(sock)
+            for sock in list(self._anonymous):
+                self._finish(sock)
+            self._ready.clear()
+            self._close_loop()
 
     # Life of a connection. Connectors and listeners bring connected sockets.
 

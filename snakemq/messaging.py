@@ -51,7 +51,7 @@ from snakemq.exceptions import (
 from snakemq.limits import ConnectionLimits, DropReason, QueueLimits
 from snakemq.message import Message
 from snakemq.packeter import Packeter
-from snakemq.queues import Ledger, QueuesManager
+from snakemq.queues import Ledger, Queue, QueuesManager
 from snakemq.storage import QueuesStorageBase
 
 if TYPE_CHECKING:
@@ -226,13 +226,18 @@ class Messaging(CallbackOwner):
 
     # What can be called from any thread.
 
-    def send_message(self, ident: str, message: Message, *, urgent: bool = False) -> bool:
+    def send_message(
+        self, ident: str, message: Message, *, urgent: bool = False, prompt: bool = False
+    ) -> bool:
         """Queue a message for a peer. Thread-safe.
 
         Returns at once, unless :attr:`queue_limits` say that it waits for room.
         A persistent message is in the storage when this returns.
 
         :param ident: identifier of the receiver
+        :param prompt: it is one that somebody waits for: if the loop sleeps it is
+            handed to the system by this thread. That it was sent is told with the
+            loop's next pass.
         :param urgent: before all that wait for this peer and were not sent yet;
             only a message with TTL 0 can be (a reply that somebody waits for)
         :return: whether it is queued: a message with TTL 0 is not if the peer
@@ -258,8 +263,9 @@ class Messaging(CallbackOwner):
             queued = queue.push(message)
         if not queue.dirty:
             queue.dirty = True
-            self.packeter.call_soon(self._attendant.look, queue)
-            self.packeter.wakeup_poll()
+            if not (prompt and self.packeter.run_here(self._pump_here, queue)):
+                self.packeter.call_soon(self._attendant.look, queue)
+                self.packeter.wakeup_poll()
         return queued
 
     def send_data(self, ident: str, data: object) -> bytes | None:
@@ -700,6 +706,11 @@ class Messaging(CallbackOwner):
             return False
         self._outgoing.pump(connection)
         return True
+
+    def _pump_here(self, queue: Queue) -> bool:
+        """Likewise, in a thread that has borrowed the stack; whether that was done."""
+        connection = self._by_ident.get(queue.name)
+        return connection is not None and self._outgoing.pump_here(connection, queue)
 
     def _handle_sent(self, conn_id: str, packet_id: int, count: int) -> None:
         connection = self._connections.get(conn_id)

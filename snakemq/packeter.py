@@ -275,6 +275,10 @@ class Packeter(CallbackOwner):
         """See :meth:`snakemq.contracts.LinkInterface.call_soon`."""
         self.link.call_soon(func, *args)
 
+    def run_here(self, func: Callable[..., bool], *args: object) -> bool:
+        """See :meth:`snakemq.contracts.LinkInterface.run_here`."""
+        return self.link.run_here(func, *args)
+
     def wakeup_poll(self) -> None:
         """See :meth:`snakemq.contracts.LinkInterface.wakeup_poll`."""
         self.link.wakeup_poll()
@@ -316,6 +320,13 @@ class Packeter(CallbackOwner):
         self._last_packet_id += len(sizes)
         self._pump(conn_id, connection)
         return self._last_packet_id
+
+    def is_sending(self, conn_id: str) -> bool:
+        """Whether what is sent now has to wait for something sent before.
+
+        :raises NoConnection: no such connection
+        """
+        return bool(self._connection(conn_id).sending)
 
     def unsent_bytes(self, conn_id: str) -> int:
         """How many bytes wait to be taken over by the system.

@@ -151,6 +151,10 @@ class Throttle(CallbackOwner):
         """See :meth:`snakemq.contracts.LinkInterface.call_later`."""
         return self.link.call_later(delay, func, *args)
 
+    def run_here(self, func: Callable[..., bool], *args: object) -> bool:
+        """Nothing is called: to send slowly takes timers."""
+        return False
+
     def is_inside_loop(self) -> bool:
         """See :meth:`snakemq.contracts.LinkInterface.is_inside_loop`."""
         return self.link.is_inside_loop()

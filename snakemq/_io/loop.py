@@ -6,6 +6,7 @@ thread, another event loop.
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import threading
 from collections import deque
@@ -31,8 +32,8 @@ _LONGEST_WAIT: Final = 3600.0
 class Loop(CallbackOwner):
     """Events of a selector, timers, and calls from other threads.
 
-    Not thread-safe, except for :meth:`wakeup_poll`, :meth:`call_soon` and
-    :meth:`stop`.
+    Not thread-safe, except for :meth:`wakeup_poll`, :meth:`call_soon`,
+    :meth:`run_here` and :meth:`stop`.
     """
 
     def __init__(self) -> None:
@@ -49,6 +50,10 @@ class Loop(CallbackOwner):
         self._sleeping = False
         self._wakeup_requested = False
         self._thread: int | None = None  # that is in a pass
+        # Held by whoever does what the loop does: the loop in a pass, or a
+        # thread that borrows the stack while the loop sleeps. Reentrant, for
+        # who drives a link from inside one of its callbacks.
+        self._turn = threading.RLock()
 
     # What the class that runs on the loop says.
 
@@ -87,6 +92,27 @@ class Loop(CallbackOwner):
         if self._sleeping:
             self._sleeping = False
             self._bell.ring()
+
+    def run_here(self, func: Callable[..., bool], *args: object) -> bool:
+        """Call ``func(*args)`` in this thread and now, if the loop sleeps. Thread-safe.
+
+        The loop stays asleep, and so costs nothing; it does not go on before
+        ``func`` has returned. That may send. It must not wait, nor call what
+        was promised to be called in the loop's thread.
+
+        :return: what ``func`` returned; false if it was not called
+        """
+        if not self._sleeping:
+            return False
+        mine: bool | None = None
+        try:
+            mine = self._turn.acquire(blocking=False)
+            return mine and func(*args)
+        finally:
+            if mine is not False:
+                # None: Ctrl-C came, perhaps when it was acquired already.
+                with contextlib.suppress(RuntimeError):
+                    self._turn.release()
 
     def wakeup_poll(self) -> None:
         """Make the loop do a pass now. Thread-safe, also from signal handlers.
@@ -165,11 +191,12 @@ class Loop(CallbackOwner):
             events = self.selector.select(timeout)
         finally:
             self._sleeping = False
-        self._thread = threading.get_ident()
-        try:
-            return self._handle_pass(events)
-        finally:
-            self._thread = None
+        with self._turn:
+            self._thread = threading.get_ident()
+            try:
+                return self._handle_pass(events)
+            finally:
+                self._thread = None
 
     def _handle_pass(self, events: list[tuple[selectors.SelectorKey, int]]) -> int:
         count = len(events)

@@ -206,7 +206,7 @@ class Answers:
         is_lost = True
         try:
             if len(message.data) <= self._parts.part_size:
-                is_lost = not self._messaging.send_message(ident, message, urgent=True)
+                is_lost = not self._messaging.send_message(ident, message, urgent=True, prompt=True)
             else:
                 if execution is not None:
                     self._remember_large(message.uuid, execution.req_id)

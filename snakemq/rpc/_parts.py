@@ -194,7 +194,7 @@ class PartSender:
         :raises QueueFull: there is no room for it
         """
         if len(data) <= self.part_size:
-            return self._messaging.send_message(ident, Message(data), urgent=urgent)
+            return self._messaging.send_message(ident, Message(data), urgent=urgent, prompt=True)
         features = self._messaging.peer_features(ident)
         if features is None and not self._messaging.is_connected(ident):
             return False

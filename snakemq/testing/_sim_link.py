@@ -324,6 +324,10 @@ class SimLink(CallbackOwner):
         """See :meth:`snakemq.contracts.LinkInterface.call_later`."""
         return self._add_timer(delay, func, args, internal=False)
 
+    def run_here(self, func: Callable[..., bool], *args: object) -> bool:
+        """See :meth:`snakemq.contracts.LinkInterface.run_here`: it sleeps between two passes."""
+        return self._in_pass is None and func(*args)
+
     def is_inside_loop(self) -> bool:
         """See :meth:`snakemq.contracts.LinkInterface.is_inside_loop`."""
         return self._in_pass == threading.get_ident()

@@ -71,7 +71,9 @@ class FakeMessaging:
         self._soon: list[tuple[Callable[..., object], tuple[object, ...]]] = []
         self._timers: list[FakeTimer] = []
 
-    def send_message(self, ident: str, message: Message, *, urgent: bool = False) -> bool:
+    def send_message(
+        self, ident: str, message: Message, *, urgent: bool = False, prompt: bool = False
+    ) -> bool:
         if self.failure is not None:
             raise self.failure
         self.sent.append(Sent(ident, message))

@@ -487,7 +487,7 @@ def test_a_timeout_longer_than_any_clock(side: Side, timeout: float) -> None:
 def test_a_wait_in_slices_is_as_long_as_it_should_be(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snakemq.rpc._outgoing_call.LONGEST_WAIT", 0.001)
+    monkeypatch.setattr("snakemq.rpc._outgoing_call.longest_wait", lambda: 0.001)
     side.proxy.read.set_timeout(0.02)
     with pytest.raises(NotConnected):
         side.proxy.read()

@@ -1,0 +1,202 @@
+"""A thread that has something urgent to send does it itself while the loop sleeps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from snakemq import Peer
+from snakemq._io.wakeup import Bell
+from snakemq.link import Link
+from snakemq.message import Message
+from snakemq.packeter import Packeter
+from tests.helpers import DEADLINE, wait_until
+
+
+class Served:
+    def echo(self, data: bytes) -> bytes:
+        return data
+
+
+@contextmanager
+def pair(**options: object) -> Iterator[tuple[Peer, Peer]]:
+    with (
+        Peer("server", listen=0, serve={"served": Served()}) as server,
+        Peer("client", connect=server.addresses[0], **options) as client,  # type: ignore[arg-type]
+    ):
+        assert client.wait_connected("server", DEADLINE)
+        assert client.proxy("server", "served").echo(b"warm") == b"warm"
+        yield server, client
+
+
+@pytest.fixture
+def running() -> Iterator[Link]:
+    """A link whose loop runs in another thread."""
+    link = Link()
+    thread = threading.Thread(target=link.loop)
+    thread.start()
+    yield link
+    link.stop()
+    thread.join(DEADLINE)
+    link.cleanup()
+
+
+def run_here(link: Link, func: Callable[..., bool], *args: object) -> None:
+    """As soon as the loop sleeps."""
+    wait_until(lambda: link.run_here(func, *args))
+
+
+def test_a_sleeping_loop_lends_the_stack(running: Link) -> None:
+    where: list[int] = []
+
+    def note() -> bool:
+        where.append(threading.get_ident())
+        assert not running.is_inside_loop()
+        return True
+
+    run_here(running, note)
+    assert where == [threading.get_ident()]
+
+
+def test_it_tells_what_the_function_says(running: Link) -> None:
+    asked: list[bool] = []
+
+    def no() -> bool:
+        asked.append(True)
+        return False
+
+    wait_until(lambda: running.run_here(no) or bool(asked))
+    assert asked == [True]
+
+
+def test_the_loop_does_not_go_on_meanwhile(running: Link) -> None:
+    passed = threading.Event()
+    order: list[str] = []
+
+    def func() -> bool:
+        running.call_soon(lambda: (order.append("loop"), passed.set()))
+        assert not passed.wait(0.05)
+        order.append("here")
+        return True
+
+    run_here(running, func)
+    assert passed.wait(DEADLINE)
+    assert order == ["here", "loop"]
+
+
+def test_one_thread_at_a_time(running: Link) -> None:
+    inside = threading.Event()
+    leave = threading.Event()
+
+    def stay() -> bool:
+        inside.set()
+        return leave.wait(DEADLINE)
+
+    thread = threading.Thread(target=run_here, args=(running, stay))
+    thread.start()
+    assert inside.wait(DEADLINE)
+    assert not running.run_here(lambda: True)
+    leave.set()
+    thread.join(DEADLINE)
+
+
+def test_nothing_is_lent_while_no_loop_runs() -> None:
+    link = Link()
+    assert not link.run_here(lambda: True)
+    link.cleanup()
+    assert not link.run_here(lambda: True)
+
+
+def test_nothing_is_lent_in_a_callback(running: Link) -> None:
+    answers: list[bool] = []
+    running.call_soon(lambda: answers.append(running.run_here(lambda: True)))
+    wait_until(lambda: answers)
+    assert answers == [False]
+
+
+def test_an_exception_gives_the_stack_back(running: Link) -> None:
+    def interrupt() -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_here(running, interrupt)
+    run_here(running, lambda: True)
+    done = threading.Event()
+    running.call_soon(done.set)
+    assert done.wait(DEADLINE)
+
+
+def test_a_call_wakes_no_loop_to_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    rings: list[int] = []
+    ring = Bell.ring
+
+    def counted(bell: Bell) -> None:
+        rings.append(threading.get_ident())
+        ring(bell)
+
+    with pair() as (_, client):
+        echo = client.proxy("server", "served").echo
+        monkeypatch.setattr(Bell, "ring", counted)
+        for number in range(50):
+            assert echo(b"%d" % number) == b"%d" % number
+        monkeypatch.undo()
+    # Neither for requests nor for replies. A timer that is set may take one.
+    assert len(rings) <= 5
+
+
+def test_a_throttled_peer_calls_by_way_of_the_loop() -> None:
+    with pair(throttle=10_000_000.0) as (_, client):
+        assert client.proxy("server", "served").echo(b"x") == b"x"
+        assert client.throttle is not None
+        assert not client.throttle.run_here(lambda: True)
+
+
+def test_what_the_system_does_not_take_at_once_follows() -> None:
+    data = bytes(200_000)
+    with pair() as (server, client):
+        held = threading.Event()
+        server.link.call_soon(held.wait, DEADLINE)  # it reads nothing for now
+        futures = [client.proxy("server", "served").echo.future(data) for _ in range(100)]
+        held.set()
+        assert all(future.result(DEADLINE) == data for future in futures)
+
+
+def test_an_interrupt_in_the_middle_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is given up, and what was under way comes over the next one, once."""
+    received: list[bytes] = []
+    with (
+        Peer("server", listen=0, on_message=lambda one: received.append(one.data)) as server,
+        Peer("client", connect=server.addresses[0], reconnect_interval=0.01) as client,
+    ):
+        assert client.wait_connected("server", DEADLINE)
+        client.send("server", "first")
+        client.flush(DEADLINE)
+        send_encoded = Packeter.send_encoded
+        me = threading.get_ident()
+
+        def interrupted(packeter: Packeter, *args: Any) -> int:
+            if threading.get_ident() != me:
+                return send_encoded(packeter, *args)
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Packeter, "send_encoded", interrupted)
+        sent = [b"first"]
+
+        def send() -> bool:
+            # Until it is this thread that hands it over, and not the loop.
+            wait_until(lambda: client.link._sleeping)
+            sent.append(b"%d" % len(sent))
+            client.messaging.send_message("server", Message(sent[-1], 60), prompt=True)
+            client.flush(DEADLINE)
+            return False
+
+        with pytest.raises(KeyboardInterrupt):
+            wait_until(send)
+        client.flush(DEADLINE)
+        wait_until(lambda: len(received) >= len(sent))
+        assert received == sent
