@@ -4,11 +4,13 @@ Each run is two new processes that talk over the loopback interface. Rounds are
 interleaved: every peer does the workload once, then every peer again, so that a
 machine that slows down slows down all of them. What arrives is verified: count,
 order and content. Figures are medians, and ratios are medians of the ratios
-within each round.
+within each round. A peer that fails in a workload is listed with the reason,
+and the exit status is 1 then.
 
-Other packages are installed from the package index when they are needed first.
-What is stored is all below one directory, so that everybody waits for the same
-disk. RabbitMQ, where it is installed, runs as a server of its own.
+Other packages are installed from the package index when they are needed first,
+into a directory of their own. What is stored is all below one directory, so
+that everybody waits for the same disk. Servers run for the benchmarks alone,
+where their programs are there; --install gets them on Debian and its kin.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,18 +30,24 @@ from typing import Any, Final
 
 from benchmarks.backlog.report import BacklogReport
 from benchmarks.backlog.runner import measure_backlogs
-from benchmarks.environments import CACHE, this_tree
+from benchmarks.certificates import make_certificates
+from benchmarks.environments import CACHE, ROOT, Unavailable, this_tree
 from benchmarks.machine import Machine
+from benchmarks.page import RESULTS, publish
+from benchmarks.peers import Certificates
 from benchmarks.peers.catalogue import PEERS
+from benchmarks.plots import draw_elsewhere
 from benchmarks.processes import RunFailed
 from benchmarks.report import Report
-from benchmarks.runner import measure, prepare
+from benchmarks.results import rounded
+from benchmarks.runner import Place, measure, prepare
+from benchmarks.servers.packages import install_missing
 from benchmarks.workloads import WORKLOADS
 
 #: How many rounds, how much of the full count, and backlogs of which sizes: of
 #: a full run, of a quick one.
 _FULL: Final = (5, 1.0, (1_000, 10_000, 100_000))
-_QUICK: Final = (3, 0.1, (1_000, 5_000))
+_QUICK: Final = (1, 0.1, (1_000, 5_000))
 
 _BACKLOG: Final = "backlog"
 
@@ -73,23 +82,38 @@ def _measure_and_report(
     servers: ExitStack,
     progress: Callable[[str], object],
 ) -> int:
+    started = time.monotonic()
     machine = Machine.here(directory)
     if machine.warning:
         print(f"warning: {machine.warning}", file=sys.stderr)
     workloads = [name for name in options.workloads if name != _BACKLOG]
     progress("getting everything that is needed")
-    peers, left_out = prepare(options.peers or PEERS, workloads, options.cache, directory, servers)
-    written: dict[str, Any] = {"machine": dataclasses.asdict(machine), "left_out": left_out}
     shown = [str(machine)]
+    if options.install:
+        try:
+            install_missing()
+        except Unavailable as exc:
+            shown.append(f"servers that are not there: {exc}")
+    peers, left_out = prepare(options.peers or PEERS, workloads, options.cache, directory, servers)
+    if workloads and (not peers or (options.peers and left_out)):
+        reasons = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+        print("\n".join(reasons) or "none of these peers does that", file=sys.stderr)
+        return 1
+    workloads, certificates = _with_certificates(workloads, directory, left_out)
+    place = Place(directory, certificates)
+    measured = measure(peers, workloads, options.rounds, options.scale, place, progress)
+    report = Report(measured)
     shown += [f"{name} is left out: {reason}" for name, reason in left_out.items()]
     if workloads:
-        if not peers or (options.peers and left_out):
-            print("\n".join(shown[1:]) or "none of these peers does that", file=sys.stderr)
-            return 1
-        measured = measure(peers, workloads, options.rounds, options.scale, directory, progress)
-        report = Report(measured)
-        written |= report.as_json()
         shown.append(report.as_table())
+    facts = dataclasses.asdict(machine)
+    facts.pop("directory")  # nobody elsewhere has it
+    written: dict[str, Any] = {
+        "machine": facts,
+        "left_out": left_out,
+        "scale": options.scale,
+        **report.as_json(),
+    }
     if _BACKLOG in options.workloads:
         backlogs = BacklogReport(
             measure_backlogs(
@@ -99,10 +123,39 @@ def _measure_and_report(
         written[_BACKLOG] = backlogs.as_json()
         shown += ["", backlogs.as_table()]
     progress("")
-    if options.json:
-        options.json.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
+    written["seconds"] = rounded(time.monotonic() - started)
+    shown += ["", f"it took {time.monotonic() - started:.0f} seconds"]
     print("\n".join(shown))
-    return 0
+    _write(options, directory, written)
+    return 1 if measured.failed else 0
+
+
+def _write(options: argparse.Namespace, directory: Path, written: dict[str, Any]) -> None:
+    results: Path = options.json or directory / "results.json"
+    results.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
+    try:
+        if options.plots:
+            draw_elsewhere(options.cache, results, options.plots)
+        if options.docs:
+            publish(results, options.cache)
+    except Unavailable as exc:
+        raise RunFailed(str(exc)) from exc
+
+
+def _with_certificates(
+    workloads: list[str], directory: Path, left_out: dict[str, str]
+) -> tuple[list[str], Certificates | None]:
+    """The workloads that can be done, and the certificates for those with TLS."""
+    secured = [name for name in workloads if WORKLOADS[name].needs_certificates]
+    if not secured:
+        return workloads, None
+    made = directory / "certificates"
+    made.mkdir()
+    try:
+        return workloads, make_certificates(made)
+    except Unavailable as exc:
+        left_out[", ".join(secured)] = str(exc)
+        return [name for name in workloads if name not in secured], None
 
 
 def _options() -> argparse.Namespace:
@@ -132,7 +185,16 @@ def _options() -> argparse.Namespace:
         metavar="N,N",
         help="of the backlog, in messages (default: 1000,10000,100000; 1000000 takes minutes)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
+    parser.add_argument(
+        "--install", action="store_true", help="install servers that are missing, with apt; as root"
+    )
+    parser.add_argument("--json", type=_path, metavar="FILE", help="write everything there, too")
+    parser.add_argument("--plots", type=_path, metavar="DIR", help="draw everything there, too")
+    parser.add_argument(
+        "--docs",
+        action="store_true",
+        help=f"keep it in {RESULTS.relative_to(ROOT)}, and have the documentation show it",
+    )
     parser.add_argument(
         "--directory",
         type=_path,

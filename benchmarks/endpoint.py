@@ -10,6 +10,8 @@ the runner tells      the side that listens     the side that dials
 ``finish``            ``finished``: likewise    ``finished``: likewise
 ``close``             ``closed``                ``closed``
 ====================  ========================  ================================
+
+Some workloads have steps of their own, see :meth:`benchmarks.workloads.Workload.conduct`.
 """
 
 from __future__ import annotations
@@ -20,18 +22,22 @@ import sys
 from pathlib import Path
 
 from benchmarks.channel import Channel
-from benchmarks.peers import Setting, as_peer
+from benchmarks.memory import allow_open_files
+from benchmarks.peers import Certificates, Setting, as_peer
 from benchmarks.workloads import WORKLOADS
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    module, workload, side, count, directory, server = sys.argv[1:]
+    module, workload, side, count, directory, server, certificates = sys.argv[1:]
+    allow_open_files()
     peer = as_peer(importlib.import_module(module), json.loads(server))
-    setting = Setting(Path(directory))
+    made = json.loads(certificates)
+    setting = Setting(Path(directory), made and Certificates(Path(made)))
     work = WORKLOADS[workload]
-    (work.listen if side == "listen" else work.dial)(peer, Channel(), setting, int(count))
+    steps = {"listen": work.listen, "dial": work.dial, "hold": work.hold}
+    steps[side](peer, Channel(), setting, int(count))
 
 
 if __name__ == "__main__":

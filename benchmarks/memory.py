@@ -1,15 +1,18 @@
-"""How much memory this process has needed."""
+"""What the system gives this process: memory, sleep, open files."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Final
 
-__all__ = ["forget_peak", "peak_resident"]
+__all__ = ["allow_open_files", "forget_peak", "peak_resident", "resident", "voluntary_switches"]
 
 _STATUS: Final = Path("/proc/self/status")
 _FORGET: Final = Path("/proc/self/clear_refs")
+
+_OPEN_FILES: Final = 4096
 
 
 def forget_peak() -> None:
@@ -20,7 +23,36 @@ def forget_peak() -> None:
 
 def peak_resident() -> int | None:
     """The largest resident set since then, in bytes; ``None`` where that is not known."""
+    return _kilobytes("VmHWM")
+
+
+def resident() -> int | None:
+    """The resident set now, in bytes; ``None`` where that is not known."""
+    return _kilobytes("VmRSS")
+
+
+def _kilobytes(name: str) -> int | None:
     if not _STATUS.exists():
         return None
-    found = re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text("ascii", "replace"), re.MULTILINE)
+    text = _STATUS.read_text("ascii", "replace")
+    found = re.search(rf"^{name}:\s*(\d+) kB$", text, re.MULTILINE)
     return int(found[1]) * 1024 if found else None
+
+
+def voluntary_switches() -> int | None:
+    """How often threads of this process went to sleep; ``None`` where that is not known."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+    return None
+
+
+def allow_open_files() -> None:
+    """Raise the limit of open files to what thousands of connections need, if that is allowed."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < _OPEN_FILES:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, hard))

@@ -15,7 +15,7 @@ __all__ = ["Inbox", "Payloads", "clock"]
 clock: Final = time.perf_counter
 
 #: Seconds in which what was sent has to arrive.
-_ARRIVAL_TIMEOUT: Final = 150.0
+_ARRIVAL_TIMEOUT: Final = 300.0
 
 
 class Payloads:
@@ -26,16 +26,17 @@ class Payloads:
 
     :param size: of each, in bytes
     :param first: number of the first
+    :param different: so many of them at most, where a lower limit is wanted
     """
 
     _LIMIT: Final = 64 * 1024 * 1024
     _NUMBER: Final = 8
 
-    def __init__(self, size: int, count: int, first: int = 0) -> None:
+    def __init__(self, size: int, count: int, first: int = 0, different: int | None = None) -> None:
         filler = random.Random(size).randbytes(size - self._NUMBER)
-        different = min(count, self._LIMIT // size)
+        limit = min(count, self._LIMIT // size, count if different is None else different)
         self._messages = [
-            (first + number).to_bytes(self._NUMBER, "big") + filler for number in range(different)
+            (first + number).to_bytes(self._NUMBER, "big") + filler for number in range(limit)
         ]
         self._count = count
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Process", "RunFailed"]
 
 #: Seconds that a step may take.
-STEP_TIMEOUT: Final = 180.0
+STEP_TIMEOUT: Final = 330.0
 
 
 class RunFailed(Exception):

@@ -10,12 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.environments import Environment, Unavailable
+from benchmarks.peers import Certificates
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.processes import Process, RunFailed
 from benchmarks.servers import Server
 from benchmarks.workloads import WORKLOADS, Figures, Wrong
 
-__all__ = ["Measurements", "Ready", "measure", "prepare"]
+__all__ = ["Measurements", "Place", "Ready", "measure", "prepare"]
 
 
 @dataclass
@@ -25,11 +26,13 @@ class Measurements:
     :ivar figures: of each workload and peer, round by round
     :ivar versions: what each peer says it is
     :ivar counts: operations of a run of each workload
+    :ivar failed: why a peer has no figures of a workload that it takes part in
     """
 
     figures: dict[tuple[str, str], list[Figures]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    failed: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,24 @@ class Ready:
 
     :param environment: what it runs with
     :param server: what it talks to, if it needs one
+    :param workloads: in which it takes part
     """
 
     environment: Environment
     server: Server | None = None
+    workloads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs take place.
+
+    :param directory: for what the peers store; each run has a new one in it
+    :param certificates: for workloads with TLS
+    """
+
+    directory: Path
+    certificates: Certificates | None = None
 
 
 def prepare(
@@ -63,7 +80,8 @@ def prepare(
     left_out: dict[str, str] = {}
     for name in peers:
         peer = PEERS[name]
-        if not set(workloads).intersection(peer.workloads):
+        takes_part_in = tuple(workload for workload in workloads if workload in peer.workloads)
+        if not takes_part_in:
             continue
         try:
             environment = peer.environment(cache)
@@ -71,7 +89,7 @@ def prepare(
         except Unavailable as exc:
             left_out[name] = str(exc)
         else:
-            ready[name] = Ready(environment, server)
+            ready[name] = Ready(environment, server, takes_part_in)
     return ready, left_out
 
 
@@ -80,76 +98,80 @@ def measure(
     workloads: Iterable[str],
     rounds: int,
     scale: float,
-    directory: Path,
+    place: Place,
     progress: Callable[[str], object],
 ) -> Measurements:
     """Do all runs.
 
+    A peer that fails in a workload, or for which something else arrives than was
+    sent, has no figures of it, and does not try again.
+
+    :param rounds: how many; fewer of workloads that are not worth more
     :param scale: how much of the full count of operations is done
-    :param directory: for what the peers store; each run has a new one in it
     :param progress: is told what comes next
-    :raises RunFailed: a run failed, or something else arrived than was sent
     """
     measured = Measurements()
     for name in workloads:
-        measured.counts[name] = max(16, int(WORKLOADS[name].count * scale))
+        measured.counts[name] = WORKLOADS[name].scaled(scale)
     for number in range(1, rounds + 1):
         for name, count in measured.counts.items():
+            if number > WORKLOADS[name].rounds:
+                continue
             for peer, ready in peers.items():
-                if name not in PEERS[peer].workloads:
+                if name not in ready.workloads or (name, peer) in measured.failed:
                     continue
                 progress(f"round {number} of {rounds}: {name}, {peer}")
-                with TemporaryDirectory(prefix="run-", dir=directory) as own_directory:
-                    run = _Run(name, peer, ready, count, own_directory)
+                run = _Run(name, peer, ready, count, place)
+                try:
                     figures = run.do()
-                measured.figures.setdefault((name, peer), []).append(figures)
-                measured.versions[peer] = run.version
+                except RunFailed as exc:
+                    measured.failed[name, peer] = f"in round {number}: {exc}"
+                    measured.figures.pop((name, peer), None)
+                else:
+                    measured.figures.setdefault((name, peer), []).append(figures)
+                    measured.versions[peer] = run.version
     return measured
 
 
 class _Run:
-    def __init__(self, workload: str, peer: str, ready: Ready, count: int, directory: str) -> None:
+    def __init__(self, workload: str, peer: str, ready: Ready, count: int, place: Place) -> None:
         self._workload = workload
         self._peer = peer
         self._ready = ready
         self._count = count
-        self._directory = directory
+        self._place = place
         self.version = ""
 
     def do(self) -> Figures:
-        with self._start("listen") as listener, self._start("dial") as dialler:
-            listening = listener.hear("listening")
-            self.version = str(listening["version"])
-            if self._ready.server is not None:
-                self.version = f"{self._ready.server.version} with {self.version}"
-            dialler.tell("dial", address=listening["address"])
-            dialler.hear("ready")
-            listener.tell("prepare")
-            listener.hear("prepared")
-            dialler.tell("go")
-            dialled = dialler.hear("done")
-            listener.tell("finish")
-            listened = listener.hear("finished")
-            dialler.tell("finish")
-            dialled.update(dialler.hear("finished"))
-            for process in (dialler, listener):
-                process.tell("close")
-                process.hear("closed")
+        work = WORKLOADS[self._workload]
+        with (
+            TemporaryDirectory(prefix="run-", dir=self._place.directory) as directory,
+            ExitStack() as processes,
+        ):
+
+            def start(side: str) -> Process:
+                return processes.enter_context(self._process(side, directory))
+
+            listened, dialled = work.conduct(start("listen"), start("dial"), start)
+        self.version = str(listened["version"])
+        if self._ready.server is not None:
+            self.version = f"{self._ready.server.version} with {self.version}"
         try:
-            return WORKLOADS[self._workload].figures(self._count, listened, dialled)
+            return work.figures(self._count, listened, dialled)
         except Wrong as exc:
             raise RunFailed(f"{self._workload}, {self._peer}: {exc}") from exc
 
-    def _start(self, side: str) -> Process:
+    def _process(self, side: str, directory: str) -> Process:
         what = f"{self._workload}, {self._peer}: the process that {side}s"
-        module = PEERS[self._peer].module
         server = self._ready.server
+        certificates = self._place.certificates
         return Process(
             self._ready.environment,
             what,
             "benchmarks.endpoint",
             [
-                *(module, self._workload, side, str(self._count)),
-                *(self._directory, json.dumps(server and server.address)),
+                *(PEERS[self._peer].module, self._workload, side, str(self._count), directory),
+                json.dumps(server and server.address),
+                json.dumps(certificates and str(certificates.directory)),
             ],
         )

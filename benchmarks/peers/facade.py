@@ -7,13 +7,30 @@ from typing import Any
 
 import snakemq.version
 from benchmarks.payloads import clock
-from benchmarks.peers import OnMessage, Setting
+from benchmarks.peers import Certificates, OnMessage, Setting
+from benchmarks.peers.plain_connections import PlainConnections
 from snakemq.storage.sqlite import SqliteQueuesStorage
 
-__all__ = ["caller", "connect", "connect_durably", "keep", "receive", "serve", "version"]
+__all__ = [
+    "caller",
+    "connect",
+    "connect_durably",
+    "connect_secured",
+    "fetch",
+    "hold",
+    "keep",
+    "queue_for_later",
+    "receive",
+    "receive_secured",
+    "serve",
+    "version",
+]
 
 LISTENER = "listener"
 DIALLER = "dialler"
+
+#: How long a message may wait for one who is away, in seconds.
+_TTL = 3600.0
 
 
 def version() -> str:
@@ -33,9 +50,23 @@ def receive(on_message: OnMessage) -> _Listening:
     return _Listening(on_message=lambda received: on_message(received.data))
 
 
+def receive_secured(certificates: Certificates, on_message: OnMessage) -> _Listening:
+    return _Listening(
+        on_message=lambda received: on_message(received.data), tls=_tls(certificates, LISTENER)
+    )
+
+
+def _tls(certificates: Certificates, side: str) -> snakemq.SSLConfig:
+    return snakemq.SSLConfig(
+        str(certificates.key(side)),
+        str(certificates.certificate(side)),
+        ca_certs=str(certificates.authority),
+    )
+
+
 class _Sender:
-    def __init__(self, address: Any) -> None:
-        self._peer = _connected(address)
+    def __init__(self, address: Any, **options: Any) -> None:
+        self._peer = _connected(address, **options)
         self._send = self._peer.send
 
     def send(self, data: bytes) -> None:
@@ -50,6 +81,37 @@ class _Sender:
 
 def connect(address: Any) -> _Sender:
     return _Sender(address)
+
+
+def connect_secured(certificates: Certificates, address: Any) -> _Sender:
+    return _Sender(address, tls=_tls(certificates, DIALLER))
+
+
+class _Queueing(_Listening):
+    """Listens, so that there is nothing to wait for when the receiver comes."""
+
+    def send(self, data: bytes) -> None:
+        self._peer.send(DIALLER, data, ttl=_TTL)
+
+
+def queue_for_later() -> _Queueing:
+    return _Queueing()
+
+
+class _Fetching:
+    def __init__(self, address: Any, on_message: OnMessage) -> None:
+        self._peer = _connected(address, on_message=lambda received: on_message(received.data))
+
+    def close(self) -> None:
+        self._peer.stop()
+
+
+def fetch(address: Any, on_message: OnMessage) -> _Fetching:
+    return _Fetching(address, on_message)
+
+
+def hold(address: Any, count: int) -> PlainConnections:
+    return PlainConnections(address, count)
 
 
 class _Served:

@@ -10,14 +10,26 @@ from __future__ import annotations
 import contextlib
 import platform
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.peers import OnMessage
+from benchmarks.peers import Certificates, OnMessage
 
-__all__ = ["caller", "connect", "receive", "serve", "version"]
+__all__ = [
+    "caller",
+    "connect",
+    "connect_secured",
+    "fetch",
+    "hold",
+    "queue_for_later",
+    "receive",
+    "receive_secured",
+    "serve",
+    "version",
+]
 
 _HEADER = struct.Struct("!I")
 _BLOCK = 256 * 1024
@@ -33,6 +45,41 @@ def receive(on_message: OnMessage) -> _Listener:
 
 def connect(address: Any) -> _Sender:
     return _Sender(_dial(address))
+
+
+def receive_secured(certificates: Certificates, on_message: OnMessage) -> _Listener:
+    context = _tls(ssl.PROTOCOL_TLS_SERVER, certificates, "listener")
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    def read(sock: socket.socket) -> None:
+        with context.wrap_socket(sock, server_side=True) as secured:
+            _read_messages(secured, on_message)
+
+    return _Listener(read)
+
+
+def connect_secured(certificates: Certificates, address: Any) -> _Sender:
+    context = _tls(ssl.PROTOCOL_TLS_CLIENT, certificates, "dialler")
+    return _Sender(context.wrap_socket(_dial(address), server_hostname=address[0]))
+
+
+def _tls(protocol: ssl._SSLMethod, certificates: Certificates, side: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.load_cert_chain(certificates.certificate(side), certificates.key(side))
+    context.load_verify_locations(certificates.authority)
+    return context
+
+
+def queue_for_later() -> _Queueing:
+    return _Queueing()
+
+
+def fetch(address: Any, on_message: OnMessage) -> _Fetching:
+    return _Fetching(address, on_message)
+
+
+def hold(address: Any, count: int) -> _Holding:
+    return _Holding(address, count)
 
 
 def serve(echo: Callable[[bytes], bytes]) -> _Listener:
@@ -154,3 +201,46 @@ class _Caller:
     def close(self) -> None:
         for sock in self._all:
             sock.close()
+
+
+class _Queueing:
+    """All messages in one buffer, which is sent to whoever connects."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._listener = _Listener(lambda sock: sock.sendall(self._buffer))
+        self.address = self._listener.address
+        self.close = self._listener.close
+
+    def send(self, data: bytes) -> None:
+        self._buffer += _HEADER.pack(len(data))
+        self._buffer += data
+
+
+class _Fetching:
+    def __init__(self, address: Any, on_message: OnMessage) -> None:
+        sock = _dial(address)
+
+        def read() -> None:
+            with sock:
+                _read_messages(sock, on_message)
+
+        self._thread = threading.Thread(target=read, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._thread.join()
+
+
+class _Holding:
+    def __init__(self, address: Any, count: int) -> None:
+        self._callers = [_Caller(address) for _ in range(count)]
+        for caller in self._callers:
+            caller.call(b"the other side has a thread for it when it answers")
+
+    def count(self) -> int:
+        return sum(caller.call(b"still there?") != b"" for caller in self._callers)
+
+    def close(self) -> None:
+        for caller in self._callers:
+            caller.close()

@@ -16,15 +16,37 @@ import time
 from typing import Any
 
 from benchmarks.payloads import clock
-from benchmarks.peers import OnMessage, Setting, layers
-from benchmarks.peers.layers import caller, receive, serve, version
-from snakemq.link import Link
+from benchmarks.peers import Certificates, OnMessage, Setting, layers
+from benchmarks.peers.layers import (
+    caller,
+    fetch,
+    hold,
+    queue_for_later,
+    receive,
+    receive_secured,
+    serve,
+    version,
+)
+from snakemq.link import Link, SSLConfig
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.messaging import Messaging
 from snakemq.packeter import Packeter
 from snakemq.storage.sqlite import SqliteQueuesStorage
 
-__all__ = ["caller", "connect", "connect_durably", "keep", "receive", "serve", "version"]
+__all__ = [
+    "caller",
+    "connect",
+    "connect_durably",
+    "connect_secured",
+    "fetch",
+    "hold",
+    "keep",
+    "queue_for_later",
+    "receive",
+    "receive_secured",
+    "serve",
+    "version",
+]
 
 # This module in a process with another snakemq would measure that.
 if version() != "1.6":
@@ -41,8 +63,8 @@ _PAUSE = 0.005
 class Sender(layers.Sender):
     """Lets the queue grow to a certain length only."""
 
-    def __init__(self, address: Any) -> None:
-        super().__init__(address)
+    def __init__(self, address: Any, ssl_config: SSLConfig | None = None) -> None:
+        super().__init__(address, ssl_config)
         self._queue = self.stack.messaging.queues_manager.get_queue(layers.LISTENER)
 
     def send(self, data: bytes) -> None:
@@ -54,6 +76,10 @@ class Sender(layers.Sender):
 
 def connect(address: Any) -> Sender:
     return Sender(address)
+
+
+def connect_secured(certificates: Certificates, address: Any) -> Sender:
+    return Sender(address, layers.tls(certificates, layers.DIALLER))
 
 
 class _Keeping:

@@ -26,6 +26,7 @@ class Durable(Workload):
     :param threads: so many send at the same time
     """
 
+    limit = "sqlite"
     _SIZE: Final = 1024
     _WARM_UP: Final = 0.05
 

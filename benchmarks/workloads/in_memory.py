@@ -21,18 +21,21 @@ class OneWay(Workload):
     """Messages in one direction, as fast as the sender can and the receiver keeps up.
 
     The time is that from before the first send until the last one has arrived.
+
+    :param secured: with TLS
     """
 
     #: What is sent before, as a part of the whole. All of it is kept and checked.
     _WARM_UP: Final = 0.05
 
-    def __init__(self, title: str, *, size: int, count: int) -> None:
+    def __init__(self, title: str, *, size: int, count: int, secured: bool = False) -> None:
         in_bytes = size >= 1024 * 1024
         super().__init__(
             title, "MB/s" if in_bytes else "messages/s", more_is_better=True, count=count
         )
         self._size = size
         self._scale = size / 1e6 if in_bytes else 1.0
+        self.needs_certificates = secured
 
     def _payloads(self, count: int) -> tuple[Payloads, Payloads]:
         """Those to warm up with, and those to measure with."""
@@ -43,7 +46,11 @@ class OneWay(Workload):
         warm_up, payloads = self._payloads(count)
         inbox = Inbox(self._size)
         inbox.expect(len(warm_up), keep_all=True)
-        listening = peer.receive(inbox.receive)
+        if self.needs_certificates:
+            assert setting.certificates is not None
+            listening = peer.receive_secured(setting.certificates, inbox.receive)
+        else:
+            listening = peer.receive(inbox.receive)
         runner.tell("listening", address=listening.address, version=peer.version())
 
         runner.hear("prepare")
@@ -65,7 +72,12 @@ class OneWay(Workload):
 
     def dial(self, peer: PeerModule, runner: Channel, setting: Setting, count: int) -> None:
         warm_up, payloads = self._payloads(count)
-        sending = peer.connect(runner.hear("dial")["address"])
+        address = runner.hear("dial")["address"]
+        if self.needs_certificates:
+            assert setting.certificates is not None
+            sending = peer.connect_secured(setting.certificates, address)
+        else:
+            sending = peer.connect(address)
         send = sending.send
         for data in warm_up:
             send(data)
@@ -135,6 +147,7 @@ class Calls(Workload):
     :param threads: so many make calls at the same time
     """
 
+    counted = "calls"
     _SIZE: Final = 64
     _WARM_UP: Final = 20  # calls of each thread
 
