@@ -36,6 +36,10 @@ __all__ = [
 
 _FOR_EVER: Final = float("inf")
 
+#: So many seconds any thread may sleep at once. How long its own next sleep may be is
+#: asked only then: most calls have ended.
+_FIRST_WAIT: Final = 0.5
+
 
 class Pending(Protocol):
     """What waits for replies of a peer: a call, or a stream."""
@@ -132,11 +136,12 @@ class BlockingCall(OutgoingCall):
     def wait(self, timeout: float | None) -> bool:
         """Whether it ended within ``timeout`` seconds."""
         remaining = _FOR_EVER if timeout is None else timeout
-        longest = longest_wait()
+        longest = _FIRST_WAIT
         while not self._ended.acquire(timeout=min(remaining, longest)):
             remaining -= longest
             if remaining <= 0:
                 return False
+            longest = longest_wait()
         return True
 
     def outcome(self) -> Any:

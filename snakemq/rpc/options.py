@@ -77,6 +77,18 @@ class CallOptions:
     def wait_for_peer(self, wait_for_peer: bool) -> None:
         self._wait_for_peer = wait_for_peer
 
+    def resolved(self) -> tuple[float | None, bool]:
+        """Timeout and whether to wait for the peer, as they hold now: for a call."""
+        timeout, wait = self._timeout, self._wait_for_peer
+        options = self._parent
+        while options is not None and (timeout is UNSET or wait is UNSET):
+            if timeout is UNSET:
+                timeout = options._timeout
+            if wait is UNSET:
+                wait = options._wait_for_peer
+            options = options._parent
+        return None if timeout is UNSET else timeout, True if wait is UNSET else wait
+
     def copy(self) -> CallOptions:
         """Another one with the same options and the same parent."""
         return CallOptions(self._timeout, self._wait_for_peer, self._parent)

@@ -61,15 +61,9 @@ class RemoteMethod:
         client = proxy._client
         try:
             if self.signal_timeout is None:
-                options = self._options
+                timeout, wait = self._options.resolved()
                 return client.call(
-                    proxy._remote_ident,
-                    proxy._name,
-                    self.name,
-                    args,
-                    kwargs,
-                    options.timeout,
-                    options.wait_for_peer,
+                    proxy._remote_ident, proxy._name, self.name, args, kwargs, timeout, wait
                 )
             client.signal(
                 proxy._remote_ident, proxy._name, self.name, args, kwargs, self.signal_timeout
@@ -92,15 +86,9 @@ class RemoteMethod:
         :raises Exception: what a hook raised
         """
         proxy = self.iproxy
-        options = self._options
+        timeout, wait = self._options.resolved()
         return proxy._client.future(
-            proxy._remote_ident,
-            proxy._name,
-            self.name,
-            args,
-            kwargs,
-            options.timeout,
-            options.wait_for_peer,
+            proxy._remote_ident, proxy._name, self.name, args, kwargs, timeout, wait
         )
 
     def callback(
