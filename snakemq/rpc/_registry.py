@@ -200,7 +200,7 @@ class Registry:
             instance = self.instances[object_name]
         except KeyError:
             raise self._unknown(object_name, method_name, hints) from None
-        if _is_private(name):
+        if name.startswith("_") or "._" in name:
             if _is_private(object_name):
                 raise self._unknown(object_name, method_name, hints)
             raise NoMethodError(

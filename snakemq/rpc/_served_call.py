@@ -159,7 +159,7 @@ class ServedCall:
             if request.command is _DESCRIBE:
                 self._returned(server.describe_to(self.call))
                 return True
-            served = server.find(request.object, request.method)
+            served = server.resolve(request.object, request.method, hints=server.gives_hints)
             if served.is_signal is not (request.req_id is None):
                 self._warn(served.name)
             if served.at_most_once and self.execution is not None:

@@ -43,7 +43,7 @@ from snakemq.rpc._known_types import UnknownType
 from snakemq.rpc._open_streams import OpenStreams
 from snakemq.rpc._parts import PartReceiver
 from snakemq.rpc._peek import PEEKED, call_in
-from snakemq.rpc._registry import Registry, Served
+from snakemq.rpc._registry import Registry
 from snakemq.rpc._replies import ReplyWriter
 from snakemq.rpc._served_call import ServedCall
 from snakemq.rpc.authorization import AuthorizeLike, authorize_of
@@ -199,6 +199,8 @@ class RpcServer(Registry, Hooked):
         #: for lines that others can cause
         self.peer_log = PeerLog(self.log, messaging.time)
         self._authorizer = ask and Authorizer(ask, messaging, self.peer_log, self.counters)
+        #: Whoever may not call everything is not told what else there is.
+        self.gives_hints = self._authorizer is None
         self.executions = Executions(
             messaging.time, answers or AnswerLimits(), self._ledger, self.counters
         )
@@ -480,7 +482,7 @@ class RpcServer(Registry, Hooked):
                 failure = ServerClosing(f"{self._messaging.identifier!r} is about to end")
                 self._refuse(ident, req_id, failure, Code.CLOSING)
             return
-        if self._messaging.is_inside_loop() and self.executions.is_of_earlier(ident, req_id):
+        if self.executions.is_of_earlier(ident, req_id) and self._messaging.is_inside_loop():
             # Its answer is read from the storage, which may take a while. It has
             # run, so it is not refused.
             again = Later(ident, self._receive_later, conn_id, ident, request, size)
@@ -637,10 +639,6 @@ class RpcServer(Registry, Hooked):
         work.source.more(request.position, request.window, conn_id)
 
     # For the calls that are served.
-
-    def find(self, object_name: Any, method_name: str) -> Served:
-        """See :meth:`resolve`. Whoever may not call everything is not told what else there is."""
-        return self.resolve(object_name, method_name, hints=self._authorizer is None)
 
     def describe_to(self, call: CurrentCall) -> list[dict[str, Any]]:
         """What is served, as far as this caller may call it."""
