@@ -102,14 +102,10 @@ def _missing(results: Results) -> list[str]:
     written = results.written
     reasons = [f"* {name} is left out: {reason}" for name, reason in written["left_out"].items()]
     reasons += [
-        f"* {failed['workload']}, {failed['peer']}, failed: {_first_line(failed['reason'])}"
+        f"* {failed['workload']}, {failed['peer']}, failed {failed['reason']}"
         for failed in written["failed"]
     ]
     return reasons or ["Nobody was left out, and nobody failed."]
-
-
-def _first_line(text: str) -> str:
-    return text.splitlines()[0].rstrip(":;")
 
 
 def _reach(results: Results) -> list[str]:

@@ -25,6 +25,12 @@ STEP_TIMEOUT: Final = 330.0
 class RunFailed(Exception):
     """A run did not come to its end, or something else arrived than was sent."""
 
+    @property
+    def summary(self) -> str:
+        """What happened, without all that a process has said about it but the last line."""
+        happened, *said = str(self).splitlines()
+        return f"{happened} {said[-1].strip()}" if said else happened
+
 
 class Process:
     """One side of one run.

@@ -12,6 +12,7 @@ from typing import Final
 from benchmarks.peers.catalogue import US
 from benchmarks.results import Figure, Results
 from benchmarks.table import number
+from benchmarks.workloads import WORKLOADS
 
 __all__ = ["Condition", "Row", "reach"]
 
@@ -57,7 +58,7 @@ class Row:
 def reach(results: Results) -> list[Row]:
     """What is asked, and what was measured, of all workloads of which there are figures."""
     ask = _Asking(results)
-    return [row for row in _rows(ask) if any(c.met is not None for c in (*row.least, *row.aims))]
+    return [row for row in _rows(ask) if any(c.measured for c in (*row.least, *row.aims))]
 
 
 def _rows(ask: _Asking) -> Iterator[Row]:
@@ -111,16 +112,18 @@ def _rows(ask: _Asking) -> Iterator[Row]:
         [ask.at_most(3000.0, each, "bytes each")],
     )
     peak = Figure("transient", name="MB, sender")
-    theirs = ask.median(Figure("transient", "snakemq-1.6", "MB, sender")) or _BACKLOG_OF_1_6
+    whole = ask.is_whole("transient")
+    theirs = ask.median(peak._replace(peer="snakemq-1.6"))
+    limit = _BACKLOG_OF_1_6 if theirs is None else theirs
     yield Row(
         "transient backlog",
         [
             ask.part_of_figure(Figure("small"), 0.5, "the small rate", Figure("transient")),
-            ask.at_most(theirs, peak, "MB, as 1.6"),
+            ask.at_most(limit, peak, "MB, as 1.6", known=whole or theirs is not None),
         ],
         [
             ask.part_of_figure(Figure("small"), 0.9, "the small rate", Figure("transient")),
-            ask.at_most(200.0, peak, "MB"),
+            ask.at_most(200.0, peak, "MB", known=whole),
         ],
     )
     yield Row("idle pair", [ask.at_most(_NO_CPU, Figure("idle"), "ms of CPU")])
@@ -186,12 +189,16 @@ class _Asking:
         behind = ratios[best] <= 1
         return Condition(asked, measured, False if behind else None if missing else True)
 
-    def at_most(self, limit: float, figure: Figure, unit: str) -> Condition:
-        """A figure of ours that is to be no more than this."""
+    def is_whole(self, workload: str) -> bool:
+        """Whether it was measured with as many operations as in a full run."""
+        return bool(self._results.written["counts"].get(workload, 0) >= WORKLOADS[workload].count)
+
+    def at_most(self, limit: float, figure: Figure, unit: str, *, known: bool = True) -> Condition:
+        """A figure of ours that is to be no more than this; if that says anything."""
         shown = f"{limit:,.0f}" if limit >= 10 else f"{limit:g}"
         asked = f"at most {shown} {unit}"
         median = self._results.median(figure)
-        if median is None:
+        if median is None or not known:
             return _unknown(asked)
         return Condition(asked, f"{number(median)} {unit}", median <= limit)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -104,7 +105,8 @@ def measure(
     """Do all runs.
 
     A peer that fails in a workload, or for which something else arrives than was
-    sent, has no figures of it, and does not try again.
+    sent, has no figures of it, and does not try again. What it said goes to
+    standard error.
 
     :param rounds: how many; fewer of workloads that are not worth more
     :param scale: how much of the full count of operations is done
@@ -125,7 +127,8 @@ def measure(
                 try:
                     figures = run.do()
                 except RunFailed as exc:
-                    measured.failed[name, peer] = f"in round {number}: {exc}"
+                    print(f"{name}, {peer}: {exc}", file=sys.stderr)
+                    measured.failed[name, peer] = f"in round {number}: {exc.summary}"
                     measured.figures.pop((name, peer), None)
                 else:
                     measured.figures.setdefault((name, peer), []).append(figures)
@@ -159,10 +162,10 @@ class _Run:
         try:
             return work.figures(self._count, listened, dialled)
         except Wrong as exc:
-            raise RunFailed(f"{self._workload}, {self._peer}: {exc}") from exc
+            raise RunFailed(str(exc)) from exc
 
     def _process(self, side: str, directory: str) -> Process:
-        what = f"{self._workload}, {self._peer}: the process that {side}s"
+        what = f"the process that {side}s"
         server = self._ready.server
         certificates = self._place.certificates
         return Process(

@@ -14,7 +14,7 @@ from benchmarks.payloads import clock
 from benchmarks.peers import PeerModule, Setting
 from benchmarks.workloads.base import Figures, Workload, Wrong
 
-__all__ = ["Huge"]
+__all__ = ["Contents", "Huge"]
 
 _MEBIBYTE: Final = 1024 * 1024
 
@@ -22,7 +22,7 @@ _MEBIBYTE: Final = 1024 * 1024
 _TIMEOUT: Final = 150.0
 
 
-class _Contents:
+class Contents:
     """A message whose parts can be told apart, made and checked without a second copy.
 
     :param size: in bytes, a multiple of a mebibyte
@@ -97,7 +97,7 @@ class Huge(Workload):
         cpu = time.process_time() - cpu
         if not wrong and len(arrived) != 1:
             wrong = f"{len(arrived)} messages arrived of 1"
-        elif not wrong and not _Contents(count * _MEBIBYTE).is_in(arrived[0]):
+        elif not wrong and not Contents(count * _MEBIBYTE).is_in(arrived[0]):
             wrong = "the message is not what was sent"
         runner.tell(
             "finished",
@@ -120,7 +120,7 @@ class Huge(Workload):
         runner.hear("go")
         forget_peak()
         before = peak_resident()
-        data = _Contents(count * _MEBIBYTE).make()
+        data = Contents(count * _MEBIBYTE).make()
         cpu = time.process_time()
         started = clock()
         sending.send(data)

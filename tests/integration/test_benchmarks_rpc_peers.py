@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.peers import Calling, xmlrpc
 from benchmarks.peers.per_thread import CallerPerThread
-from benchmarks.runner import measure, prepare
+from benchmarks.runner import Place, measure, prepare
 
 #: What each peer needs: xmlrpc is there always, others where somebody has installed them.
 PACKAGES = {
@@ -32,7 +32,7 @@ def test_threads_make_calls_at_the_same_time(peer: str, tmp_path: Path) -> None:
     with ExitStack() as servers:
         peers, left_out = prepare([peer], ["rpc16"], tmp_path, tmp_path, servers)
         assert left_out == {}
-        measured = measure(peers, ["rpc16"], 1, 0.004, tmp_path, lambda what: None)
+        measured = measure(peers, ["rpc16"], 1, 0.004, Place(tmp_path), lambda what: None)
     (figures,) = measured.figures["rpc16", peer]
     assert 0 < figures["µs (median)"] <= figures["µs (p99)"]
     assert figures["calls/s"] > 0

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmarks.backlog.report import BacklogReport
 from benchmarks.backlog.runner import BacklogFigures, Backlogs
+from benchmarks.certificates import make_certificates
 from benchmarks.environments import ROOT, Unavailable, installed, this_tree
 from benchmarks.machine import Machine, file_system
 from benchmarks.payloads import Inbox, Payloads
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.processes import Process, RunFailed
 from benchmarks.report import Report
-from benchmarks.runner import Measurements, measure, prepare
+from benchmarks.runner import Place, Ready, measure, prepare
 from benchmarks.workloads import WORKLOADS, Wrong
 
 #: Of the operations of a full run.
@@ -39,30 +40,49 @@ def run_benchmarks(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+#: What 1.6 does in another way.
+OF_1_6 = ("small", "rpc", "durable")
+
+#: What the layers do in another way than the facade.
+OF_THE_LAYERS = ("small", "tls-small", "rpc", "transient")
+
+
+def without_tls(workloads: tuple[str, ...]) -> set[str]:
+    """Those for which there has to be no ``openssl``."""
+    possible = shutil.which("openssl") is not None
+    return {
+        name
+        for name in workloads
+        if name in WORKLOADS and (possible or not WORKLOADS[name].needs_certificates)
+    }
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(180)  # many processes, one after the other
-def test_every_workload_runs_for_every_peer_of_this_tree(tmp_path: Path) -> None:
-    peers = [name for name, peer in PEERS.items() if peer.environment is this_tree]
+@pytest.mark.timeout(240)  # many processes, one after the other
+def test_every_workload_runs(tmp_path: Path) -> None:
+    """For us and for the limits; the other peers have tests of their own."""
+    peers = ["snakemq-peer", "raw", "sqlite"]
     results = tmp_path / "results.json"
     done = run_benchmarks(
         *("--scale", str(SCALE), "--rounds", "1", "--sizes", "20,300"),
         *("--peers", ",".join(peers), "--json", str(results), "--directory", str(tmp_path)),
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads(results.read_text("utf-8"))
+    assert written["failed"] == []
     assert {(row["workload"], row["peer"]) for row in written["results"]} == {
-        (workload, peer)
-        for peer in peers
-        for workload in PEERS[peer].workloads
-        if workload in WORKLOADS
+        (workload, peer) for peer in peers for workload in without_tls(PEERS[peer].workloads)
     }
     for row in written["results"]:
+        limit = "sqlite" if "durable" in row["workload"] else "raw"
         assert row["median"] > 0
         assert row["min"] <= row["median"] <= row["max"]
-        assert row["ratio"].keys() == {"sqlite" if "durable" in row["workload"] else "raw"}
+        assert row["ratio"].keys() == {"snakemq-peer", limit}
+        assert row["ratio"][row["peer"]] == 1
         assert all(value >= 0 for value in row["medians"].values())
     for name in (*WORKLOADS, *peers):
         assert name in done.stdout
+    assert "RPC p50, one thread" in done.stdout
 
     backlogs = written["backlog"]["results"]
     assert [row["messages"] for row in backlogs] == [20, 300]
@@ -76,14 +96,44 @@ def test_every_workload_runs_for_every_peer_of_this_tree(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)  # many processes, one after the other
+def test_the_layers_run(tmp_path: Path) -> None:
+    workloads = sorted(without_tls(OF_THE_LAYERS))
+    with ExitStack() as servers:
+        peers, _ = prepare(["snakemq"], workloads, tmp_path, tmp_path, servers)
+        certificates = make_certificates(tmp_path) if "tls-small" in workloads else None
+        place = Place(tmp_path, certificates)
+        measured = measure(peers, workloads, 1, SCALE, place, lambda what: None)
+    assert measured.failed == {}
+    assert {workload for workload, _ in measured.figures} == set(workloads)
+
+
+def test_who_fails_is_listed_and_ends_nothing(tmp_path: Path) -> None:
+    """The peer that is asked for what it has not; the exit status is that of the whole."""
+    peers = {
+        "sqlite": Ready(this_tree(tmp_path), workloads=("small",)),
+        "raw": Ready(this_tree(tmp_path), workloads=("small",)),
+    }
+    measured = measure(peers, ["small"], 2, SCALE, Place(tmp_path), lambda what: None)
+    assert set(measured.figures) == {("small", "raw")}
+    assert len(measured.figures["small", "raw"]) == 2
+    ((failed, reason),) = measured.failed.items()
+    assert failed == ("small", "sqlite")
+    assert reason.startswith("in round 1: the process that listens ended before 'listening'")
+    assert "has no attribute 'receive'" in reason
+    assert "\n" not in reason
+    assert "small, sqlite, failed in round 1" in Report(measured).as_table()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)  # many processes, one after the other
 def test_snakemq_1_6_runs_beside(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """The real one from PyPI, where the tests of compatibility keep theirs."""
     cache: pytest.Cache | None = getattr(request.config, "cache", None)
     directory = cache.mkdir("snakemq16") if cache else tmp_path
     with ExitStack() as servers:
         peers, left_out = prepare(
-            ["snakemq", "snakemq-peer", "snakemq-1.6"],
-            ["small", "rpc", "durable"],
+            ["snakemq-peer", "snakemq-1.6"],
+            OF_1_6,
             directory,
             tmp_path,
             servers,
@@ -93,14 +143,14 @@ def test_snakemq_1_6_runs_beside(request: pytest.FixtureRequest, tmp_path: Path)
             if os.environ.get("CI"):
                 pytest.fail(reason)
             pytest.skip(reason)
-        measured = measure(
-            peers, ["small", "rpc", "durable"], 1, SCALE, tmp_path, lambda what: None
-        )
+        place = Place(tmp_path)
+        measured = measure(peers, OF_1_6, 1, SCALE, place, lambda what: None)
+    assert measured.failed == {}
     assert measured.versions["snakemq-1.6"] == "1.6"
-    assert measured.versions["snakemq"] != "1.6"
+    assert measured.versions["snakemq-peer"] != "1.6"
     assert ("durable", "snakemq-1.6") in measured.figures
     table = Report(measured).as_table()
-    assert table.count("vs snakemq-1.6") == 3
+    assert table.count("vs snakemq-peer") == len(OF_1_6)
 
 
 @pytest.mark.slow
@@ -112,11 +162,11 @@ def test_rabbitmq_runs_beside(request: pytest.FixtureRequest, tmp_path: Path) ->
     data = tmp_path / "data"
     data.mkdir()
     with ExitStack() as servers:
-        peers, left_out = prepare(["rabbitmq"], ["durable"], directory, data, servers)
+        workloads = PEERS["rabbitmq"].workloads
+        peers, left_out = prepare(["rabbitmq"], workloads, directory, data, servers)
         if left_out:
             pytest.skip(left_out["rabbitmq"])
-        workloads = PEERS["rabbitmq"].workloads
-        measured = measure(peers, workloads, 1, 0.02, data, lambda what: None)
+        measured = measure(peers, workloads, 1, 0.02, Place(data), lambda what: None)
         server = peers["rabbitmq"].server
         assert server is not None
     assert {workload for workload, _ in measured.figures} == set(workloads)
@@ -140,7 +190,7 @@ def test_a_peer_that_can_not_be_had_is_left_out(
 
 
 def test_a_process_that_fails_is_reported_with_what_it_said(tmp_path: Path) -> None:
-    arguments = ["benchmarks.peers.nobody", "small", "listen", "1", str(tmp_path), "null"]
+    arguments = ["benchmarks.peers.nobody", "small", "listen", "1", str(tmp_path), "null", "null"]
     program = "benchmarks.endpoint"
     with (
         Process(this_tree(tmp_path), "the listener", program, arguments) as process,
@@ -308,35 +358,6 @@ def test_a_call_that_was_lost_or_repeated_is_noticed() -> None:
             WORKLOADS["rpc16"].figures(33, {"calls": calls, "cpu": 0.1}, dialled)
     with pytest.raises(Wrong, match="a call failed"):
         WORKLOADS["rpc"].figures(1, {"calls": 1, "cpu": 0}, {**dialled, "wrong": "a call failed"})
-
-
-def row(report: Report, workload: str, peer: str) -> dict[str, Any]:
-    (found,) = (
-        row
-        for row in report.as_json()["results"]
-        if (row["workload"], row["peer"]) == (workload, peer)
-    )
-    return dict(found)
-
-
-def test_more_than_1_is_better_whatever_the_unit() -> None:
-    rate, latency = WORKLOADS["small"].unit, WORKLOADS["rpc"].unit
-    measured = Measurements(
-        figures={
-            # The machine was half as fast in the second round.
-            ("small", "snakemq"): [{rate: 300.0}, {rate: 150.0}, {rate: 900.0}],
-            ("small", "snakemq-1.6"): [{rate: 100.0}, {rate: 50.0}, {rate: 100.0}],
-            ("rpc", "snakemq"): [{latency: 10.0}, {latency: 20.0}, {latency: 10.0}],
-            ("rpc", "snakemq-1.6"): [{latency: 20.0}, {latency: 40.0}, {latency: 30.0}],
-        },
-        versions={"snakemq": "2", "snakemq-1.6": "1.6"},
-        counts={"small": 1, "rpc": 1},
-    )
-    report = Report(measured)
-    assert row(report, "small", "snakemq")["median"] == 300
-    assert row(report, "small", "snakemq")["ratio"] == {"snakemq-1.6": pytest.approx(3.0)}
-    assert row(report, "rpc", "snakemq")["ratio"] == {"snakemq-1.6": pytest.approx(2.0)}
-    assert row(report, "rpc", "snakemq-1.6")["ratio"] == {"snakemq-1.6": pytest.approx(1.0)}
 
 
 def test_what_reading_calls_safely_costs(tmp_path: Path) -> None:
