@@ -23,7 +23,7 @@ def tell_each(
     callback: Callback[[str, str, bytes]], conn_id: str, ident: str, messages: Sequence[Message]
 ) -> None:
     """Call ``func(conn_id, ident, uuid)`` for each message."""
-    if callback:
+    if callback.funcs:
         for message in messages:
             callback(conn_id, ident, message.uuid)
 

@@ -244,12 +244,16 @@ class Outgoing:
         conn_id = connection.conn_id
         messages, left = sent
         # All of it also when a callback raises KeyboardInterrupt.
-        with contextlib.ExitStack() as last_first:
-            last_first.callback(self.pump, connection)
-            for callback, about in (
-                (self._tell_acked, confirmed),
-                (self._tell_left, left),
-                (self._tell_sent, messages),
-            ):
-                if about:
-                    last_first.callback(callback, conn_id, queue.name, about)
+        try:
+            if messages:
+                self._tell_sent(conn_id, queue.name, messages)
+        finally:
+            try:
+                if left:
+                    self._tell_left(conn_id, queue.name, left)
+            finally:
+                try:
+                    if confirmed:
+                        self._tell_acked(conn_id, queue.name, confirmed)
+                finally:
+                    self.pump(connection)

@@ -63,8 +63,9 @@ class Callback(Generic[P]):
 
         Also by way of another slot that is wired here.
         """
-        return len(self.funcs) > len(self._wired) or any(
-            isinstance(func, Callback) and func.has_user_callbacks for func in self._wired
+        return bool(self.funcs) and (
+            len(self.funcs) > len(self._wired)
+            or any(isinstance(func, Callback) and func.has_user_callbacks for func in self._wired)
         )
 
     def add(self, func: Callable[P, object]) -> None:
@@ -100,10 +101,7 @@ class Callback(Generic[P]):
         with _changing:
             self.funcs = (*self._wired, func) if func is not None else self._wired
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        self.call(*args, **kwargs)
-
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> Exception | None:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Exception | None:
         """Call them all.
 
         :return: what the last of those raised that failed
@@ -120,6 +118,9 @@ class Callback(Generic[P]):
                 self.call_rest(funcs, *args, **kwargs)
                 raise
         return failure
+
+    #: likewise, to be handed to somebody
+    call = __call__
 
     def call_rest(
         self, funcs: Iterator[Callable[P, object]], *args: P.args, **kwargs: P.kwargs

@@ -108,6 +108,11 @@ class Link(Loop):
         #: accepted connections that are not closed yet
         self.admission: Admission[LinkSocket] = Admission(self.limits.accept_rate, monotonic())
 
+        # Looked up once, for the sake of the hot paths.
+        self._recv_slot = self.on_recv
+        self._ready_slot = self.on_ready_to_send
+        self._pass_slot = self.on_loop_pass
+
         self._ready: deque[LinkSocket] = deque()
         self._sockets: dict[str, LinkSocket] = {}
         self._anonymous: set[LinkSocket] = set()  # in handshake or lingering
@@ -486,11 +491,12 @@ class Link(Loop):
         count = len(self._ready)
         for _ in range(count):
             self._report_ready(self._ready.popleft())
-        self.on_loop_pass()
+        if self._pass_slot.funcs:
+            self._pass_slot()
         return count
 
     def _has_ticks(self) -> bool:
-        return self.on_loop_pass.has_user_callbacks
+        return self._pass_slot.has_user_callbacks
 
     def _set_interest(self, sock: LinkSocket, interest: int) -> None:
         if interest == sock.interest:
@@ -535,7 +541,7 @@ class Link(Loop):
                 if not sock.was_heard and self._is_mixed_up(sock, data):
                     return
                 try:
-                    self.on_recv(cast(str, sock.conn_id), data)
+                    self._recv_slot(sock.conn_id, data)  # type: ignore[arg-type]
                 finally:  # also when a callback raised KeyboardInterrupt
                     is_buffered = sock.has_buffered()
                     if is_buffered:
@@ -574,7 +580,7 @@ class Link(Loop):
     def _report_ready(self, sock: LinkSocket) -> None:
         if sock.state is SocketState.OPEN:
             sock.send_finished = True
-            self.on_ready_to_send(cast(str, sock.conn_id), sock.last_send_size)
+            self._ready_slot(sock.conn_id, sock.last_send_size)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         return (

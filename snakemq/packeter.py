@@ -186,6 +186,12 @@ class Packeter(CallbackOwner):
         self._paused: set[str] = set()
         self._last_packet_id = 0
 
+        # Looked up once, for the sake of the hot paths.
+        self._recv_slot = self.on_packet_recv
+        self._all_recv_slot = self.on_packets_recv
+        self._sent_slot = self.on_packet_sent
+        self._all_sent_slot = self.on_packets_sent
+
         link.on_connect.wire(self._handle_connect)
         link.on_disconnect.wire(self._handle_disconnect)
         link.on_recv.wire(self._handle_recv)
@@ -410,10 +416,10 @@ class Packeter(CallbackOwner):
         del connection.batches[:complete]
         if not done:
             return
-        self.on_packets_sent(conn_id, done[-1][-1], sum(map(len, done)))
-        if self.on_packet_sent:
+        self._all_sent_slot(conn_id, done[-1][-1], sum(map(len, done)))
+        if self._sent_slot.funcs:
             for packet_id in chain.from_iterable(done):
-                self.on_packet_sent(conn_id, packet_id)
+                self._sent_slot(conn_id, packet_id)
 
     # Receiving.
 
@@ -469,12 +475,12 @@ class Packeter(CallbackOwner):
             self._refuse_largest()
 
     def _deliver(self, conn_id: str, buffer: bytes, bounds: list[int]) -> None:
-        self.on_packets_recv(conn_id, buffer, bounds)
-        if self.on_packet_recv:
+        self._all_recv_slot(conn_id, buffer, bounds)
+        if self._recv_slot.funcs:
             for position in range(0, len(bounds), 2):
                 if conn_id not in self._connections:
                     return
-                self.on_packet_recv(conn_id, buffer[bounds[position] : bounds[position + 1]])
+                self._recv_slot(conn_id, buffer[bounds[position] : bounds[position + 1]])
 
     def _deliver_large(self, conn_id: str, head: bytes, body: bytes) -> None:
         self.on_large_packet_recv(conn_id, head, body)
