@@ -6,7 +6,6 @@ thread, another event loop.
 
 from __future__ import annotations
 
-import contextlib
 import selectors
 import threading
 from collections import deque
@@ -17,6 +16,7 @@ from snakemq._io.clock import monotonic
 from snakemq._io.timers import Timer, Timers
 from snakemq._io.wakeup import Bell
 from snakemq._longest_wait import longest_wait
+from snakemq._wakes import hold_wakes, release_wakes
 from snakemq.callbacks import CallbackOwner
 
 __all__ = ["POLL_TIMEOUT", "Loop"]
@@ -111,8 +111,11 @@ class Loop(CallbackOwner):
         finally:
             if mine is not False:
                 # None: Ctrl-C came, perhaps when it was acquired already.
-                with contextlib.suppress(RuntimeError):
+                try:
                     self._turn.release()
+                except RuntimeError:
+                    if mine:
+                        raise
 
     def wakeup_poll(self) -> None:
         """Make the loop do a pass now. Thread-safe, also from signal handlers.
@@ -193,10 +196,12 @@ class Loop(CallbackOwner):
             self._sleeping = False
         with self._turn:
             self._thread = threading.get_ident()
+            hold_wakes()
             try:
                 return self._handle_pass(events)
             finally:
                 self._thread = None
+                release_wakes()
 
     def _handle_pass(self, events: list[tuple[selectors.SelectorKey, int]]) -> int:
         count = len(events)
@@ -217,13 +222,15 @@ class Loop(CallbackOwner):
         return count + self._end_pass()
 
     def _run_timers(self) -> None:
-        if self._timers.deadline() is None:
+        deadline = self._timers.deadline()
+        if deadline is None:
             return
         now = monotonic()
         # One at a time: KeyboardInterrupt may leave, a timer may cancel another.
-        while (deadline := self._timers.deadline()) is not None and deadline <= now:
+        while deadline is not None and deadline <= now:
             func, args = self._timers.pop()
             self._run(func, args)
+            deadline = self._timers.deadline()
 
     def _run(self, func: Callable[..., object], args: tuple[object, ...]) -> None:
         try:

@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any, Final, TypeAlias
 
 from snakemq._io.clock import monotonic
+from snakemq._wakes import wake
 
 __all__ = ["IDLE_TIMEOUT", "WorkerPool"]
 
@@ -106,7 +107,7 @@ class WorkerPool:
             if self._idle:
                 worker = self._idle.pop()
                 worker.task = task
-                worker.called.release()
+                wake(worker.called)
             elif len(self._threads) >= self.max_workers or not self._start(_Worker(task)):
                 self._waiting.append(task)
 

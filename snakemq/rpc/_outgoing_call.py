@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from snakemq._core.rpc_records import REQUEST_PREFIX, Reply
 from snakemq._longest_wait import longest_wait
+from snakemq._wakes import wake
 from snakemq.rpc.errors import (
     CallError,
     NotConnected,
@@ -127,7 +128,7 @@ class BlockingCall(OutgoingCall):
         """See :class:`Pending`."""
         self.reply = reply
         self.error = error
-        self._ended.release()
+        wake(self._ended)
 
     def end_with_stream(self, stream: RemoteStream[Any]) -> None:
         """See :class:`OutgoingCall`."""

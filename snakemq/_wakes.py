@@ -1,0 +1,42 @@
+"""Waking other threads when this one is about to sleep, and not before.
+
+A thread that is woken by one that goes on finds the interpreter taken, and goes
+to sleep once more. So the loop wakes whom it has something for at the end of
+its pass: two switches less for each call, one on each side.
+"""
+
+from __future__ import annotations
+
+import threading
+
+__all__ = ["hold_wakes", "release_wakes", "wake"]
+
+
+class _Held(threading.local):
+    """What this thread has put off; ``None``: it puts nothing off."""
+
+    locks: list[threading.Lock] | None = None
+
+
+_held = _Held()
+
+
+def wake(lock: threading.Lock) -> None:
+    """Release a lock that another thread waits for; at the end of the pass in a loop's pass."""
+    locks = _held.locks
+    if locks is None:
+        lock.release()
+    else:
+        locks.append(lock)
+
+
+def hold_wakes() -> None:
+    """Put off what this thread is going to wake, until :func:`release_wakes`."""
+    _held.locks = []
+
+
+def release_wakes() -> None:
+    """Wake whom that was for. Harmless if nothing was put off."""
+    locks, _held.locks = _held.locks, None
+    for lock in locks or ():
+        lock.release()
