@@ -68,11 +68,19 @@ PEERS: Final[dict[str, Peer]] = {
         (*_ALL, "durable"),
     ),
     "pyzmq": Peer(
-        "benchmarks.peers.pyzmq", importable("zmq", "pyzmq>=26"), (*_IN_MEMORY, "huge", "transient")
+        "benchmarks.peers.pyzmq",
+        importable("zmq", "pyzmq>=26"),
+        (*_IN_MEMORY, "huge", "connections", "transient"),
     ),
-    "nng": Peer("benchmarks.peers.nng", importable("pynng", "pynng>=0.8"), (*_IN_MEMORY, "huge")),
+    "nng": Peer(
+        "benchmarks.peers.nng",
+        importable("pynng", "pynng>=0.8"),
+        (*_IN_MEMORY, "huge", "connections"),
+    ),
     "multiprocessing": Peer(
-        "benchmarks.peers.multiprocessing_connection", this_tree, (*_IN_MEMORY, "huge")
+        "benchmarks.peers.multiprocessing_connection",
+        this_tree,
+        (*_IN_MEMORY, "huge", "connections"),
     ),
     "nats": Peer(
         "benchmarks.peers.nats",

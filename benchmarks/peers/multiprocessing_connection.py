@@ -14,9 +14,10 @@ from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
 from benchmarks.peers import OnMessage
+from benchmarks.peers.held import HeldConnections
 from benchmarks.peers.per_thread import CallerPerThread
 
-__all__ = ["caller", "connect", "receive", "serve", "version"]
+__all__ = ["caller", "connect", "hold", "receive", "serve", "version"]
 
 
 def version() -> str:
@@ -94,3 +95,7 @@ class _OwnCaller:
 
 def caller(address: Any) -> CallerPerThread:
     return CallerPerThread(lambda: _OwnCaller(address))
+
+
+def hold(address: Any, count: int) -> HeldConnections:
+    return HeldConnections(lambda: _OwnCaller(address), count)

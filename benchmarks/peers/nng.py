@@ -15,9 +15,10 @@ from typing import Any, Final
 import pynng
 
 from benchmarks.peers import OnMessage
+from benchmarks.peers.held import HeldConnections
 from benchmarks.peers.per_thread import CallerPerThread
 
-__all__ = ["caller", "connect", "receive", "serve", "version"]
+__all__ = ["caller", "connect", "hold", "receive", "serve", "version"]
 
 #: Messages in a queue.
 _QUEUED: Final = 128
@@ -101,3 +102,7 @@ class _OwnCaller:
 
 def caller(address: Any) -> CallerPerThread:
     return CallerPerThread(lambda: _OwnCaller(address))
+
+
+def hold(address: Any, count: int) -> HeldConnections:
+    return HeldConnections(lambda: _OwnCaller(address), count)

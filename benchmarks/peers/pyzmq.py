@@ -19,9 +19,19 @@ from typing import Any, Final
 import zmq
 
 from benchmarks.peers import OnMessage
+from benchmarks.peers.held import HeldConnections
 from benchmarks.peers.per_thread import CallerPerThread
 
-__all__ = ["caller", "connect", "fetch", "queue_for_later", "receive", "serve", "version"]
+__all__ = [
+    "caller",
+    "connect",
+    "fetch",
+    "hold",
+    "queue_for_later",
+    "receive",
+    "serve",
+    "version",
+]
 
 #: Of the loopback interface, any.
 _ANY_PORT: Final = "tcp://127.0.0.1:*"
@@ -136,3 +146,20 @@ class _Caller(CallerPerThread):
 
 def caller(address: Any) -> _Caller:
     return _Caller(address)
+
+
+class _Held(HeldConnections):
+    """A context has 1023 sockets by default."""
+
+    def __init__(self, address: Any, count: int) -> None:
+        self._context = zmq.Context()
+        self._context.max_sockets = count
+        super().__init__(lambda: _OwnCaller(self._context, address), count)
+
+    def close(self) -> None:
+        super().close()
+        self._context.term()
+
+
+def hold(address: Any, count: int) -> _Held:
+    return _Held(address, count)
