@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -22,13 +26,28 @@ def forget_peak() -> None:
 
 
 def peak_resident() -> int | None:
-    """The largest resident set since then, in bytes; ``None`` where that is not known."""
-    return _kilobytes("VmHWM")
+    """The largest resident set since then, in bytes; ``None`` where that is not known.
+
+    Where it can't be forgotten it is that since the process began.
+    """
+    known = _kilobytes("VmHWM")
+    if known is None:
+        with contextlib.suppress(ImportError):
+            import resource
+
+            largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return largest if sys.platform == "darwin" else largest * 1024
+    return known
 
 
 def resident() -> int | None:
     """The resident set now, in bytes; ``None`` where that is not known."""
-    return _kilobytes("VmRSS")
+    known = _kilobytes("VmRSS")
+    if known is None and (ps := shutil.which("ps")) is not None:
+        command = [ps, "-o", "rss=", "-p", str(os.getpid())]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return int(done.stdout) * 1024 if done.returncode == 0 else None
+    return known
 
 
 def _kilobytes(name: str) -> int | None:
