@@ -30,7 +30,7 @@ class _Listening:
     def __init__(self, handle: Callable[[Connection], None]) -> None:
         self._handle = handle
         # A client that connects when the queue is full is delayed by a second.
-        self._listener = Listener(("127.0.0.1", 0), backlog=64)
+        self._listener = Listener(("127.0.0.1", 0), backlog=1024)
         self.address = self._listener.address
         threading.Thread(target=self._accept, daemon=True).start()
 
