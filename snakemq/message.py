@@ -25,13 +25,21 @@ class UniqueIds:
     for each. Not hard to guess. Thread-safe.
 
     :ivar next: ``func()``; gives the next identifier, 16 bytes
+    :ivar prefix: the random bytes
+    :ivar number: ``func()``; for those who put an identifier together themselves:
+        what comes after the prefix of the next one, as a number of 8 bytes
+    :ivar reseeded: called when there is another prefix
     """
 
     # A chain of iterators written in C and not a method: it is called for
     # each message that is made.
     next: Callable[[], bytes]
+    prefix: bytes
 
     def __init__(self) -> None:
+        self._count = itertools.count(1)
+        self.number = self._count.__next__
+        self.reseeded: Callable[[], object] = lambda: None
         self.reseed()
         if hasattr(os, "register_at_fork"):
             # A child would go on with its parent's identifiers.
@@ -39,8 +47,10 @@ class UniqueIds:
 
     def reseed(self) -> None:
         """Begin anew with other random bytes."""
-        pack = functools.partial(struct.Struct("!8sQ").pack, os.urandom(8))
-        self.next = map(pack, itertools.count(1)).__next__
+        self.prefix = os.urandom(8)
+        pack = functools.partial(struct.Struct("!8sQ").pack, self.prefix)
+        self.next = map(pack, self._count).__next__
+        self.reseeded()
 
 
 #: Those of messages.

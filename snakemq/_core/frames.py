@@ -53,7 +53,6 @@ __all__ = [
     "encode_acknowledgement",
     "encode_identification",
     "encode_message",
-    "encode_message_head",
     "encode_message_packets",
     "encode_sequence",
 ]
@@ -72,10 +71,6 @@ _SEQUENCE: Final = struct.Struct("!B8sQII")
 _MESSAGE: Final = struct.Struct("!B16sII")
 _PACKET_AND_MESSAGE: Final = struct.Struct("!IB16sII")
 _MESSAGE_FIELDS: Final = struct.Struct("!16sII")
-
-#: ``encode_message_head(length, FrameType.MESSAGE, uuid, ttl, flags)`` gives what precedes
-#: the data in the packet of a message. ``length`` is that of the frame.
-encode_message_head = _PACKET_AND_MESSAGE.pack
 
 #: Size of a message frame without the data, in bytes.
 MESSAGE_OVERHEAD: Final = _MESSAGE.size
@@ -217,7 +212,7 @@ def encode_message_packets(
     :param acknowledged: the other side acknowledges them. To it a TTL below a
         second is a second, because 0 says that a message is never repeated.
     """
-    pack = encode_message_head
+    pack = _PACKET_AND_MESSAGE.pack
     overhead = MESSAGE_OVERHEAD
     pieces: list[bytes] = []
     add_piece = pieces.append

@@ -9,17 +9,19 @@ together: with them a message costs its sender a third of what it costs as a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeGuard, overload
 
-from snakemq._core.frames import INFINITE_TTL, MESSAGE_OVERHEAD, decode_message, encode_message_head
-from snakemq._core.framing import HEADER_SIZE
+from snakemq._core.frames import INFINITE_TTL, MESSAGE_OVERHEAD, FrameType, decode_message
+from snakemq._core.framing import HEADER_SIZE, encode_header
 from snakemq.message import Message, message_ids
 
 __all__ = ["MAX_PACKED", "PACKET_OVERHEAD", "Unpacked", "are_packed", "pack", "unpack"]
 
 #: The largest data that is packed, in bytes: it is copied once more than that of others.
-MAX_PACKED: Final = 4096
+MAX_PACKED: Final = 1024
 
 #: What a packet is larger than the data of its message, in bytes.
 PACKET_OVERHEAD: Final = HEADER_SIZE + MESSAGE_OVERHEAD
@@ -27,11 +29,35 @@ PACKET_OVERHEAD: Final = HEADER_SIZE + MESSAGE_OVERHEAD
 _ONLY_BYTES: Final = {bytes}
 
 
+#: What is between the identifier and the data: TTL and flags.
+_FOREVER: Final = INFINITE_TTL << 32
+
+
+class _Packers(dict[int, Callable[[int, int, bytes], bytes]]):
+    """What makes packets, by the size of the data.
+
+    All of a packet in one call: 0.2 us instead of 0.5 for an identifier, what
+    precedes the data, and putting that together.
+    """
+
+    def __missing__(self, size: int) -> Callable[[int, int, bytes], bytes]:
+        start = encode_header(size + MESSAGE_OVERHEAD) + bytes([FrameType.MESSAGE])
+        layout = struct.Struct(f"!13sQQ{size}s")
+        packer = self[size] = functools.partial(layout.pack, start + message_ids.prefix)
+        return packer
+
+
+_packers: Final = _Packers()
+message_ids.reseeded = _packers.clear
+_number: Final = message_ids.number
+
+
 def pack(data: bytes) -> bytes:
-    """The packet of a new message; its identifier is ``packet[5:21]``."""
-    # 3: FrameType.MESSAGE
-    head = encode_message_head(len(data) + MESSAGE_OVERHEAD, 3, message_ids.next(), INFINITE_TTL, 0)
-    return head + data
+    """The packet of a new message; its identifier is ``packet[5:21]``.
+
+    :param data: of :data:`MAX_PACKED` bytes at most
+    """
+    return _packers[len(data)](_number(), _FOREVER, data)
 
 
 def unpack(packet: bytes) -> Message:
