@@ -49,6 +49,9 @@ SYSTEM_CALLS: Final = frozenset(
 #: Those among them that wait for events: one for each pass of a loop.
 _WAITS: Final = frozenset({"epoll.poll", "kqueue.control", "devpoll.poll", "poll.poll", "select"})
 
+#: Those that wait for another thread.
+_LOCKS: Final = frozenset({"lock.acquire", "RLock.acquire"})
+
 #: How statements begin that are transactions of their own where there is none.
 _CHANGES: Final = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE", "CREATE", "DROP", "ALTER"})
 
@@ -127,14 +130,19 @@ class Meter:
 
     def __init__(self) -> None:
         self.work = Work()
+        #: whether the thread is inside of a function that may wait
+        self.waits = False
         self._before: Any = None
 
     def note(self, frame: FrameType, event: str, arg: Any) -> None:
         """What :func:`sys.setprofile` takes."""
+        self.waits = False
         if event == "call":
             self.work.functions[frame.f_code] += 1
         elif event == "c_call":
-            self.work.builtins[arg.__qualname__] += 1
+            name = arg.__qualname__
+            self.work.builtins[name] += 1
+            self.waits = name in _WAITS or name in _LOCKS
 
     def __enter__(self) -> Meter:
         self._before = sys.getprofile()
@@ -157,7 +165,7 @@ class Threads:
     """
 
     def __init__(self) -> None:
-        self._meters: list[tuple[str, Meter]] = []
+        self._meters: list[tuple[str, threading.Thread, Meter]] = []
         self._before: Any = None
 
     def __enter__(self) -> Threads:
@@ -175,45 +183,54 @@ class Threads:
 
     def _begin(self, frame: FrameType, event: str, arg: Any) -> None:
         """The first event of a new thread."""
-        name = re.sub(r"-\d+$", "", threading.current_thread().name)
+        thread = threading.current_thread()
         meter = Meter()
-        self._meters.append((name, meter))
+        self._meters.append((re.sub(r"-\d+$", "", thread.name), thread, meter))
         sys.setprofile(meter.note)
         meter.note(frame, event, arg)
 
     def names(self) -> list[str]:
         """The threads that were there, without numbers."""
-        return sorted({name for name, _ in self._meters})
+        return sorted({name for name, _, _ in self._meters})
 
     def work(self, name: str) -> Work:
         """What was done so far by all threads of that name."""
         total = Work()
-        for other, meter in list(self._meters):
+        for other, _, meter in list(self._meters):
             if other == name:
                 # Copies, because its thread may go on.
                 work = meter.work
                 total += Work(work.functions.copy(), work.builtins.copy())
         return total
 
-    def settled(self, pause: float = 0.002, patience: float = 10.0) -> dict[str, Work]:
-        """Wait until all these threads do nothing, and return what each has done so far.
+    def settled(self, *names: str, pause: float = 0.002, patience: float = 10.0) -> dict[str, Work]:
+        """Wait until these threads do nothing, and return what each has done so far.
 
+        :param names: theirs; none: all
         :param pause: nothing is to happen for so many seconds
         :param patience: seconds after which it is given up
         :raises TimeoutError: they never rest
         """
         deadline = time.monotonic() + patience
-        last = self._snapshot()
+        last = self._snapshot(names)
         while time.monotonic() < deadline:
             time.sleep(pause)
-            now = self._snapshot()
-            if now == last:
+            now = self._snapshot(names)
+            if now == last and self._rest(names):
                 return now
             last = now
         raise TimeoutError(f"still at work after {patience:g} seconds")
 
-    def _snapshot(self) -> dict[str, Work]:
-        return {name: self.work(name) for name in self.names()}
+    def _snapshot(self, names: tuple[str, ...]) -> dict[str, Work]:
+        return {name: self.work(name) for name in names or self.names()}
+
+    def _rest(self, names: tuple[str, ...]) -> bool:
+        """Whether they wait, or are gone. One that is not let run does neither."""
+        return all(
+            meter.waits or not thread.is_alive()
+            for name, thread, meter in list(self._meters)
+            if not names or name in names
+        )
 
 
 class Statements:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tests.work import live_paths, message_paths
+from importlib import import_module
+
 from tests.work.paths import PATHS
 
-__all__ = ["PATHS", "live_paths", "message_paths"]
+__all__ = ["PATHS"]
+
+for _name in ("message", "call", "live", "memory", "system_call"):
+    import_module(f"tests.work.{_name}_paths")

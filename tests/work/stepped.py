@@ -10,7 +10,7 @@ from benchmarks.counting import Meter
 from snakemq import Peer
 from tests.helpers import wait_until
 
-__all__ = ["Stepped", "stepped_pair"]
+__all__ = ["Stepped", "step_until", "stepped_pair"]
 
 
 class Stepped:

@@ -1,0 +1,143 @@
+"""What may be counted on each path, at most. See test_budgets.py."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["BUDGETS"]
+
+BUDGETS: Final[dict[str, dict[str, float]]] = {
+    "small": {
+        "caller: Python calls": 5.006,
+        "caller: C calls": 8.001,
+        "sender's loop: Python calls": 1.149,
+        "sender's loop: C calls": 6.13,
+        "receiver's loop: Python calls": 4.092,
+        "receiver's loop: C calls": 10.08,
+        "caller: system calls for 1,000": 0,
+        "sender's loop: system calls for 1,000": 4,
+        "receiver's loop: system calls for 1,000": 4,
+    },
+    "small, batches": {
+        "caller: Python calls": 15.42,
+        "caller: C calls": 17.21,
+        "sender's loop: Python calls": 1.159,
+        "sender's loop: C calls": 25.13,
+        "receiver's loop: Python calls": 4.092,
+        "receiver's loop: C calls": 10.08,
+        "caller: system calls for 1,000": 0,
+        "sender's loop: system calls for 1,000": 4,
+        "receiver's loop: system calls for 1,000": 4,
+    },
+    "large": {
+        "caller: Python calls": 11.1,
+        "caller: C calls": 15.66,
+        "sender's loop: Python calls": 183.2,
+        "sender's loop: C calls": 161.6,
+        "receiver's loop: Python calls": 117.1,
+        "receiver's loop: C calls": 101,
+        "caller: system calls for 20": 0,
+        "sender's loop: system calls for 20": 76.8,
+        "receiver's loop: system calls for 20": 104.4,
+    },
+    "durable": {
+        "caller: Python calls": 117.4,
+        "caller: C calls": 89.13,
+        "sender's loop: Python calls": 11.8,
+        "sender's loop: C calls": 31.73,
+        "receiver's loop: Python calls": 9.067,
+        "receiver's loop: C calls": 13.73,
+        "commits for 30": 33,
+    },
+    "durable, batches": {
+        "caller: Python calls": 24.48,
+        "caller: C calls": 28.34,
+        "sender's loop: Python calls": 5.151,
+        "sender's loop: C calls": 26.83,
+        "receiver's loop: Python calls": 6.456,
+        "receiver's loop: C calls": 11.4,
+        "commits for 1,024": 12,
+    },
+    "durable receive": {
+        "caller: Python calls": 15.17,
+        "caller: C calls": 17.08,
+        "sender's loop: Python calls": 1.726,
+        "sender's loop: C calls": 25.49,
+        "receiver's loop: Python calls": 32.92,
+        "receiver's loop: C calls": 41.73,
+        "commits for 1,024": 1038,
+    },
+    "one message": {
+        "caller: Python calls": 16,
+        "altogether: Python calls": 256.2,
+        "altogether: system calls": 11,
+    },
+    "one call": {
+        "caller: Python calls": 83,
+        "altogether: Python calls": 348.6,
+        "altogether: system calls": 8,
+    },
+    "a burst of messages": {
+        "caller: system calls for 1,000": 41,
+        "alice's loop: system calls for 1,000": 48,
+        "bob's loop: system calls for 1,000": 46,
+        "rings of the bell for 1,000": 11,
+        "altogether: Python calls": 9.451,
+    },
+    "durable, 16 threads": {
+        "commits for 128": 37.33,
+    },
+    "rest": {
+        "alice's loop: passes in a minute": 2.101,
+        "bob's loop: passes in a minute": 2.101,
+    },
+    "one call, stepped": {
+        "callers: Python calls": 35,
+        "alice's loop: Python calls": 151,
+        "bob's loop: Python calls": 165,
+        "workers: Python calls": 55,
+        "alice's loop: sends and receives for 1": 2,
+        "bob's loop: sends and receives for 1": 2,
+    },
+    "16 calls at once, stepped": {
+        "callers: Python calls": 29.38,
+        "alice's loop: Python calls": 30.47,
+        "bob's loop: Python calls": 46.23,
+        "workers: Python calls": 49.38,
+        "alice's loop: sends and receives for 16": 4,
+        "bob's loop: sends and receives for 16": 4,
+    },
+    "memory, a message of 1 MiB": {
+        "sender: of the payload": 1.301,
+        "receiver: of the payload": 2.051,
+    },
+    "memory, a message of 64 MiB": {
+        "sender: of the payload": 1.054,
+        "receiver: of the payload": 1.088,
+    },
+    "memory, backlog": {
+        "bytes for a message of 100": 180.3,
+    },
+    "memory, idle connections": {
+        "bytes for each": 6102,
+    },
+    "system calls of one message": {
+        "caller": 1,
+        "alice's loop": 10,
+        "bob's loop": 8,
+    },
+    "system calls of one call": {
+        "caller": 1,
+        "bob's loop": 15,
+        "worker": 1,
+        "alice's loop": 13,
+    },
+    "system calls, durable": {
+        "syncs of the disk": 1,
+        "all": 48.4,
+    },
+    "system calls, a durable batch": {
+        "syncs of the disk": 1,
+        "all": 470.8,
+    },
+}
