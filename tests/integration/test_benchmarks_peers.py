@@ -44,9 +44,9 @@ def nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("peer", "workloads"),
     [
-        ("pyzmq", ["small", "rpc16"]),
-        ("nng", ["small", "rpc16"]),
-        ("multiprocessing", ["small", "rpc16"]),
+        ("pyzmq", ["small", "rpc16", "connections", "transient"]),
+        ("nng", ["small", "rpc16", "connections"]),
+        ("multiprocessing", ["small", "rpc16", "connections"]),
         ("nats", ["small", "rpc16", "durable256"]),
         ("mosquitto", ["small"]),
     ],
@@ -65,8 +65,9 @@ def test_a_peer_runs(
         server = ready[peer].server
     assert measured.failed == {}
     assert set(measured.figures) == {(workload, peer) for workload in workloads}
-    for (figures,) in measured.figures.values():
-        assert next(iter(figures.values())) > 0
+    for (workload, _), (figures,) in measured.figures.items():
+        # A few connections may fit into memory that the process has already.
+        assert next(iter(figures.values())) > 0 or workload == "connections"
     assert re.search(r"\d\.\d", measured.versions[peer])
     if server is not None:
         with pytest.raises(OSError, match="refused"):
