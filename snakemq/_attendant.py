@@ -22,19 +22,36 @@ class Attendant:
     :param manager: the queues
     :param send: ``func(name)``; sends what waits for a peer, if it is
         connected, and returns whether it is
+    :param send_here: ``func(queue)``; likewise in a thread that has borrowed the stack, and
+        returns whether it did
     """
 
     def __init__(
-        self, packeter: Packeter, manager: QueuesManager, send: Callable[[str], bool]
+        self,
+        packeter: Packeter,
+        manager: QueuesManager,
+        send: Callable[[str], bool],
+        send_here: Callable[[Queue], bool],
     ) -> None:
         self._packeter = packeter
         self._queues = manager.queues
         self._send = send
+        self._send_here = send_here
         self._expiry = ExpiryTimers(packeter, self._expire)
         manager.attend = self.look_soon
         manager.try_later = self._look_later
         for queue in self._queues.values():
             self._expiry.arm(queue)
+
+    def attend(self, queue: Queue, *, prompt: bool) -> None:
+        """There is something to send in a queue that is not dirty. Any thread.
+
+        :param prompt: send it in this thread and now, if the loop sleeps
+        """
+        queue.dirty = True
+        if not (prompt and self._packeter.run_here(self._send_here, queue)):
+            self._packeter.call_soon(self.look, queue)
+            self._packeter.wakeup_poll()
 
     def look_soon(self, queues: Iterable[Queue]) -> None:
         """Something has changed. Any thread."""

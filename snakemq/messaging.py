@@ -190,7 +190,7 @@ class Messaging(CallbackOwner):
             self._holding.put_aside,
             self._refusals.fail,
         )
-        self._attendant = Attendant(packeter, self.queues_manager, self._pump)
+        self._attendant = Attendant(packeter, self.queues_manager, self._pump, self._pump_here)
         self._queues = self.queues_manager.queues
 
         self.on_messages_sent.wire(functools.partial(tell_each, self.on_message_sent))
@@ -227,7 +227,13 @@ class Messaging(CallbackOwner):
     # What can be called from any thread.
 
     def send_message(
-        self, ident: str, message: Message, *, urgent: bool = False, prompt: bool = False
+        self,
+        ident: str,
+        message: Message,
+        *,
+        urgent: bool = False,
+        prompt: bool = False,
+        hold: bool = False,
     ) -> bool:
         """Queue a message for a peer. Thread-safe.
 
@@ -238,6 +244,7 @@ class Messaging(CallbackOwner):
         :param prompt: it is one that somebody waits for: if the loop sleeps it is
             handed to the system by this thread. That it was sent is told with the
             loop's next pass.
+        :param hold: it may stay in the queue until :meth:`release`; for those who hold a lock
         :param urgent: before all that wait for this peer and were not sent yet;
             only a message with TTL 0 can be (a reply that somebody waits for)
         :return: whether it is queued: a message with TTL 0 is not if the peer
@@ -261,12 +268,15 @@ class Messaging(CallbackOwner):
             queued = queue.push_urgent(message)
         else:
             queued = queue.push(message)
-        if not queue.dirty:
-            queue.dirty = True
-            if not (prompt and self.packeter.run_here(self._pump_here, queue)):
-                self.packeter.call_soon(self._attendant.look, queue)
-                self.packeter.wakeup_poll()
+        if not queue.dirty and not hold:
+            self._attendant.attend(queue, prompt=prompt)
         return queued
+
+    def release(self, ident: str) -> None:
+        """Send what waits for a peer, as with ``prompt``. Thread-safe."""
+        queue = self._queues.get(ident)
+        if queue is not None and not queue.dirty:
+            self._attendant.attend(queue, prompt=True)
 
     def send_data(self, ident: str, data: object) -> bytes | None:
         """Queue a new message without TTL and flags in the quickest way there is. Thread-safe.

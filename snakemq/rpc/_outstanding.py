@@ -54,6 +54,7 @@ class Outstanding:
         :raises ClientClosed: the client was closed
         :raises Exception: it can't be sent
         """
+        held = False
         with self.lock:
             if self.closed:
                 raise ClientClosed("the client was closed")
@@ -70,8 +71,11 @@ class Outstanding:
                 # either not sent or sent on the old connection. It travels
                 # with TTL 0, as in 1.6: what is not delivered now is repeated
                 # by connected(), and would else arrive twice.
-                self._sender.send(ident, pending.message(), key=pending.req_id)
+                held = self._sender.send(ident, pending.message(), key=pending.req_id, hold=True)
                 pending.sent += 1
+        # Not under the lock: it may be a system call, and others want to call, too.
+        if held:
+            self._messaging.release(ident)
 
     def end(self, ident: str, req_id: bytes) -> Pending | None:
         """Take out what has this identifier; ``None``: nobody waits for that."""

@@ -181,20 +181,30 @@ class PartSender:
 
     # Any thread.
 
-    def send(self, ident: str, data: bytes, *, key: bytes = b"", urgent: bool = False) -> bool:
+    def send(
+        self,
+        ident: str,
+        data: bytes,
+        *,
+        key: bytes = b"",
+        urgent: bool = False,
+        hold: bool = False,
+    ) -> bool:
         """Send a record.
 
         :param data: with its prefix; it is kept, not copied, until it is sent
         :param key: a name for :meth:`cancel` and for the callbacks, of at most
             16 bytes. A large record that has to go in one message, because the
             other side knows no parts, has it as the identifier of that message.
-        :param urgent: see :meth:`snakemq.messaging.Messaging.send_message`
+        :param urgent: see :meth:`snakemq.messaging.Messaging.send_message`, as is ``hold``
         :return: whether it is on its way: the peer is connected
         :raises PacketTooLarge: it can't be sent at all
         :raises QueueFull: there is no room for it
         """
         if len(data) <= self.part_size:
-            return self._messaging.send_message(ident, Message(data), urgent=urgent, prompt=True)
+            return self._messaging.send_message(
+                ident, Message(data), urgent=urgent, prompt=True, hold=hold
+            )
         features = self._messaging.peer_features(ident)
         if features is None and not self._messaging.is_connected(ident):
             return False

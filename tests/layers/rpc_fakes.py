@@ -72,13 +72,22 @@ class FakeMessaging:
         self._timers: list[FakeTimer] = []
 
     def send_message(
-        self, ident: str, message: Message, *, urgent: bool = False, prompt: bool = False
+        self,
+        ident: str,
+        message: Message,
+        *,
+        urgent: bool = False,
+        prompt: bool = False,
+        hold: bool = False,
     ) -> bool:
         if self.failure is not None:
             raise self.failure
         self.sent.append(Sent(ident, message))
         self.urgent.append(urgent)
         return True
+
+    def release(self, ident: str) -> None:
+        """What is held is in :attr:`sent` already."""
 
     def is_inside_loop(self) -> bool:
         return self.inside_loop or self._loop_thread == threading.get_ident()

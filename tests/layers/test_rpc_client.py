@@ -498,6 +498,29 @@ def test_a_wait_in_slices_is_as_long_as_it_should_be(
     assert call.result() == 1
 
 
+def test_others_can_call_while_one_is_handing_its_request_to_the_system(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side.connect()
+    is_sending = threading.Event()
+    may_go_on = threading.Event()
+
+    def release(ident: str) -> None:
+        if not is_sending.is_set():
+            is_sending.set()
+            assert may_go_on.wait(DEADLINE)
+
+    monkeypatch.setattr(side.messaging, "release", release)
+    first = InThread(side.proxy.read)
+    assert is_sending.wait(DEADLINE)
+    second = InThread(side.proxy.read)
+    for value, sent in enumerate(side.requests(2)):
+        side.reply(value_record(sent["req_id"], value))
+    assert second.result() == 1
+    may_go_on.set()
+    assert first.result() == 0
+
+
 def test_a_result_after_the_timeout_is_dropped_and_leaves_nothing(side: Side) -> None:
     side.connect()
     side.proxy.read.set_timeout(0)
