@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from typing import Final
+import threading
+from typing import Final, cast
 
 from snakemq.contracts import Buffer
 
@@ -34,6 +35,18 @@ _RECORDS_AT_ONCE: Final = 4
 _MOST_UNSENT: Final = 512 * 1024
 
 
+class _Scratch(threading.local):
+    """Where all connections of a loop read to. New memory for each read would be most of
+    what a read takes: the system has to find it, and to clear it.
+    """
+
+    def __init__(self) -> None:
+        self.room = memoryview(bytearray(_MOST_APPETITE))
+
+
+_scratch: Final = _Scratch()
+
+
 class TlsSocket:
     """Loop thread only, but for what asks about the connection.
 
@@ -53,6 +66,7 @@ class TlsSocket:
         "_failure",
         "_fed",
         "_fruit",
+        "_has_more",
         "_incoming",
         "_outgoing",
         "_rest",
@@ -83,6 +97,8 @@ class TlsSocket:
         #: what was read since that was looked at, and what of it was for the program
         self._fed = 0
         self._fruit = 0
+        #: what was read may have more in it; who has shaken hands may have said more at once
+        self._has_more = True
         #: comes after what came before it
         self._failure: OSError | None = None
         # Sending. What is to be encrypted, the last piece first; what is, and not sent;
@@ -155,37 +171,37 @@ class TlsSocket:
 
     def has_buffered(self) -> bool:
         """Whether there is something to read that no selector knows of."""
-        return bool(
-            self.eof or self._failure is not None or self._incoming.pending or self.object.pending()
-        )
+        return self._has_more or self.eof or self._failure is not None
 
     def _feed(self) -> int:
+        room = _scratch.room[: self._appetite]
         try:
-            data = self._sock.recv(self._appetite)
+            count = self._sock.recv_into(room)
         except (BlockingIOError, InterruptedError):
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "nothing there") from None
-        if data:
-            self._incoming.write(data)
+        if count:
+            self._incoming.write(room[:count])
         else:
             self._incoming.write_eof()
-        return len(data)
+        return count
 
     def _decrypt(self, size: int) -> bytes:
         if self._failure is not None:
             raise self._failure
-        pieces: list[bytes] = []
+        room = _scratch.room[:size]
         total = 0
+        read = self.object.read
+        self._has_more = True
         try:
-            while total < size:
+            while left := len(room) - total:
                 # One read gives one record at most.
-                piece = self.object.read(size - total)
-                if not piece:
+                count = cast(int, read(left, room[total:]))  # to where, it gives a number
+                if not count:
                     self.eof = True
                     break
-                pieces.append(piece)
-                total += len(piece)
+                total += count
         except ssl.SSLWantReadError:
-            pass
+            self._has_more = False
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             # With or without TLS' own farewell: messages have a length.
             self.eof = True
@@ -198,9 +214,9 @@ class TlsSocket:
                 self._flush()
             if len(self._unsent) > _MOST_UNSENT:
                 self._failure = ConnectionAbortedError("the other side does not read TLS")
-        if self._failure is not None and not pieces:
+        if self._failure is not None and not total:
             raise self._failure
-        return b"".join(pieces)
+        return bytes(room[:total])
 
     def send(self, *data: Buffer) -> bool:
         """Hand over what the system takes. Not before the last send is over.
