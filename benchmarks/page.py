@@ -95,7 +95,8 @@ def _machine(results: Results) -> list[str]:
     how_long = f"{written['seconds'] / 60:.0f} minutes"
     size = "" if written["scale"] == 1 else f", at {written['scale']:g} of the full size"
     where = f"{machine['python']}, {machine['system']}, {machine['cpus']} CPUs{load}"
-    return [f"{where}; up to {rounds} rounds in {how_long}{size}. {versions}."]
+    how_often = f"{rounds} round{'s' * (rounds != 1)} at most"
+    return [f"{where}; {how_often}, in {how_long}{size}. {versions}."]
 
 
 def _missing(results: Results) -> list[str]:

@@ -148,7 +148,7 @@ class _Asking:
         return self.part_of_figure(Figure(workload, peer), part, peer, Figure(workload))
 
     def part_of_figure(self, other: Figure, part: float, name: str, ours: Figure) -> Condition:
-        asked = name if part == 1 else f"{part:g} of {name}"
+        asked = _part(part, name)
         ratio = self._results.ratio(ours, other)
         if ratio is None:
             return _unknown(asked)
@@ -201,6 +201,10 @@ class _Asking:
         if median is None or not known:
             return _unknown(asked)
         return Condition(asked, f"{number(median)} {unit}", median <= limit)
+
+
+def _part(part: float, name: str) -> str:
+    return name if part == 1 else f"{part:g} {'times' if part > 1 else 'of'} {name}"
 
 
 def _unknown(asked: str) -> Condition:
