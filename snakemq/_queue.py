@@ -120,7 +120,7 @@ class Queue:
         """
         manager = self.manager
         if item.flags & FLAG_PERSISTENT and manager.is_stored(item):
-            manager.push_many([(self.name, item)])
+            manager.push_stored(self, item)
             return True
         size = len(item.data)
         room = manager.room

@@ -7,7 +7,8 @@ is only one, and everything that is under way when the disk is slow shares its
 next sync.
 
 What leaves the storage waits for nobody: if somebody else is writing, it goes
-along with the next change.
+along with the next change. As long as change follows change, it waits until
+there is more of it.
 """
 
 from __future__ import annotations
@@ -30,8 +31,15 @@ __all__ = ["Writer"]
 GROUP_MESSAGES: Final = 4096
 GROUP_BYTES: Final = 16 * 1024 * 1024
 
-#: So many removals wait for the next change, or for :meth:`Writer.flush`, so
-#: that one who sends message after message need not pay for each apart.
+#: After so many changes within the time between two calls of :meth:`Writer.flush`
+#: more are expected, and so few removals wait: to remove one message takes the
+#: storage as long as to store one, and a hundred hardly longer.
+BUSY: Final = 8
+FEW: Final = 128
+
+#: So many removals wait for the next change, or for :meth:`Writer.flush`, when
+#: one who sends message after message has just written, and need not pay for
+#: them apart.
 MAX_LEFT: Final = 1000
 
 #: After so many removals that need not survive a power failure they are made
@@ -48,16 +56,15 @@ class _Job:
     :param stored: called with their positions when they are
     """
 
-    __slots__ = ("bytes", "entries", "error", "is_done", "leads", "prepare", "stored", "turn")
+    __slots__ = ("entries", "error", "is_done", "leads", "prepare", "stored", "turn")
 
     def __init__(
         self,
         entries: Sequence[tuple[str, Message]],
-        prepare: Callable[[], object],
+        prepare: Callable[[], object] | None,
         stored: Callable[[list[int]], object],
     ) -> None:
         self.entries = entries
-        self.bytes = sum([len(message.data) for _, message in entries])
         self.prepare = prepare
         self.stored = stored
         self.error: BaseException | None = None
@@ -66,6 +73,10 @@ class _Job:
         self.leads = False
         #: released when its thread has to look; only if it has to wait
         self.turn: threading.Lock | None = None
+
+    def count_bytes(self) -> int:
+        """How much data it is."""
+        return sum([len(message.data) for _, message in self.entries])
 
     def wake(self) -> None:
         if self.turn is not None:
@@ -99,6 +110,9 @@ class Writer:
         self._jobs: deque[_Job] = deque()
         self._group: list[_Job] = []  # what is being written
         self._removals: dict[str, _Leaving] = {}
+        self._left = 0  # how many messages these are
+        self._are_due = True  # they need not wait for more
+        self._changes_left = BUSY  # until they have to
         #: something could not be removed, and is not tried again by itself
         self.removal_failed = False
         self._unsynced = 0
@@ -106,13 +120,13 @@ class Writer:
     def push(
         self,
         entries: Sequence[tuple[str, Message]],
-        prepare: Callable[[], object],
+        prepare: Callable[[], object] | None,
         stored: Callable[[list[int]], object],
     ) -> None:
         """Store messages, all of them or none; they are on the disk when this returns.
 
         :param entries: pairs of queue name and message
-        :param prepare: is called before; what it raises is raised here
+        :param prepare: is called before, if it is given; what it raises is raised here
         :param stored: is called with the positions. What was stored before was
             told before, and what is stored next is told afterwards.
         :raises snakemq.exceptions.StorageError: they could not be stored
@@ -131,7 +145,7 @@ class Writer:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """For ``with``: nobody else writes meanwhile."""
-        job = _Job((), lambda: None, lambda positions: None)
+        job = _Job((), None, lambda positions: None)
         try:
             self._take_turn(job)
             yield
@@ -140,7 +154,7 @@ class Writer:
                 self._hand_over()
 
     def remove(self, removals: Sequence[Removal]) -> None:
-        """Have messages removed, now or with what is written next. Does not wait.
+        """Have messages removed, now or with what is written next, or later. Does not wait.
 
         See :meth:`has_removals`.
 
@@ -151,7 +165,7 @@ class Writer:
         try:
             with self._lock:
                 self._put_back(removals)
-                if not self._is_led:
+                if not self._is_led and (self._are_due or self._left > FEW):
                     leads = self._is_led = True
         finally:
             if leads:
@@ -185,7 +199,9 @@ class Writer:
         return bool(self._removals) and not self.removal_failed
 
     def flush(self) -> None:
-        """Have removed now what waits for the next change, unless somebody is writing."""
+        """Have removed what waits: now, or if somebody is writing, with what is written next."""
+        self._changes_left = BUSY
+        self._are_due = True
         self.remove(())
 
     @property
@@ -233,7 +249,7 @@ class Writer:
     def _hand_over(self, max_left: int = 0) -> None:
         """Have the next one write, and remove what nobody waits for.
 
-        :param max_left: so many removals are left to whoever writes next, soon
+        :param max_left: so many removals may wait, if they are not due
         """
         while True:
             with self._lock:
@@ -242,8 +258,7 @@ class Writer:
                     job.leads = True
                     job.wake()
                     return
-                left = sum(len(leaving.positions) for leaving in self._removals.values())
-                if left <= max_left or self.removal_failed:
+                if self._left <= max_left or self.removal_failed:
                     self._is_led = False
                     return
                 removals: list[Removal] = []
@@ -260,6 +275,8 @@ class Writer:
             for name, leaving in self._removals.items()
         ]
         self._removals = {}
+        self._left = 0
+        self._are_due = self._changes_left > 0
 
     def _put_back(self, removals: Sequence[Removal]) -> None:
         for name, positions, size in removals:
@@ -268,6 +285,7 @@ class Writer:
                 leaving = self._removals[name] = _Leaving()
             leaving.positions.extend(positions)
             leaving.bytes += size
+            self._left += len(positions)
 
     # Writing; for the thread whose turn it is.
 
@@ -278,25 +296,34 @@ class Writer:
         try:
             with self._lock:
                 self._group = group
-                self._gather(group)
-                self._take_removals(removals)
+                if self._jobs:
+                    self._gather(group)
+                if self._changes_left:
+                    self._changes_left -= 1
+                if self._left and (self._are_due or self._left > FEW or self.removal_failed):
+                    self._take_removals(removals)
             self._write(group, removals)
         except BaseException:  # KeyboardInterrupt
             # They may be gone, which does no harm.
             self._restore(removals)
             raise
         finally:
-            with self._lock:
-                self._group = []
-                undone = [job for job in group[1:] if not job.is_done and job not in self._jobs]
-                self._jobs.extendleft(reversed(undone))
-            for job in group[1:]:
-                if job.is_done:
-                    job.wake()
+            if len(group) > 1:
+                self._let_go(group)
+
+    def _let_go(self, group: list[_Job]) -> None:
+        """Wake those whose jobs were written with the first; what was not is still to be done."""
+        with self._lock:
+            self._group = []
+            undone = [job for job in group[1:] if not job.is_done and job not in self._jobs]
+            self._jobs.extendleft(reversed(undone))
+        for job in group[1:]:
+            if job.is_done:
+                job.wake()
 
     def _gather(self, group: list[_Job]) -> None:
         """Find what can be written together."""
-        messages, size = len(group[0].entries), group[0].bytes
+        messages, size = len(group[0].entries), group[0].count_bytes()
         while self._jobs and messages < GROUP_MESSAGES and size < GROUP_BYTES:
             job = self._jobs[0]
             if not job.entries:
@@ -304,10 +331,10 @@ class Writer:
             group.append(job)
             self._jobs.popleft()
             messages += len(job.entries)
-            size += job.bytes
+            size += job.count_bytes()
 
     def _write(self, group: list[_Job], removals: list[Removal]) -> None:
-        ready = [job for job in group if self._is_prepared(job)]
+        ready = [job for job in group if job.prepare is None or self._is_prepared(job)]
         try:
             self._change(ready, removals)
         except StorageUnavailable as exc:
@@ -329,7 +356,8 @@ class Writer:
 
     def _is_prepared(self, job: _Job) -> bool:
         try:
-            job.prepare()
+            if job.prepare is not None:
+                job.prepare()
         except Exception as exc:
             self._fail(job, exc)
             return False
@@ -348,7 +376,7 @@ class Writer:
             if len(group) == 1
             else list(chain.from_iterable([job.entries for job in group]))
         )
-        removed = sum([len(removal.positions) for removal in removals])
+        removed = sum([len(removal.positions) for removal in removals]) if removals else 0
         sync = bool(entries) or self._unsynced + removed > MAX_UNSYNCED
         before = self._storage.last_position()
         positions: list[int] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -184,10 +185,47 @@ class QueuesManager(CallbackOwner):
             )
         reserved = self.reserve(entries)
         stored = [(queue.name, message) for queue, message in reserved if self.is_stored(message)]
-        if not stored:
+        if stored:
+            self._push_reserved(reserved, stored)
+        else:
             self.append(reserved)
-            return reserved
+        return reserved
+
+    def push_stored(self, queue: Queue, message: Message) -> None:
+        """Append a single message that goes to the storage; as :meth:`push_many`. Any thread."""
+        in_transaction = threading.get_ident() in self.in_transaction
+        if in_transaction or not self._reserve_one(queue, message):
+            # It says what is wrong, or waits for room.
+            self.push_many([(queue.name, message)])
+        else:
+            self._push_reserved([(queue, message)], [(queue.name, message)])
+
+    def _reserve_one(self, queue: Queue, message: Message) -> bool:
+        """Make room for a message that goes to the storage, if there is some already."""
+        room = self.stored_room
+        limits = room.limits
+        part = queue.stored
+        size = len(message.data)
+        with room.lock:
+            if (
+                queue.is_forgotten
+                or part.messages >= limits.max_messages
+                or part.bytes + size > limits.max_bytes
+                or room.messages >= limits.total_messages
+                or room.bytes + size > limits.total_bytes
+            ):
+                return False
+            room.count(part, 1, size)
+            return True
+
+    def _push_reserved(self, reserved: Reserved, stored: Sequence[tuple[str, Message]]) -> None:
+        """Store messages for which there is room, and append them to their queues.
+
+        :param stored: those that go to the storage, at least one
+        """
         is_done = False
+        has_clock = [message for _, message in stored if message.ttl is not None]
+        advance = functools.partial(self.advance_stored_clocks, reserved) if has_clock else None
 
         def done(positions: Sequence[int]) -> None:
             nonlocal is_done
@@ -195,7 +233,7 @@ class QueuesManager(CallbackOwner):
             self.append(reserved, positions)
 
         try:
-            self._store(stored, lambda: self.advance_stored_clocks(reserved), done)
+            self._store(stored, advance, done)
         except BaseException:
             if is_done:  # KeyboardInterrupt
                 self.attend(dict.fromkeys(queue for queue, _ in reserved))
@@ -203,15 +241,14 @@ class QueuesManager(CallbackOwner):
                 self.release(reserved)
             raise
         self.wrote()
-        return reserved
 
     def _store(
         self,
         entries: Sequence[tuple[str, Message]],
-        prepare: Callable[[], object],
+        prepare: Callable[[], object] | None,
         done: Callable[[Sequence[int]], object],
     ) -> None:
-        for attempts_left in reversed(range(_ATTEMPTS)):
+        for attempts_left in range(_ATTEMPTS - 1, -1, -1):
             storage = self.paged
             if storage is None:
                 raise StorageError("the queues are closed: nothing can be stored any more")

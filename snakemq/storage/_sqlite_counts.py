@@ -6,9 +6,15 @@
                      messages   INTEGER   how many items, never 0
                      bytes      INTEGER   of data in them
                      seconds    REAL      the clock: for how long TTLs ran
+                     counted    INTEGER   up to which position this is about its items
 
-The file belongs to this process, so what is in this table is in memory, too. It
-is read again whenever a change failed or was undone.
+What is pushed is counted in memory, and in this table only with the next
+removal, or when it is much: it would be a statement and a page for each
+message. Whoever reads the table counts what is behind that position, which
+is little.
+
+The file belongs to this process, so all of it is in memory, too. It is read
+again whenever a change failed or was undone.
 """
 
 from __future__ import annotations
@@ -23,13 +29,21 @@ from snakemq.storage.base import QueueSummary
 
 __all__ = ["Count", "QueueCounts"]
 
-_LOAD: Final = "SELECT queue_name, messages, bytes, seconds FROM snakemq_queues"
+# One statement, so that nothing is stored in between. The rows of the second
+# part are single items; all that was counted is at the position of some queue
+# or before.
+_LOAD: Final = """SELECT queue_name, messages, bytes, seconds, counted FROM snakemq_queues
+    UNION ALL SELECT queue_name, 1, length(data), NULL, rowid FROM items
+    WHERE rowid > (SELECT coalesce(max(counted), 0) FROM snakemq_queues)"""
 
-_SAVE: Final = "REPLACE INTO snakemq_queues (queue_name, messages, bytes, seconds)"
+_SAVE: Final = "REPLACE INTO snakemq_queues (queue_name, messages, bytes, seconds, counted)"
 
 _FORGET: Final = "DELETE FROM snakemq_queues WHERE queue_name = ?"
 
 _COUNT: Final = "SELECT count(*), coalesce(sum(length(data)), 0) FROM items WHERE queue_name = ?"
+
+#: After so many items the table is brought up to date.
+_MAX_UNSAVED: Final = 1000
 
 
 class Count:
@@ -61,6 +75,9 @@ class QueueCounts:
         self._counts: dict[str, Count] = {}
         # Up to which undone change this is right.
         self._valid: int | None = None
+        #: queues with items that are not counted in the table, and how many those are
+        self._unsaved: set[str] = set()
+        self._items_unsaved = 0
 
     def summaries(self) -> list[QueueSummary]:
         """All queues."""
@@ -75,29 +92,82 @@ class QueueCounts:
         return 0.0 if count is None else count.seconds
 
     def current(self) -> dict[str, Count]:
-        """What is known of each queue. Who changes it calls :meth:`save`."""
+        """What is known of each queue. Who changes it calls :meth:`save`, or :meth:`add`."""
         if self._valid != self._file.undone or self._file.read_only:
-            self._counts = {
-                name: Count(messages, size, seconds)
-                for name, messages, size, seconds in self._file.read(_LOAD)
-            }
+            self._load()
             self._valid = self._file.undone
         return self._counts
+
+    def forget(self) -> None:
+        """Something may have gone wrong: read it again when it is needed."""
+        self._valid = None
+
+    def _load(self) -> None:
+        self._counts = {}
+        self._unsaved.clear()
+        self._items_unsaved = 0
+        for name, messages, size, seconds, _ in self._file.read(_LOAD):
+            if seconds is not None:
+                self._counts[name] = Count(messages, size, seconds)
+            else:
+                self.add(name, size, self._counts)
+
+    def add(self, name: str, size: int, counts: dict[str, Count] | None = None) -> Count:
+        """There is another item, with so many bytes of data; see :meth:`must_save`.
+
+        :return: of its queue
+        """
+        if counts is None:
+            counts = self.current()
+        count = counts.get(name)
+        if count is None:
+            count = counts[name] = Count()
+        count.messages += 1
+        count.bytes += size
+        self._unsaved.add(name)
+        self._items_unsaved += 1
+        return count
+
+    def must_save(self, more: int) -> bool:
+        """Whether the table has to be brought up to date with so many items more."""
+        return self._items_unsaved + more > _MAX_UNSAVED
+
+    @property
+    def are_saved(self) -> bool:
+        """Whether the table is up to date."""
+        return not self._unsaved
+
+    def is_saved(self, name: str) -> bool:
+        """Whether the table is up to date about a queue."""
+        return name not in self._unsaved
 
     def count_anew(self, conn: sqlite3.Connection, queue_name: str) -> None:
         """Look at the items, when it is not clear what became of them."""
         count = self.current().setdefault(queue_name, Count())
         count.messages, count.bytes = conn.execute(_COUNT, (queue_name,)).fetchone()
 
-    def save(self, conn: sqlite3.Connection, names: Iterable[str]) -> None:
-        """Store what became of some queues, in the transaction that changed them."""
+    def clear(self) -> None:
+        """There are no queues any more."""
+        self.current().clear()
+        self._unsaved.clear()
+        self._items_unsaved = 0
+
+    def save(self, conn: sqlite3.Connection, names: Iterable[str], last: int) -> None:
+        """Bring the table up to date.
+
+        :param names: queues that have become something else than by :meth:`add`,
+            in this transaction
+        :param last: the highest position
+        """
         counts = self.current()
         rows = []
-        for name in names:
+        for name in self._unsaved.union(names):
             count = counts[name]
             if count.messages > 0:
-                rows.append((name, count.messages, max(count.bytes, 0), count.seconds))
+                rows.append((name, count.messages, max(count.bytes, 0), count.seconds, last))
             else:
                 conn.execute(_FORGET, (name,))
                 del counts[name]
+        self._unsaved.clear()
+        self._items_unsaved = 0
         insert_rows(conn, _SAVE, rows)

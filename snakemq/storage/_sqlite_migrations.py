@@ -47,8 +47,20 @@ def _take_over(conn: sqlite3.Connection) -> None:
         conn.execute(statement)
 
 
+_ADD_COUNTED: Final = "ALTER TABLE {}.snakemq_queues ADD COLUMN counted INTEGER"
+
+
+def _count_up_to_a_position(conn: sqlite3.Connection) -> None:
+    """From version 1 to 2: what is pushed need not be counted at once."""
+    conn.execute(_ADD_COUNTED.format("main"))
+    conn.execute("UPDATE snakemq_queues SET counted = (SELECT max(rowid) FROM items)")
+
+
 #: Each makes the next version of the one before, in a transaction of its own.
-STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_take_over,)
+STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    _take_over,
+    _count_up_to_a_position,
+)
 
 #: The version of a file that all steps were done with.
 VERSION: Final = len(STEPS)
@@ -102,10 +114,14 @@ def overlay(conn: sqlite3.Connection, version: int) -> None:
     if not version:
         for statement in TABLES[1:]:
             conn.execute(statement.replace(_CREATE, "CREATE TEMP TABLE "))
-    elif _get(conn, "schema_version") != _schema_version(conn):
-        conn.execute("CREATE TEMP TABLE snakemq_queues AS SELECT * FROM main.snakemq_queues")
+    elif version < VERSION or _get(conn, "schema_version") != _schema_version(conn):
+        conn.execute(
+            """CREATE TEMP TABLE snakemq_queues AS
+                SELECT queue_name, messages, bytes, seconds FROM main.snakemq_queues"""
+        )
     else:
         return
+    conn.execute(_ADD_COUNTED.format("temp"))
     _count(conn, conn.execute(_SURVEY).fetchall())
     columns = columns_of_items(conn)
     offline, stored_at = (
@@ -138,7 +154,8 @@ def _count(conn: sqlite3.Connection, found: list[tuple[Any, ...]]) -> None:
     clocks = dict(conn.execute("SELECT queue_name, seconds FROM snakemq_queues"))
     conn.execute("DELETE FROM snakemq_queues")
     conn.executemany(
-        "INSERT INTO snakemq_queues (queue_name, messages, bytes, seconds) VALUES (?, ?, ?, ?)",
+        """INSERT INTO snakemq_queues (queue_name, messages, bytes, seconds, counted)
+            VALUES (?, ?, ?, ?, (SELECT max(rowid) FROM main.items))""",
         [(name, messages, size, clocks.get(name, 0.0)) for name, messages, size, *_ in found],
     )
 

@@ -10,9 +10,10 @@ import sqlite3
 from binascii import a2b_hex, b2a_hex
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import closing
-from typing import Any, Final, NamedTuple
+from contextlib import closing, suppress
+from typing import Any, Final, TypeAlias
 
+from snakemq.exceptions import StorageError
 from snakemq.message import Message
 from snakemq.storage._common import check_seconds, remaining, wall_clock
 from snakemq.storage._sqlite_batches import delete_positions, insert_rows
@@ -24,6 +25,11 @@ __all__ = ["SqliteQueues"]
 
 _INSERT: Final = """INSERT INTO items
     (rowid, queue_name, uuid, data, ttl, flags, offline, stored_at)"""
+
+_INSERT_ONE: Final = f"{_INSERT} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+
+_LAST: Final = """SELECT max(coalesce((SELECT max(rowid) FROM items), 0),
+    coalesce((SELECT max(counted) FROM snakemq_queues), 0))"""
 
 _ITEM: Final = "SELECT rowid, uuid, data, ttl, flags, offline FROM items WHERE queue_name = ?"
 
@@ -64,15 +70,9 @@ _PUSHED: Final = """SELECT queue_name, uuid, data, ttl, flags, stored_at
     FROM snakemq_pushed ORDER BY id"""
 
 
-class _NewItem(NamedTuple):
-    """What is to be stored, as it is in the file."""
-
-    queue_name: str
-    uuid: bytes
-    data: bytes
-    ttl: float | None
-    flags: int
-    stored_at: float
+#: What is to be stored, as it is in the file: queue, identifier, data, TTL,
+#: flags, and when it was pushed.
+_NewItem: TypeAlias = "tuple[str, bytes, bytes, float | None, int, float]"
 
 
 class SqliteQueues:
@@ -86,9 +86,19 @@ class SqliteQueues:
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
         self._counts = QueueCounts(file)
-        ((highest,),) = file.read("SELECT max(rowid) FROM items")
-        # Numbers that were given to what was undone then are not given again.
-        self._last_position = highest or 0
+        # Numbers that were given to what was undone, or has left, are not given again.
+        ((last,),) = file.read(_LAST)
+        self._last_position: int = last
+
+    def save_counts(self) -> None:
+        """Before the end: who opens the file next need not count anything. May fail."""
+        if self._counts.are_saved:
+            return
+        with suppress(StorageError), self._file.idle() as conn:
+            if conn is not None:
+                with conn:
+                    conn.execute("BEGIN IMMEDIATE")
+                    self._counts.save(conn, (), self._last_position)
 
     def names(self) -> list[str]:
         with self._file.exclusive():
@@ -99,8 +109,8 @@ class SqliteQueues:
             return self._counts.summaries()
 
     def last_position(self) -> int:
-        with self._file.exclusive():
-            return self._last_position
+        self._file.check_usable()
+        return self._last_position
 
     def items(self, queue_name: str) -> list[Message]:
         with self._file.exclusive():
@@ -133,7 +143,7 @@ class SqliteQueues:
         if count.messages != messages and not self._file.read_only:
             with self._file.change(joins=True, late=True) as conn:
                 self._counts.count_anew(conn, queue_name)
-                self._counts.save(conn, [queue_name])
+                self._counts.save(conn, [queue_name], self._last_position)
 
     def change(
         self, push: Sequence[tuple[str, Message]], remove: Sequence[Removal], *, sync: bool
@@ -142,36 +152,50 @@ class SqliteQueues:
             # The writer's lock may be somebody else's; nothing is worth waiting.
             self._file.check_usable()
             return []
+        if len(push) == 1 and not remove and sync and not self._counts.must_save(1):
+            return [self._push_one(*push[0])]
         now = wall_clock()
         new = [
-            _NewItem(name, b2a_hex(item.uuid), item.data, item.ttl, item.flags, now)
-            for name, item in push
+            (name, b2a_hex(item.uuid), item.data, item.ttl, item.flags, now) for name, item in push
         ]
         with self._file.change(joins=True, late=not sync, inserts=bool(new)) as conn:
             return self._change(conn, new, remove)
 
+    def _push_one(self, name: str, item: Message) -> int:
+        """What :meth:`change` does, for a single message: the statement is all there is."""
+        with self._file.exclusive():
+            try:
+                ttl = item.ttl
+                offline = None if ttl is None else self._counts.clock(name)
+                self._counts.add(name, len(item.data))
+                self._last_position = position = self._last_position + 1
+                uuid = b2a_hex(item.uuid)
+                row = (position, name, uuid, item.data, ttl, item.flags, offline, wall_clock())
+                self._file.run([(_INSERT_ONE, row)], joins=True, inserts=True)
+            except BaseException:
+                self._counts.forget()
+                raise
+            return position
+
     def _change(
         self, conn: sqlite3.Connection, new: Sequence[_NewItem], remove: Sequence[Removal]
     ) -> list[int]:
-        changed = {removal.queue_name for removal in remove}
         for removal in remove:
             self._remove(conn, removal)
-        counts = self._counts.current()
+        known = self._counts.current()
+        must_save = bool(remove) or self._counts.must_save(len(new))
         rows = []
-        for position, item in enumerate(new, self._last_position + 1):
+        first = self._last_position + 1
+        for position, item in enumerate(new, first):
             name, uuid, data, ttl, flags, stored_at = item
-            count = counts.get(name)
-            if count is None:
-                count = counts[name] = Count()
-            count.messages += 1
-            count.bytes += len(data)
+            count = self._counts.add(name, len(data), known)
             offline = None if ttl is None else count.seconds
             rows.append((position, name, uuid, data, ttl, flags, offline, stored_at))
-            changed.add(name)
-        first = self._last_position + 1
         self._last_position += len(rows)
         insert_rows(conn, _INSERT, rows)
-        self._counts.save(conn, changed)
+        if must_save:
+            changed = {removal.queue_name for removal in remove}
+            self._counts.save(conn, changed, self._last_position)
         return list(range(first, first + len(rows)))
 
     def _remove(self, conn: sqlite3.Connection, removal: Removal) -> None:
@@ -224,7 +248,7 @@ class SqliteQueues:
         with self._file.change() as conn:
             conn.execute("DELETE FROM items")
             conn.execute("DELETE FROM snakemq_queues")
-            self._counts.current().clear()
+            self._counts.clear()
 
     def update_ttls(self, items: Sequence[Message]) -> None:
         if not items:
@@ -232,16 +256,24 @@ class SqliteQueues:
             return
         with self._file.change() as conn:
             _want(conn, items)
+            # The clocks in the table are needed.
+            self._counts.save(conn, (), self._last_position)
             conn.execute(_UPDATE_WANTED)
 
     def advance(self, queue_name: str, seconds: float) -> None:
         check_seconds(seconds)
         with self._file.exclusive():
             count = self._counts.current().get(queue_name)
-            if count is not None and seconds:
-                ran = count.seconds + seconds
+            if count is None or not seconds:
+                return
+            ran = count.seconds + seconds
+            if self._counts.is_saved(queue_name):
                 self._file.run([(_ADVANCE, (ran, queue_name))], late=True)
                 count.seconds = ran
+            else:
+                with self._file.change(late=True) as conn:
+                    count.seconds = ran
+                    self._counts.save(conn, (), self._last_position)
 
     def next_expiry(self, queue_name: str, after: int) -> float | None:
         with self._file.exclusive():
@@ -279,11 +311,11 @@ class SqliteQueues:
             # Late: after a power failure they are where they were, and will
             # be adopted again.
             with self._file.change(late=True) as conn:
-                new = [_NewItem(*row) for row in conn.execute(_PUSHED)]
+                new: list[_NewItem] = conn.execute(_PUSHED).fetchall()
                 positions = self._change(conn, new, ())
                 conn.execute("DELETE FROM snakemq_pushed")
         return [
-            (item.queue_name, self._item((position, *item[1:5], None), 0.0))
+            (item[0], self._item((position, *item[1:5], None), 0.0))
             for position, item in zip(positions, new, strict=True)
         ]
 

@@ -156,6 +156,7 @@ class SqliteQueuesStorage(QueuesStorageBase):
 
     def close(self) -> None:
         """Close the file. Harmless when repeated, and in a forked child."""
+        self._queues.save_counts()
         self._file.close()
 
     def get_queues(self) -> list[str]:

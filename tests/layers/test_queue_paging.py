@@ -244,6 +244,7 @@ def test_what_is_on_the_disk_is_dropped_when_it_is_the_oldest(bench: Bench) -> N
         bench.push(data)
         bench.queue.report_drops()
     assert bench.dropped == [(data, DropReason.QUEUE_FULL) for data in numbers(70)]
+    bench.manager.flush()
     assert bench.storage.content() == numbers(70, 100)
     assert bench.in_memory() <= 10
     bench.connect()
@@ -278,6 +279,7 @@ def test_a_storage_written_for_1_6_behaves_the_same() -> None:
     assert bench.in_memory() == 0
     bench.connect()
     assert bench.drain(20) == numbers(20)
+    bench.manager.flush()
     assert [item.data for item in storage.get_items("q")] == [
         data for data in numbers(20, 50) if int(data) % 5 != 2
     ]

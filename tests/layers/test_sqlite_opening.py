@@ -552,6 +552,30 @@ class TestMigration:
                 SqliteQueuesStorage(path, read_only=read_only)
         expect_untouched(path, content)
 
+    @pytest.mark.parametrize("read_only", [False, True])
+    def test_a_file_of_version_1(self, path: Path, read_only: bool) -> None:
+        """Its counters were right with each change."""
+        with SqliteQueuesStorage(path) as storage:
+            storage.change_items([("peer", Message(b"abc", 60.0, 1))] * 3)
+            storage.advance_ttl("peer", 20.0)
+        execute(
+            path,
+            "DROP TABLE snakemq_queues",
+            """CREATE TABLE snakemq_queues (queue_name TEXT PRIMARY KEY,
+                messages INTEGER, bytes INTEGER, seconds REAL) WITHOUT ROWID""",
+            "INSERT INTO snakemq_queues VALUES ('peer', 3, 9, 20.0)",
+            "UPDATE snakemq_meta SET value = 1 WHERE name = 'version'",
+            """UPDATE snakemq_meta SET value = (SELECT schema_version FROM pragma_schema_version)
+                WHERE name = 'schema_version'""",
+        )
+        for _ in range(2):
+            with SqliteQueuesStorage(path, read_only=read_only) as storage:
+                assert storage.summarize() == [("peer", 3, 9)]
+                assert [item.ttl for item in storage.get_items("peer")] == [40.0] * 3
+                assert storage.last_position() == 3
+        version = execute(path, "SELECT value FROM snakemq_meta WHERE name = 'version'")
+        assert version == [(1 if read_only else 2,)]
+
     def test_the_version_of_the_application_is_its_own(self, path: Path) -> None:
         execute(path, "PRAGMA user_version = 4711")
         for _ in range(2):

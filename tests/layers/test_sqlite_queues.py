@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -229,6 +231,75 @@ class TestCounters:
             assert sorted(storage.summarize()) == sorted(counted(path))
             assert storage.get_queues()
 
+    @pytest.mark.parametrize("pushes", [1, 30, 999, 1000, 1001, 2100])
+    def test_what_is_not_in_the_table_yet_is_counted(self, path: Path, pushes: int) -> None:
+        """By the next process, if this one is killed; and by who looks while it is open."""
+        with SqliteQueuesStorage(path) as storage:
+            push(storage, 5, "alice")
+            storage.change_items([], [Removal("alice", [4, 5], 2)])
+            for number in range(pushes):
+                push(storage, 1, f"peer{number % 3}")
+            storage.change_items([("alice", message()), ("zoe", message())])
+            expected = storage.summarize()
+            assert sorted(expected) == sorted(counted(path))
+            behind = execute(
+                path,
+                "SELECT count(*) FROM items"
+                " WHERE rowid > (SELECT max(counted) FROM snakemq_queues)",
+            )[0][0]
+            assert behind <= 1000
+            copy = path.with_name("copy.db")
+            shutil.copy(path, copy)
+            shutil.copy(f"{path}-wal", f"{copy}-wal")
+            with SqliteQueuesStorage(path, read_only=True) as look:
+                assert sorted(look.summarize()) == sorted(expected)
+        with SqliteQueuesStorage(copy) as storage:
+            assert sorted(storage.summarize()) == sorted(expected)
+            positions = page(storage, queue_name="alice")
+            storage.change_items([], [Removal("alice", [n for n, _ in positions], 7)])
+            assert sorted(storage.summarize()) == sorted(counted(copy))
+
+    def test_they_are_in_the_table_when_it_was_closed(self, path: Path) -> None:
+        with SqliteQueuesStorage(path) as storage:
+            push(storage, 3)
+        columns = "queue_name, messages, bytes, counted"
+        assert execute(path, f"SELECT {columns} FROM snakemq_queues") == [("peer", 3, 3, 3)]
+
+    def test_it_is_closed_all_the_same_when_the_file_is_locked(self, path: Path) -> None:
+        storage = SqliteQueuesStorage(path, busy_timeout=DEADLINE)
+        push(storage, 3)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            storage.close()
+        with SqliteQueuesStorage(path) as storage:
+            assert storage.summarize() == [("peer", 3, 3)]
+
+    def test_a_position_that_was_counted_is_not_given_again(self, path: Path) -> None:
+        """Else what is there next would seem to have been counted."""
+        with SqliteQueuesStorage(path) as storage:
+            push(storage, 5)
+            storage.change_items([], [Removal("peer", [4, 5], 2)])
+        with SqliteQueuesStorage(path) as storage:
+            assert storage.last_position() == 5
+            push(storage, 1)
+            copy = path.with_name("copy.db")
+            shutil.copy(path, copy)
+            shutil.copy(f"{path}-wal", f"{copy}-wal")
+        with SqliteQueuesStorage(copy) as storage:
+            assert storage.summarize() == counted(copy) == [("peer", 4, 4)]
+
+    def test_the_clock_of_a_queue_that_is_not_in_the_table_yet_runs(self, path: Path) -> None:
+        with SqliteQueuesStorage(path) as storage:
+            storage.change_items([("peer", message(b"x", ttl=60.0))])
+            storage.advance_ttl("peer", 20.0)
+            storage.change_items([("new", message(b"x", ttl=60.0))])
+            (item,) = storage.get_items("new")
+            item.ttl = 30.0
+            storage.update_items_ttl([item])
+            storage.advance_ttl("new", 5.0)
+        with SqliteQueuesStorage(path) as storage:
+            assert [storage.get_items(name)[0].ttl for name in ("peer", "new")] == [40.0, 25.0]
+
     def test_threads_keep_them_right(self, path: Path, storage: SqliteQueuesStorage) -> None:
         def work(number: int) -> None:
             for _ in range(20):
@@ -413,6 +484,12 @@ class TestCost:
             "REPLACE",
             "COMMIT",
         ]
+
+    def test_a_message_takes_one_statement(self, storage: SqliteQueuesStorage) -> None:
+        push(storage, 1)
+        for item in (message(), message(ttl=60.0)):
+            made = statements(storage, partial(storage.push, "peer", item))
+            assert [statement.split()[0] for statement in made] == ["INSERT"]
 
     def test_a_new_size_of_a_batch_is_no_new_statement(self, storage: SqliteQueuesStorage) -> None:
         """It would have to be prepared, which takes longer than running it."""

@@ -185,7 +185,7 @@ def test_an_interrupt_while_a_file_is_synced(tmp_path: Path) -> None:
 
     def trace(frame: FrameType, event: str, arg: Any) -> None:
         # When the C function returns, Python looks for signals.
-        if event == "c_return" and frame.f_code.co_name == "change" and not found:
+        if event == "c_return" and frame.f_code.co_name in ("change", "_execute") and not found:
             connection = frame.f_locals.get("conn")
             if connection is not None and not connection.in_transaction:
                 found.append(True)
