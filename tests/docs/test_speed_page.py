@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
+from pathlib import Path
 
 import pytest
 
+from benchmarks import page
 from benchmarks.__main__ import main
 from benchmarks.figures import GROUPS, groups_of
 from benchmarks.page import FIGURES, PAGE, RESULTS, refreshed
@@ -69,3 +73,20 @@ def test_the_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(SystemExit) as stopped:
             main()
         assert stopped.value.code == 0
+
+
+def test_another_run_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results are kept, the page shows them, and the pictures are drawn from them."""
+    written = Results.read(RESULTS).written
+    written["versions"]["raw"] = "sockets of another world"
+    new = tmp_path / "new.json"
+    new.write_text(json.dumps(written), "utf-8")
+    for name, path in {"PAGE": PAGE, "RESULTS": RESULTS}.items():
+        shutil.copy(path, tmp_path / path.name)
+        monkeypatch.setattr(page, name, tmp_path / path.name)
+    drawn: list[Path] = []
+    monkeypatch.setattr(page, "draw_elsewhere", lambda cache, results, to: drawn.extend([results]))
+    page.publish(new, tmp_path)
+    assert drawn == [tmp_path / RESULTS.name]
+    assert drawn[0].read_text("utf-8") == new.read_text("utf-8")
+    assert "raw is sockets of another world" in (tmp_path / PAGE.name).read_text("utf-8")

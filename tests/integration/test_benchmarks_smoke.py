@@ -199,6 +199,32 @@ def test_a_process_that_fails_is_reported_with_what_it_said(tmp_path: Path) -> N
         process.hear("listening")
 
 
+def test_a_side_ends_with_the_runner() -> None:
+    """Whatever it is doing: here it would wait for ever."""
+    program = (
+        "import threading\n"
+        "from benchmarks.channel import Channel\n"
+        "channel = Channel()\n"
+        "channel.hear('begin')\n"
+        "channel.tell('begun')\n"
+        "threading.Event().wait()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write('{"step": "begin"}\n')
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline()) == {"step": "begun"}
+        process.stdin.close()
+        assert process.wait(30) == 1
+
+
 def test_a_package_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "nothing-1").mkdir()  # as if it were installed
     with pytest.raises(Unavailable, match=r"nothing==1 runs on no Python here: .*no_such_module"):
