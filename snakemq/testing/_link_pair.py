@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from snakemq.contracts import Buffer, LinkInterface
@@ -86,14 +87,14 @@ class Recorder:
         link.on_disconnect.add(self._on_disconnect)
         link.on_loop_pass.add(self._on_loop_pass)
 
-    def send(self, conn_id: str, data: Buffer) -> None:
+    def send(self, conn_id: str, *data: Buffer) -> None:
         """Send over the link, and watch that nothing is called meanwhile."""
         self._in_send = True
         try:
-            self.link.send(conn_id, data)
+            self.link.send(conn_id, *data)
         finally:
             self._in_send = False
-        self.sending[conn_id] = memoryview(data).nbytes
+        self.sending[conn_id] = sum(memoryview(piece).nbytes for piece in data)
 
     def count(self, callback: str, conn_id: str | None = None) -> int:
         """How many times ``callback`` was called, for one connection or all."""
@@ -152,17 +153,21 @@ class Recorder:
 class Stream:
     """Sends all of ``data`` over one connection, as a layer above a link does."""
 
-    def __init__(self, recorder: Recorder, conn_id: str, data: bytes) -> None:
+    def __init__(
+        self, recorder: Recorder, conn_id: str, data: bytes, *, cuts: Sequence[int] = ()
+    ) -> None:
         self.recorder = recorder
         self.conn_id = conn_id
         self.data = data
+        #: where it is cut into pieces that are sent together
+        self.cuts = cuts
         #: how many bytes were reported as taken
         self.taken = 0
         #: called when all of it is taken
         self.on_finished: Callable[[], object] = lambda: None
         recorder.link.on_ready_to_send.add(self._ready)
         if data:
-            recorder.send(conn_id, data)
+            self._send_rest()
 
     @property
     def finished(self) -> bool:
@@ -176,7 +181,12 @@ class Stream:
         if self.finished:
             self.on_finished()
         elif conn_id in self.recorder.connections:
-            self.recorder.send(conn_id, memoryview(self.data)[self.taken :])
+            self._send_rest()
+
+    def _send_rest(self) -> None:
+        cuts = [self.taken, *(cut for cut in self.cuts if cut > self.taken), len(self.data)]
+        view = memoryview(self.data)
+        self.recorder.send(self.conn_id, *(view[a:b] for a, b in pairwise(cuts)))
 
 
 class Contract:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import cycle
 
 from snakemq.contracts import LinkInterface
 from snakemq.exceptions import SendNotFinished
@@ -126,6 +127,7 @@ class LifeContract(Contract):
         self.raises(KeyError, self.a.resume_recv, conn_id)
         self.raises(KeyError, self.a.is_connector, conn_id)
         self.raises(KeyError, self.a.unreported, conn_id)
+        self.raises(KeyError, self.a.expect, conn_id, 1)
 
     def test_a_connector_dials_again_when_the_other_side_closes(self) -> None:
         self.connect()
@@ -231,6 +233,31 @@ class SendingContract(Contract):
                 taken += self._last_send_size()
         expected = b"bytesbytearraymemoryview"
         self.pair.run_until(lambda: self.at_b.all_received == expected, "the bytes to arrive")
+
+    def test_pieces_are_sent_as_one(self) -> None:
+        conn_a, conn_b = self.connect()
+        data = self.random_bytes(300_000)
+        cuts = [4, 5, 29, 29, 70_000, 70_001, 200_000, 299_999]
+        sent = Stream(self.at_a, conn_a, data, cuts=cuts)
+        self.pair.run_until(
+            lambda: sent.finished and len(self.at_b.received[conn_b]) == len(data),
+            "all pieces to arrive",
+        )
+        assert self.at_b.received[conn_b] == data
+
+    def test_what_is_expected_is_only_where_reads_end(self) -> None:
+        conn_a, conn_b = self.connect()
+        data = self.random_bytes(300_000)
+        sizes = cycle([0, 1, 29, 5000, 70_000, 2_000_000])
+        self.b.on_recv.add(lambda conn_id, _: self.b.expect(conn_id, next(sizes)))
+        self.b.expect(conn_b, 17)
+        Stream(self.at_a, conn_a, data)
+        Stream(self.at_b, conn_b, data)
+        self.pair.run_until(
+            lambda: len(self.at_b.received[conn_b]) == len(self.at_a.received[conn_a]) == len(data),
+            "all bytes to arrive",
+        )
+        assert self.at_b.received[conn_b] == self.at_a.received[conn_a] == data
 
     def test_nothing_can_be_sent_too(self) -> None:
         conn_a, _ = self.connect()

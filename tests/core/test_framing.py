@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import struct
 import tracemalloc
 
@@ -104,3 +105,87 @@ def test_many_small_pieces_take_hardly_more_than_what_is_in_them() -> None:
     buffer, bounds = decoder.feed(b"x")
     expected = bytes(number % 256 for number in range(count)) + b"x"
     assert buffer[bounds[0] : bounds[1]] == expected
+
+
+def read_as_wanted(decoder: PacketDecoder, stream: bytes, most: int) -> list[tuple[bytes, bytes]]:
+    """Feed as a link does that pays attention; head and the rest of each packet."""
+    found = []
+    position = 0
+    while position < len(stream):
+        size = min(decoder.wanted or most, most)
+        piece = stream[position : position + size]
+        position += len(piece)
+        buffer, bounds = decoder.feed(piece)
+        head = decoder.head
+        for start, end in zip(bounds[::2], bounds[1::2], strict=True):
+            found.append((head, buffer[start:end]))
+            head = b""
+    return found
+
+
+@pytest.mark.parametrize("head_size", [0, 25])
+@pytest.mark.parametrize("most", [1000, 65536, 1 << 20, 1 << 24])
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_a_large_packet_comes_in_two_parts(head_size: int, most: int, is_heard: bool) -> None:
+    large = [bytes([number]) * 17 + bytes(300_000 + number) for number in range(4)]
+    huge = random.Random(1).randbytes(10_000_000)
+    packets = [b"small", large[0], large[1], b"", huge, large[2], b"x" * 100_000, large[3], b"end"]
+    stream = encode(packets)
+    decoder = PacketDecoder(head_size=head_size)
+    if is_heard:
+        found = read_as_wanted(decoder, stream, most)
+    else:
+        found = []
+        for position in range(0, len(stream), most):
+            decoder.wanted = 0
+            found += read_as_wanted(decoder, stream[position : position + most], most)
+    assert [head + rest for head, rest in found] == packets
+    assert {len(head) for head, _ in found} <= {0, head_size}
+    assert decoder.pending == 0
+
+
+def test_a_large_packet_that_comes_with_one_read_is_not_copied() -> None:
+    content = bytes(1_000_000)
+    decoder = PacketDecoder(head_size=25)
+    decoder.feed(encode([content]))  # the next one is large, too
+    decoder.feed(encode([content])[:1000])
+    decoder.feed(encode([content])[1000:])
+    assert decoder.wanted == 29
+    decoder.feed(encode([content])[:29])
+    assert decoder.wanted == len(content) - 25
+    body = content[25:]
+    buffer, bounds = decoder.feed(body)
+    assert buffer is body
+    assert bounds == [0, len(body)]
+    assert decoder.head == content[:25]
+
+
+def test_a_huge_packet_is_there_once() -> None:
+    size = 64 * 1024 * 1024
+    piece = bytes(1024 * 1024)
+    decoder = PacketDecoder(head_size=25)
+    tracemalloc.start()
+    try:
+        decoder.feed(struct.pack("!I", size + 25) + bytes(25))
+        for _ in range(size // len(piece)):
+            assert decoder.wanted
+            # As far as it has come: not what was announced.
+            assert tracemalloc.get_traced_memory()[0] < 1.2 * decoder.pending + 4096
+            buffer, bounds = decoder.feed(piece)
+        assert bounds == [0, size]
+        assert buffer[: bounds[1]] is buffer
+        assert tracemalloc.get_traced_memory()[1] < 1.2 * size
+    finally:
+        tracemalloc.stop()
+
+
+def test_after_a_small_packet_nothing_is_wanted() -> None:
+    decoder = PacketDecoder(head_size=25)
+    content = bytes(300_000)
+    decoder.feed(encode([content])[:1000])
+    decoder.feed(encode([content])[1000:])
+    assert decoder.wanted == 29
+    stream = encode([b"small"] * 10)
+    decoder.feed(stream[:29])
+    assert decoder.wanted == 0
+    assert decode(decoder, [stream[29:]])[-1] == b"small"

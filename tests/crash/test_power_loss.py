@@ -20,6 +20,7 @@ import pytest
 
 from snakemq import Peer
 from snakemq._core.frames import FrameType
+from snakemq.contracts import Buffer
 from snakemq.message import Message
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from tests.compat.harness import PythonEnv
@@ -65,13 +66,13 @@ class AcknowledgementHook:
         peer.link.send = self._before_send  # type: ignore[method-assign]
         peer.link.on_ready_to_send.add(self._after_send)
 
-    def _before_send(self, conn_id: str, data: bytes) -> None:
-        self._sending[conn_id] = bytes(data)
+    def _before_send(self, conn_id: str, *data: Buffer) -> None:
+        self._sending[conn_id] = b"".join(data)
         frames, _ = self._frames(self._streams.get(conn_id, b"") + self._sending[conn_id])
         for frame in frames:
             if frame[0] == FrameType.ACKNOWLEDGEMENT:
                 self._func(int.from_bytes(frame[1:], "big"))
-        self._send(conn_id, data)
+        self._send(conn_id, *data)
 
     def _after_send(self, conn_id: str, taken: int) -> None:
         """What was not taken will be handed over again."""

@@ -76,3 +76,15 @@ class FakeLink(CallbackOwner):
 
     def call_later(self, delay: float, func: Callable[..., object], *args: object) -> Timer:
         return self.timers.call_at(self.now + delay, func, args)
+
+    def call_soon(self, func: Callable[..., object], *args: object) -> None:
+        self.call_later(0.0, func, *args)
+
+    def run_here(self, func: Callable[..., bool], *args: object) -> bool:
+        return False  # the loop runs all the time
+
+    def is_inside_loop(self) -> bool:
+        return True
+
+    def wakeup_poll(self) -> None:
+        """It does not sleep."""

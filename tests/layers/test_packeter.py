@@ -224,3 +224,77 @@ def test_finish_does_not_wait_for_ever() -> None:
     func, args = fixture.link.timers.pop()
     func(*args)
     assert "c" not in fixture.link.taken
+
+
+class Layers(Fixture):
+    """A packeter above which there is somebody who takes large packets in two parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.link.close("c")
+        self.packeter.large_head_size = 25
+        self.large: list[tuple[bytes, bytes]] = []
+        self.packeter.on_large_packet_recv.wire(lambda _, *parts: self.large.append(parts))
+        self.link.connect("c")
+
+
+def test_a_large_packet_comes_in_two_parts_and_the_link_is_told_what_to_expect() -> None:
+    fixture = Layers()
+    content = os.urandom(1_000_000)
+    stream = wire(b"before", content)
+    first = stream[:100]
+    fixture.link.on_recv("c", first)
+    assert fixture.link.expected["c"] == len(stream) - 100
+    fixture.link.on_recv("c", stream[100:])
+    assert fixture.large == [(content[:25], content[25:])]
+    assert fixture.received == [b"before", content]
+    assert fixture.link.expected["c"] == 29
+    fixture.link.on_recv("c", wire(b"small"))
+    assert fixture.link.expected["c"] == 0
+
+
+def test_what_follows_a_large_packet_in_the_same_read_comes_after_it() -> None:
+    fixture = Layers()
+    order: list[object] = []
+    fixture.packeter.on_large_packet_recv.wire(lambda *_: order.append("large"))
+    fixture.packeter.on_packets_recv.wire(lambda _, buffer, bounds: order.append(len(bounds) // 2))
+    stream = wire(bytes(300_000), b"one", b"two")
+    fixture.link.on_recv("c", stream[:1000])
+    fixture.link.on_recv("c", stream[1000:])
+    assert order == ["large", 2]
+
+
+def test_a_callback_for_a_large_packet_may_close_the_connection() -> None:
+    fixture = Layers()
+    fixture.packeter.on_large_packet_recv.wire(lambda *_: fixture.packeter.close("c"))
+    stream = wire(bytes(300_000), b"one")
+    fixture.link.on_recv("c", stream[:1000])
+    fixture.link.on_recv("c", stream[1000:])
+    assert len(fixture.large) == 1
+    assert fixture.received == []
+
+
+def test_who_does_not_want_large_packets_in_two_parts_gets_them_as_the_others() -> None:
+    fixture = Fixture()
+    batches: list[bytes] = []
+    fixture.packeter.on_packets_recv.wire(lambda _, buffer, b: batches.append(buffer[b[0] : b[1]]))
+    content = os.urandom(1_000_000)
+    stream = wire(content)
+    fixture.link.on_recv("c", stream[:1000])
+    fixture.link.on_recv("c", stream[1000:])
+    assert batches == [content]
+    assert fixture.received == [content]
+
+
+def test_large_packets_go_out_together_with_the_small_ones_around_them() -> None:
+    fixture = Fixture()
+    packets = [b"first", b"second", os.urandom(100_000), b"third", os.urandom(300_000), b"fourth"]
+    for packet in packets:
+        fixture.packeter.send_packet("c", packet)
+    fixture.link.take("c")
+    pieces = fixture.link.sending["c"]
+    assert any(piece is packets[2] for piece in pieces)
+    assert any(piece is packets[4] for piece in pieces)
+    fixture.link.take("c", 50_000)
+    fixture.link.take_all("c")
+    assert fixture.link.taken["c"] == wire(*packets)

@@ -180,10 +180,10 @@ def test_a_pong_is_not_kept_waiting_by_others() -> None:
     target.meet("2", "alice")
     target.link.on_recv("1", PING * 1000)
     target.link.on_recv("2", PING)
-    assert bytes(target.link.sending["2"]) == PONG
+    assert b"".join(target.link.sending["2"]) == PONG
     target.link.take_all("2")
     target.link.on_recv("2", PING)
-    assert bytes(target.link.sending["2"]) == PONG
+    assert b"".join(target.link.sending["2"]) == PONG
 
 
 def test_pings_and_the_end_of_the_connection() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from snakemq import _inbox
 from snakemq._core.refusal import Refusal
+from snakemq.contracts import Buffer
 from snakemq.exceptions import RefusedByPeer, StorageError
 from snakemq.limits import DropReason, QueueLimits, WhenFull
 from snakemq.message import FLAG_PERSISTENT, Message
@@ -250,10 +251,10 @@ class Peer:
         send = link.send
         life = self.life
 
-        def watched_send(conn_id: str, data: bytes) -> None:
+        def watched_send(conn_id: str, *data: Buffer) -> None:
             life.access("send", BEFORE)
-            send(conn_id, data)
-            self._bytes_went(conn_id, bytes(memoryview(data)[: link.unreported(conn_id)]))
+            send(conn_id, *data)
+            self._bytes_went(conn_id, b"".join(data)[: link.unreported(conn_id)])
             life.access("send", AFTER)
 
         link.send = watched_send  # type: ignore[method-assign]
