@@ -51,6 +51,8 @@ class End(enum.Enum):
     LOST = "lost"
 
 
+_ACKNOWLEDGED: Final = End.ACKNOWLEDGED
+
 #: ``func(end, conn_id)``, the connection on which it was acknowledged, if it was
 _OnEnd: TypeAlias = Callable[[End, str], object]
 
@@ -144,7 +146,7 @@ class Answers:
 
     def _send_answer(self, execution: Execution, answer: bytes) -> None:
         def ended(end: End, conn_id: str) -> None:
-            if end is End.ACKNOWLEDGED:
+            if end is _ACKNOWLEDGED:
                 self._executions.acknowledged(execution, conn_id)
 
         ident = execution.ident
@@ -257,12 +259,15 @@ class Answers:
             self._tell_end(on_end, end, conn_id)
 
     def _tell_end(self, on_end: _OnEnd, end: End, conn_id: str) -> None:
+        self._call_end(on_end, end, conn_id)
+        self.on_change()
+
+    def _call_end(self, on_end: _OnEnd, end: End, conn_id: str) -> None:
         try:
             on_end(end, conn_id)
         except Exception:
             # There are others to be told.
             self._log.exception("", "exception in %r", on_end)
-        self.on_change()
 
     def _block(self, ident: str, blocked: _Blocked) -> None:
         """Send something when there is room for it again."""
@@ -294,10 +299,11 @@ class Answers:
                 # One step, so that of two threads one gets it.
                 on_end = sent.pop(message.uuid, None)
                 if on_end is not None:
-                    self._tell_end(on_end, end, conn_id)
+                    self._call_end(on_end, end, conn_id)
             if not sent:
                 with self._lock:
                     self._forget_empty(ident)
+            self.on_change()
         if ident in self._blocked:
             self._retry_line(ident)  # there may be room now
 

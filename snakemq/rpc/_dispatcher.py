@@ -127,13 +127,6 @@ class _Limit:
     def reached(self, name: str) -> bool:
         return self.running.get(name, 0) >= self.maximum
 
-    def release(self, name: str) -> None:
-        count = self.running[name] - 1
-        if count:
-            self.running[name] = count
-        else:
-            del self.running[name]
-
     def park(self, name: str, line: _Line) -> None:
         line.place = self.parked.setdefault(name, OrderedDict())
         line.place[line] = None
@@ -454,8 +447,15 @@ class Dispatcher:
             # It began in the parent of this process.
             return
         ident, object_name = task.ident, task.object_name
-        self._peers.release(ident)
-        self._objects.release(object_name)
+        of_peers, of_objects = self._peers.running, self._objects.running
+        if count := of_peers[ident] - 1:
+            of_peers[ident] = count
+        else:
+            del of_peers[ident]
+        if count := of_objects[object_name] - 1:
+            of_objects[object_name] = count
+        else:
+            del of_objects[object_name]
         if self._lines:
             self._unpark((ident, object_name))
         if self._observers:
