@@ -40,7 +40,6 @@ from snakemq._transaction import Transaction, begin
 from snakemq._upkeep import Upkeep
 from snakemq.authentication import Authentication
 from snakemq.callbacks import CallbackOwner, CallbackSlot
-from snakemq.contracts import TimerHandle
 from snakemq.counters import Counters
 from snakemq.exceptions import (
     NoConnection,
@@ -146,6 +145,11 @@ class Messaging(CallbackOwner):
         self.identifier = identifier[:MAX_IDENT_LENGTH]
         self.domain = domain
         self.packeter = packeter
+        #: see :meth:`snakemq.contracts.LinkInterface.time`, as for the next ones
+        self.time = packeter.time
+        self.is_inside_loop = packeter.is_inside_loop
+        self.call_later = packeter.call_later
+        self.call_soon = packeter.call_soon
         self.queues_manager = QueuesManager(queues_storage, clock=packeter.time)
         self.queues_manager.may_wait = lambda: not packeter.is_inside_loop()
         # Of the receiving side, and of the queues, which have a logger of their own.
@@ -441,25 +445,9 @@ class Messaging(CallbackOwner):
         elif conn_id in self._connections:
             self._incoming.acknowledge_now(self._connections[conn_id])
 
-    def is_inside_loop(self) -> bool:
-        """See :meth:`snakemq.contracts.LinkInterface.is_inside_loop`."""
-        return self.packeter.is_inside_loop()
-
     def is_in_transaction(self) -> bool:
         """Whether this thread is inside a transaction, for whose end the loop may be waiting."""
         return threading.get_ident() in self.queues_manager.in_transaction
-
-    def time(self) -> float:
-        """See :meth:`snakemq.contracts.LinkInterface.time`."""
-        return self.packeter.time()
-
-    def call_soon(self, func: Callable[..., object], *args: object) -> None:
-        """See :meth:`snakemq.contracts.LinkInterface.call_soon`."""
-        self.packeter.call_soon(func, *args)
-
-    def call_later(self, delay: float, func: Callable[..., object], *args: object) -> TimerHandle:
-        """See :meth:`snakemq.contracts.LinkInterface.call_later`."""
-        return self.packeter.call_later(delay, func, *args)
 
     @property
     def queue_limits(self) -> QueueLimits:

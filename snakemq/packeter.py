@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, chain
 from typing import Any, Final
 
@@ -173,6 +173,20 @@ class Packeter(CallbackOwner):
                 f"max_packet_size must be from 1 to {MAX_LENGTH} bytes, not {max_packet_size}"
             )
         self.link = link
+        # These are the link's, and not methods that call them: they are called more
+        # than anything else, by way of messaging, too.
+        #: see :meth:`snakemq.contracts.LinkInterface.time`
+        self.time = link.time
+        #: see :meth:`snakemq.contracts.LinkInterface.is_inside_loop`
+        self.is_inside_loop = link.is_inside_loop
+        #: see :meth:`snakemq.contracts.LinkInterface.call_later`
+        self.call_later = link.call_later
+        #: see :meth:`snakemq.contracts.LinkInterface.call_soon`
+        self.call_soon = link.call_soon
+        #: see :meth:`snakemq.contracts.LinkInterface.run_here`
+        self.run_here = link.run_here
+        #: see :meth:`snakemq.contracts.LinkInterface.wakeup_poll`
+        self.wakeup_poll = link.wakeup_poll
         self.max_packet_size = max_packet_size
         self.max_unfinished_bytes = max_unfinished_bytes
         #: see :attr:`on_large_packet_recv`; for connections from now on
@@ -264,30 +278,6 @@ class Packeter(CallbackOwner):
     def is_paused(self, conn_id: str) -> bool:
         """Whether :meth:`pause_recv` was called for it."""
         return conn_id in self._paused
-
-    def is_inside_loop(self) -> bool:
-        """See :meth:`snakemq.contracts.LinkInterface.is_inside_loop`."""
-        return self.link.is_inside_loop()
-
-    def time(self) -> float:
-        """See :meth:`snakemq.contracts.LinkInterface.time`."""
-        return self.link.time()
-
-    def call_later(self, delay: float, func: Callable[..., object], *args: object) -> TimerHandle:
-        """See :meth:`snakemq.contracts.LinkInterface.call_later`."""
-        return self.link.call_later(delay, func, *args)
-
-    def call_soon(self, func: Callable[..., object], *args: object) -> None:
-        """See :meth:`snakemq.contracts.LinkInterface.call_soon`."""
-        self.link.call_soon(func, *args)
-
-    def run_here(self, func: Callable[..., bool], *args: object) -> bool:
-        """See :meth:`snakemq.contracts.LinkInterface.run_here`."""
-        return self.link.run_here(func, *args)
-
-    def wakeup_poll(self) -> None:
-        """See :meth:`snakemq.contracts.LinkInterface.wakeup_poll`."""
-        self.link.wakeup_poll()
 
     # Sending.
 
