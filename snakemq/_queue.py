@@ -182,15 +182,24 @@ class Queue:
         :return: whether it is queued: the peer is connected
         :raises QueueFull: there is no room for it
         """
+        size = len(item.data)
         room = self.manager.room
+        limits = room.limits
         with room.lock:
             if not self.connected or self._forgotten:
                 return False
-            size = len(item.data)
-            # Not to wait: who replies may be in the loop, and holds up others.
-            if not room.make({self: (1, size)}, room.now()):
+            if not (
+                self.messages < limits.max_messages
+                and self.bytes + size <= limits.max_bytes
+                and room.messages < limits.total_messages
+                and room.bytes + size <= limits.total_bytes
+                # Not to wait: who replies may be in the loop, and holds up others.
+            ) and not room.make({self: (1, size)}, room.now()):
                 room.check(self, 1, size)
-            room.count(self, 1, size)
+            self.messages += 1
+            self.bytes += size
+            room.messages += 1
+            room.bytes += size
             self._has_untimed = True
             self._outbox.put_urgent(item)
             return True
