@@ -73,7 +73,7 @@ def _by_part(name: str) -> Measured:
     for part in rounds[-1].calls:
         value = statistics.median(sum(_but_waiting(each.calls[part]).values()) for each in rounds)
         # A timer of an acknowledgement may come in between.
-        measured.add(part, value, 0 if value < 2 else 2)
+        measured.add(part, value, 0 if value < 2 else 3)
     measured.notes = _notes(rounds)
     return measured
 

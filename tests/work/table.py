@@ -6,7 +6,6 @@ calls for each message, so that two more break it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -64,7 +63,7 @@ def loose(figures: Mapping[str, Figure], budgets: Mapping[str, float]) -> list[s
 
 
 def tightened(budgets: Budgets, measured: Mapping[str, Mapping[str, Figure]]) -> Budgets:
-    """The same table with nothing in it that is larger than it need be.
+    """The same table with nothing in it that is loose.
 
     What has no budget gets one; what was not measured stays. Nothing is raised.
     """
@@ -72,10 +71,14 @@ def tightened(budgets: Budgets, measured: Mapping[str, Mapping[str, Figure]]) ->
     for path, figures in measured.items():
         old = budgets.get(path, {})
         result[path] = {
-            what: min(old.get(what, math.inf), budget_for(figure))
+            what: budget_for(figure) if _is_loose(figure, old.get(what)) else old[what]
             for what, figure in figures.items()
         }
     return result
+
+
+def _is_loose(figure: Figure, budget: float | None) -> bool:
+    return budget is None or not is_tight(figure, budget)
 
 
 def write(budgets: Budgets) -> None:
