@@ -15,8 +15,8 @@ from snakemq._core.frames import (
     encode_sequence,
 )
 from snakemq._core.framing import encode_packet
-from snakemq._core.outbox import Sendable, Taken
-from snakemq._core.packed import are_packed
+from snakemq._core.outbox import Taken
+from snakemq._core.packed import Sendable, are_packed
 from snakemq._peer_connection import PeerConnection
 from snakemq.callbacks import Callback
 from snakemq.counters import Counters
@@ -83,6 +83,7 @@ class Outgoing:
         queue = connection.queue
         if queue is None or not connection.is_ready or connection.settle_timer is not None:
             return
+        queue.blocked = False
         while queue.waiting:
             taken = self._take(connection, queue)
             if taken is None or not taken.messages:
@@ -140,11 +141,13 @@ class Outgoing:
         window = connection.session.delivery or _NO_WINDOW
         under_way = queue.under_way
         if room <= 0:
+            queue.blocked = True
             return None
         count = min(SEND_WINDOW_MESSAGES - queue.in_flight, window.window_messages - under_way)
         window_room = window.window_bytes - queue.bytes_under_way
         if count <= 0 or window_room <= 0:
             self._counters.add("window_full")
+            queue.blocked = True
             # Urgent messages are not kept waiting on the other side, either.
             return queue.take_urgent(room)
         return queue.take(count, min(room, window_room))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from snakemq._core.outbox import Entry, Outbox, Taken, message_of
-from snakemq._core.packed import PACKET_OVERHEAD, Unpacked, are_packed, pack, unpack
+from snakemq._core.packed import Sendable, are_packed, pack, total_size, unpacked
 from snakemq._core.ttl import ExpiryHeap, OfflineClock, Placed, Timed
 from snakemq._stored import (
     PAGE_BYTES,
@@ -61,6 +61,7 @@ class Queue:
         "_outbox",
         "_overflow",
         "_removals",
+        "blocked",
         "bytes",
         "connected",
         "dirty",
@@ -77,6 +78,9 @@ class Queue:
         self.connected = False
         #: there may be something new to send (used by messaging)
         self.dirty = False
+        #: nothing more can be sent until the other side, or the system, has
+        #: taken some; it is looked at again then (used by messaging)
+        self.blocked = False
         #: what the numbers of its messages belong to: 8 bytes, unlike any other's
         self.stream = os.urandom(8)
         self._forgotten = False
@@ -160,21 +164,24 @@ class Queue:
         room = self.manager.room
         limits = room.limits
         with room.lock:
+            messages = self.messages + 1
+            filled = self.bytes + size
+            total_messages, total_filled = room.messages + 1, room.bytes + size
             if (
-                self.messages < limits.max_messages
-                and self.bytes + size <= limits.max_bytes
-                and room.messages < limits.total_messages
-                and room.bytes + size <= limits.total_bytes
-                and not self._forgotten
-                and not self.stored.unloaded
+                messages > limits.max_messages
+                or filled > limits.max_bytes
+                or total_messages > limits.total_messages
+                or total_filled > limits.total_bytes
+                or self._forgotten
+                or self.stored.unloaded
             ):
-                self._outbox.waiting.append(packet)
-                self.messages += 1
-                self.bytes += size
-                room.messages += 1
-                room.bytes += size
-                return packet[5:21]
-        return None
+                return None
+            self._outbox.waiting.append(packet)
+            self.messages = messages
+            self.bytes = filled
+            room.messages = total_messages
+            room.bytes = total_filled
+        return packet[5:21]
 
     def push_urgent(self, item: Message) -> bool:
         """Put a message before all that were not sent yet; with TTL 0 only. Any thread.
@@ -308,14 +315,10 @@ class Queue:
         :return: their messages, and what is to be removed from the storage
         """
         if are_packed(entries):
-            count = len(entries)
-            room = self.manager.room
-            room.count(self, -count, PACKET_OVERHEAD * count - sum(map(len, entries)))
-            room.tell()
-            return Unpacked(entries), []
-        messages: list[Message] = []
-        add = messages.append
-        size = 0
+            self.manager.room.count(self, -len(entries), -total_size(entries))
+            self.manager.room.tell()
+            return unpacked(entries), []
+        messages: list[Sendable] = []
         positions: list[int] = []
         stored_size = 0
         for entry in entries:
@@ -329,18 +332,17 @@ class Queue:
                     positions.append(entry.position)
                     stored_size += len(message.data)
                     self.stored.left_memory(entry, len(message.data))
+                messages.append(message)
             else:
-                message = unpack(entry) if isinstance(entry, bytes) else entry
-            size += len(message.data)
-            add(message)
+                messages.append(entry)
         manager = self.manager
-        manager.room.count(self, len(positions) - len(messages), stored_size - size)
+        manager.room.count(self, len(positions) - len(messages), stored_size - total_size(messages))
         manager.room.tell()
         if not positions:
-            return messages, []
+            return unpacked(messages), []
         manager.stored_room.count(self.stored, -len(positions), -stored_size)
         manager.stored_room.tell()
-        return messages, [Removal(self.name, positions, stored_size)]
+        return unpacked(messages), [Removal(self.name, positions, stored_size)]
 
     def _reading(self) -> float:
         return self._offline.reading(self.manager.clock())
@@ -353,9 +355,8 @@ class Queue:
         self._load_if_empty()
         with self.manager.room.lock:
             entry = self._outbox.first()
-            if entry is None:
-                return None
-            return entry.fresh(self._reading()) if isinstance(entry, Timed) else message_of(entry)
+            message = None if entry is None else message_of(entry)
+            return entry.fresh(self._reading()) if isinstance(entry, Timed) else message
 
     def pop(self) -> None:
         """Remove the first waiting message, from the storage too."""
@@ -470,7 +471,7 @@ class Queue:
         Messages with TTL 0 are dropped.
         """
         with self.manager.room.lock:
-            self.connected = False
+            self.connected = self.blocked = False
             self._offline.start(self.manager.clock())
             urgent = self._outbox.disconnect()
             self.manager.room.count(

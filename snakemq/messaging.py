@@ -292,16 +292,20 @@ class Messaging(CallbackOwner):
         if type(data) is not bytes or type(ident) is not str:
             return None
         size = len(data)
-        queue = self._queues.get(ident)
         if (
-            queue is None
-            or size > MAX_PACKED
+            size > MAX_PACKED
             or ident == self.identifier
             or size + MESSAGE_OVERHEAD > self.packeter.max_packet_size
         ):
             return None
+        queue = self._queues.get(ident)
+        if queue is None:
+            if not 1 <= len(ident) <= MAX_IDENT_LENGTH:
+                return None
+            queue = self.queues_manager.get_queue(ident)
         uuid = queue.push_data(data)
-        if not queue.dirty and uuid is not None:
+        # A loop that can't send is not woken to find that out.
+        if not (queue.dirty or queue.blocked) and uuid is not None:
             self._attendant.look_soon((queue,))
         return uuid
 

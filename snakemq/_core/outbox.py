@@ -26,14 +26,19 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, takewhile
 from typing import NamedTuple, TypeAlias, cast
 
-from snakemq._core.packed import PACKET_OVERHEAD, Unpacked, are_packed, unpack
+from snakemq._core.packed import (
+    PACKET_OVERHEAD,
+    Sendable,
+    are_packed,
+    size_of,
+    total_size,
+    unpack,
+    unpacked,
+)
 from snakemq._core.ttl import Placed, Timed
 from snakemq.message import FLAG_PERSISTENT, Message
 
-__all__ = ["Entry", "Outbox", "Sendable", "Taken", "is_stored", "message_of", "messages_of"]
-
-#: What is sent: a message, or the packet of one, see :mod:`snakemq._core.packed`.
-Sendable: TypeAlias = "Message | bytes"
+__all__ = ["Entry", "Outbox", "Taken", "is_stored", "message_of"]
 
 #: A message with a finite TTL, or with a place in the storage, is wrapped; the
 #: others, which are the most, are not.
@@ -47,42 +52,20 @@ def message_of(entry: Entry) -> Message | None:
     return entry.message if isinstance(entry, Timed) else entry
 
 
-def messages_of(entries: Sequence[Entry]) -> Sequence[Message]:
-    """The messages of entries that have not expired."""
+def sendables_of(entries: Sequence[Entry]) -> Sequence[Sendable]:
+    """What is to be sent of entries that have not expired."""
     if are_packed(entries):
-        return Unpacked(entries)
-    # One cast, and not message_of(): each is a call.
+        return entries
+    # One cast, and not for each: it is a call.
     return cast(
-        "list[Message]",
-        [
-            entry.message
-            if isinstance(entry, Timed)
-            else unpack(entry)
-            if isinstance(entry, bytes)
-            else entry
-            for entry in entries
-        ],
+        "list[Sendable]",
+        [entry.message if isinstance(entry, Timed) else entry for entry in entries],
     )
 
 
 def is_gone(entry: Entry) -> bool:
     """Whether the message of an entry expired."""
     return isinstance(entry, Timed) and entry.message is None
-
-
-def size_of(entry: Entry) -> int:
-    """The data of an entry that has not expired, in bytes."""
-    if isinstance(entry, bytes):
-        return len(entry) - PACKET_OVERHEAD
-    return len(cast(Message, message_of(entry)).data)
-
-
-def total_size(entries: Sequence[Entry]) -> int:
-    """The data of entries that have not expired, in bytes."""
-    if are_packed(entries):
-        return sum(map(len, entries)) - PACKET_OVERHEAD * len(entries)
-    # A list: a generator is a call for each.
-    return sum([len(message.data) for message in messages_of(entries)])
 
 
 def is_stored(entry: Entry) -> bool:
@@ -199,7 +182,7 @@ class Outbox:
             for entry in chain(self._unconfirmed, self._in_flight)
             if is_stored(entry) == stored
         ]
-        return len(entries), total_size(entries)
+        return len(entries), total_size(sendables_of(entries))
 
     @property
     def has_urgent(self) -> bool:
@@ -271,10 +254,11 @@ class Outbox:
         messages: list[Sendable] = []
         if self._urgent:
             max_bytes = self._take_urgent(max_count, max_bytes, messages)
+        size = total_size(messages)
         if max_bytes > 0:
-            self._take_new(max_count - len(messages), max_bytes, reading, messages)
+            size += self._take_new(max_count - len(messages), max_bytes, reading, messages)
         self._next_number += len(messages)
-        return self._taken(Taken(messages, number))
+        return self._taken(Taken(messages, number), size)
 
     def take_urgent(self, max_bytes: int) -> Taken:
         """Likewise, of the urgent ones only, as far as the other side does not store them."""
@@ -284,7 +268,7 @@ class Outbox:
             not_stored = takewhile(lambda m: not m.flags & FLAG_PERSISTENT, self._urgent)
             self._take_urgent(sum(1 for _ in not_stored), max_bytes, messages)
         self._next_number += len(messages)
-        return self._taken(Taken(messages, number))
+        return self._taken(Taken(messages, number), total_size(messages))
 
     def _take_urgent(self, max_count: int, max_bytes: int, messages: list[Sendable]) -> int:
         """Take what goes before all that was never sent.
@@ -300,8 +284,12 @@ class Outbox:
 
     def _take_new(
         self, max_count: int, max_bytes: int, reading: float, messages: list[Sendable]
-    ) -> None:
-        """Take what was never sent, which is what counts for the speed."""
+    ) -> int:
+        """Take what was never sent, which is what counts for the speed.
+
+        :return: its data, in bytes
+        """
+        room = max_bytes
         add = messages.append
         keep = self._in_flight.append
         next_entry = self.waiting.popleft
@@ -309,17 +297,18 @@ class Outbox:
             entry = next_entry()
             if isinstance(entry, bytes):
                 add(entry)
-                max_bytes -= len(entry) - PACKET_OVERHEAD
+                room -= len(entry) - PACKET_OVERHEAD
             else:
                 message = entry.fresh(reading) if isinstance(entry, Timed) else entry
                 if message is None:
                     self.dead -= 1
                     continue
                 add(message)
-                max_bytes -= len(message.data)
+                room -= len(message.data)
             keep(entry)
-            if max_bytes <= 0:
+            if room <= 0:
                 break
+        return max_bytes - room
 
     def _take_again(self, max_count: int, max_bytes: int, reading: float) -> Taken:
         """Take what may have been sent before, up to where its numbers skip."""
@@ -354,13 +343,13 @@ class Outbox:
         self._stored_flying += stored
         if not repeated:
             self._next_number += len(messages)
-        return self._taken(Taken(messages, first, stored, repeated))
+        return self._taken(Taken(messages, first, stored, repeated), total_size(messages))
 
-    def _taken(self, taken: Taken) -> Taken:
+    def _taken(self, taken: Taken, size: int) -> Taken:
         if taken.messages:
             if self._confirms_all:
                 self._flights.append((taken.number, len(taken.messages)))
-            self.bytes_flying += total_size(taken.messages)
+            self.bytes_flying += size
         return taken
 
     def expect(self, *, confirms_all: bool) -> None:
@@ -382,7 +371,7 @@ class Outbox:
         entries = self._in_flight[:count]
         del self._in_flight[:count]
         # What is under way has its message.
-        messages = messages_of(entries)
+        messages = unpacked(sendables_of(entries))
         leaving: list[Entry] = []
         if self._confirms_all:
             self._unconfirmed.extend(entries)
@@ -412,7 +401,7 @@ class Outbox:
                 flights.insert(0, (number + left, size - left))
                 break
             left -= size
-        self.bytes_flying -= total_size(entries)
+        self.bytes_flying -= total_size(sendables_of(entries))
         return entries
 
     def disconnect(self) -> list[Message]:

@@ -12,13 +12,27 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeGuard, overload
+from typing import Final, TypeAlias, TypeGuard, cast, overload
 
 from snakemq._core.frames import INFINITE_TTL, MESSAGE_OVERHEAD, FrameType, decode_message
 from snakemq._core.framing import HEADER_SIZE, encode_header
 from snakemq.message import Message, message_ids
 
-__all__ = ["MAX_PACKED", "PACKET_OVERHEAD", "Unpacked", "are_packed", "pack", "unpack"]
+__all__ = [
+    "MAX_PACKED",
+    "PACKET_OVERHEAD",
+    "Sendable",
+    "Unpacked",
+    "are_packed",
+    "pack",
+    "size_of",
+    "total_size",
+    "unpack",
+    "unpacked",
+]
+
+#: What is sent: a message, or its packet.
+Sendable: TypeAlias = "Message | bytes"
 
 #: The largest data that is packed, in bytes: it is copied once more than that of others.
 MAX_PACKED: Final = 1024
@@ -70,19 +84,44 @@ def are_packed(entries: Sequence[object]) -> TypeGuard[Sequence[bytes]]:
     return set(map(type, entries)) == _ONLY_BYTES
 
 
+def size_of(entry: Sendable) -> int:
+    """Its data, in bytes."""
+    return len(entry) - PACKET_OVERHEAD if isinstance(entry, bytes) else len(entry.data)
+
+
+def total_size(entries: Sequence[Sendable]) -> int:
+    """Their data, in bytes."""
+    if are_packed(entries):
+        return sum(map(len, entries)) - PACKET_OVERHEAD * len(entries)
+    # A list, and not size_of(): a generator and a function are a call for each.
+    return sum(
+        [
+            len(entry) - PACKET_OVERHEAD if isinstance(entry, bytes) else len(entry.data)
+            for entry in entries
+        ]
+    )
+
+
+def unpacked(entries: Sequence[Sendable]) -> Sequence[Message]:
+    """Their messages."""
+    if bytes in set(map(type, entries)):
+        return Unpacked(entries)
+    return cast("Sequence[Message]", entries)
+
+
 class Unpacked(Sequence[Message]):
     """Messages that become objects when somebody looks at them; most often nobody does.
 
-    :param packets: theirs
+    :param entries: their packets; or they themselves, where they are objects
     """
 
-    __slots__ = ("_packets",)
+    __slots__ = ("_entries",)
 
-    def __init__(self, packets: Sequence[bytes]) -> None:
-        self._packets = packets
+    def __init__(self, entries: Sequence[Sendable]) -> None:
+        self._entries = entries
 
     def __len__(self) -> int:
-        return len(self._packets)
+        return len(self._entries)
 
     @overload
     def __getitem__(self, index: int) -> Message: ...
@@ -92,8 +131,12 @@ class Unpacked(Sequence[Message]):
 
     def __getitem__(self, index: int | slice) -> Message | Sequence[Message]:
         if isinstance(index, slice):
-            return Unpacked(self._packets[index])
-        return unpack(self._packets[index])
+            return Unpacked(self._entries[index])
+        return _as_message(self._entries[index])
 
     def __iter__(self) -> Iterator[Message]:
-        return map(unpack, self._packets)
+        return map(_as_message, self._entries)
+
+
+def _as_message(entry: Sendable) -> Message:
+    return unpack(entry) if isinstance(entry, bytes) else entry

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from snakemq._core import frames
@@ -34,6 +38,22 @@ def test_each_has_an_identifier_of_its_own() -> None:
     uuids |= {Message(b"x").uuid for _ in range(1000)}
     assert len(uuids) == 2000
     assert {len(uuid) for uuid in uuids} == {16}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_makes_identifiers_of_its_own() -> None:
+    program = """if True:
+        import os
+        from snakemq._core.packed import pack
+        pack(b"x")
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            os.write(writer, pack(b"x")[5:21])
+            os._exit(0)
+        assert os.read(reader, 16)[:8] != pack(b"x")[5:13]
+        os.wait()
+    """
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_packets_and_messages_can_be_encoded_together() -> None:
