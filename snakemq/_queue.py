@@ -164,8 +164,7 @@ class Queue:
         room = self.manager.room
         limits = room.limits
         with room.lock:
-            messages = self.messages + 1
-            filled = self.bytes + size
+            messages, filled = self.messages + 1, self.bytes + size
             total_messages, total_filled = room.messages + 1, room.bytes + size
             if (
                 messages > limits.max_messages
@@ -177,10 +176,8 @@ class Queue:
             ):
                 return None
             self._outbox.waiting.append(packet)
-            self.messages = messages
-            self.bytes = filled
-            room.messages = total_messages
-            room.bytes = total_filled
+            self.messages, self.bytes = messages, filled
+            room.messages, room.bytes = total_messages, total_filled
         return packet[5:21]
 
     def push_urgent(self, item: Message) -> bool:
@@ -474,9 +471,7 @@ class Queue:
             self.connected = self.blocked = False
             self._offline.start(self.manager.clock())
             urgent = self._outbox.disconnect()
-            self.manager.room.count(
-                self, -len(urgent), -sum(len(message.data) for message in urgent)
-            )
+            self.manager.room.count(self, -len(urgent), -total_size(urgent))
             dropped, removals = self._take_expired()
             self.manager.room.tell()
         self._remove(removals)
@@ -510,9 +505,7 @@ class Queue:
         """Of what is in memory."""
         dropped = self._see_to_untimed()
         if dropped:
-            self.manager.room.count(
-                self, -len(dropped), -sum(len(message.data) for message in dropped)
-            )
+            self.manager.room.count(self, -len(dropped), -total_size(dropped))
             self.manager.room.tell()
         if not self._heap:
             return dropped, []
