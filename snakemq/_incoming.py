@@ -254,7 +254,7 @@ class Incoming:
                 connection.number - 1,
                 has_new=connection.number > sequence.number + announced,
             )
-        if not (self._mark(connection) and self._sync(connection)):
+        if self._storage is not None and not (self._mark(connection) and self._sync(connection)):
             self._try_later(connection)
             return False
         if self._inbox is not None:

@@ -91,19 +91,18 @@ class Outgoing:
             messages = taken.messages
             buffers: list[bytes] = []
             sizes: list[int] = []
-            if connection.acknowledges:
+            acknowledges = connection.session.delivery is not None
+            if acknowledges:
                 self._announce(connection, queue, taken, buffers, sizes)
             if are_packed(messages):
                 buffers.append(b"".join(messages))
                 sizes += map(len, messages)
             else:
-                encode_message_packets(
-                    messages, buffers, sizes, acknowledged=connection.acknowledges
-                )
+                encode_message_packets(messages, buffers, sizes, acknowledged=acknowledges)
             last = self._packeter.send_encoded(connection.conn_id, buffers, sizes)
             connection.flights.append((last - len(messages) + 1, last))
             connection.sent_total += len(messages)
-            if not connection.acknowledges:
+            if not acknowledges:
                 self._ask_for_arrival(connection, messages)
 
     def pump_here(self, connection: PeerConnection, queue: Queue) -> bool:
@@ -114,7 +113,7 @@ class Outgoing:
         """
         if (
             connection.queue is not queue
-            or not connection.acknowledges
+            or connection.session.delivery is None
             or queue.has_more_to_do
             or self._packeter.is_sending(connection.conn_id)
         ):
@@ -139,12 +138,12 @@ class Outgoing:
         except NoConnection:
             return None  # this is its end
         window = connection.session.delivery or _NO_WINDOW
-        under_way = queue.under_way
         if room <= 0:
             queue.blocked = True
             return None
-        count = min(SEND_WINDOW_MESSAGES - queue.in_flight, window.window_messages - under_way)
-        window_room = window.window_bytes - queue.bytes_under_way
+        in_flight, under_way, bytes_under_way = queue.flying()
+        count = min(SEND_WINDOW_MESSAGES - in_flight, window.window_messages - under_way)
+        window_room = window.window_bytes - bytes_under_way
         if count <= 0 or window_room <= 0:
             self._counters.add("window_full")
             queue.blocked = True

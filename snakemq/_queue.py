@@ -410,6 +410,12 @@ class Queue:
         """The data of those, in bytes."""
         return self._outbox.bytes_flying
 
+    def flying(self) -> tuple[int, int, int]:
+        """How many messages are in flight; in flight or unconfirmed; the data of all these."""
+        outbox = self._outbox
+        in_flight = outbox.in_flight
+        return in_flight, in_flight + outbox.unconfirmed, outbox.bytes_flying
+
     def expect_confirmations(self, *, of_all: bool) -> None:
         """The connection is ready, and it is known what is going to be :meth:`confirmed`.
 

@@ -36,8 +36,11 @@ __all__ = ["POLL_TIMEOUT", "Link", "LinkSocket", "SSLConfig", "TcpOptions"]
 #: The first delay before connecting again, in seconds.
 RECONNECT_INTERVAL: Final = 3.0
 
-#: How much is read from a connection at once, in bytes.
+#: How much is read from a connection at once, in bytes: by one that has much to
+#: say, and by others. To make room for more than 128 KiB most systems are asked for
+#: memory and given it back each time, which takes longer than a small message does.
 RECV_BLOCK_SIZE: Final = 256 * 1024
+SMALL_RECV_SIZE: Final = 64 * 1024
 
 #: Likewise, if it belongs together.
 _MOST_AT_ONCE: Final = 1024 * 1024
@@ -279,7 +282,8 @@ class Link(Loop):
             return
         if done:
             self._ready.append(sock)
-            self._set_interest(sock, sock.interest & ~_WRITE)
+            if sock.interest & _WRITE:
+                self._set_interest(sock, sock.interest & ~_WRITE)
         else:
             self._set_interest(sock, sock.interest | _WRITE)
             if self._sleeping:
@@ -533,11 +537,17 @@ class Link(Loop):
                 return
             expected = min(sock.expected, _MOST_AT_ONCE)
             try:
-                data = sock.recv(expected or self.recv_block_size)
+                size = expected or (
+                    self.recv_block_size
+                    if sock.reads_much
+                    else min(self.recv_block_size, SMALL_RECV_SIZE)
+                )
+                data = sock.recv(size)
             except OSError as exc:
                 self._broken(sock, exc)
                 return
             if data:
+                sock.reads_much = len(data) >= SMALL_RECV_SIZE
                 if not sock.was_heard and self._is_mixed_up(sock, data):
                     return
                 try:

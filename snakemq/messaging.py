@@ -630,7 +630,8 @@ class Messaging(CallbackOwner):
         connection = self._connections.get(conn_id)
         if connection is None:
             return
-        self._keepalive.received(connection)
+        if connection.keepalive.pinged is not None:
+            self._keepalive.received(connection)
         if connection.held or connection.interrupted:
             self._holding.hold(connection, buffer, bounds)
         else:
@@ -648,7 +649,8 @@ class Messaging(CallbackOwner):
         ):
             self._handle_packets(conn_id, head + body, bounds)
         else:
-            self._keepalive.received(connection)
+            if connection.keepalive.pinged is not None:
+                self._keepalive.received(connection)
             self._receiving.receive(connection, head, bounds, body)
 
     def _receive(self, connection: PeerConnection, buffer: bytes, bounds: list[int]) -> None:
@@ -716,9 +718,14 @@ class Messaging(CallbackOwner):
 
     def _handle_sent(self, conn_id: str, packet_id: int, count: int) -> None:
         connection = self._connections.get(conn_id)
-        if connection is not None:
-            for part in (self._pongs, self._incoming, self._outgoing):
-                part.handle_sent(connection, packet_id)
+        if connection is None:
+            return
+        if connection.last_pong is not None:
+            self._pongs.handle_sent(connection, packet_id)
+        if connection.last_ack is not None:
+            self._incoming.handle_sent(connection, packet_id)
+        if connection.flights:
+            self._outgoing.handle_sent(connection, packet_id)
 
     def _ping(self, connection: PeerConnection, callback: Callable[[float], object] | None) -> None:
         if connection.conn_id in self._connections:

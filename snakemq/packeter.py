@@ -329,7 +329,8 @@ class Packeter(CallbackOwner):
 
         :raises NoConnection: no such connection
         """
-        return self._connection(conn_id).unsent
+        connection = self._connection(conn_id)
+        return connection.queued - connection.taken
 
     def sent_bytes(self, conn_id: str) -> int:
         """How many bytes the system has taken over since the connection was made.

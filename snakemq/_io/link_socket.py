@@ -115,6 +115,7 @@ class LinkSocket:
         "opened_at",
         "owner",
         "paused",
+        "reads_much",
         "remote_peer",
         "send_finished",
         "sock",
@@ -152,6 +153,7 @@ class LinkSocket:
         self.interest = 0  # selector events it is registered for
         self.paused = False
         self.expected = 0  # bytes that belong together come next; 0: that is not known
+        self.reads_much = False  # the last read was a large one
         self.opened_at = 0.0
         self.was_heard = False  # whether anything came over the open connection
         self.send_finished = True

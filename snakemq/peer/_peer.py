@@ -745,6 +745,6 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
 
 
 def _tell_each(callback: Callback[[str, bytes]], ident: str, messages: Sequence[Message]) -> None:
-    if callback:
+    if callback.funcs:
         for message in messages:
             callback(ident, message.uuid)

@@ -215,6 +215,7 @@ EXPECTED = {
     ),
     "What is given to the system at once": size(packeter.SEND_BLOCK_SIZE),
     "What is read from a connection at once": size(link.RECV_BLOCK_SIZE),
+    "... by one that has not much to say": size(link.SMALL_RECV_SIZE),
     "Longest sleep of the loop when somebody listens to ``on_loop_pass``": seconds(
         default(link.Link.loop, "poll_timeout")
     ),
