@@ -238,7 +238,8 @@ class Queue:
     def append_stored(self, item: Message, position: int) -> None:
         """Append a message that is in the storage, and was counted before."""
         stored = self.stored
-        entry = Placed(item, self._reading(), position, True)
+        # It takes five calls to learn the time, and few messages need it.
+        entry = Placed(item, 0.0 if item.ttl is None else self._reading(), position, True)
         if (
             self.connected
             and not stored.unloaded

@@ -333,7 +333,7 @@ class QueuesManager(CallbackOwner):
             if needed
         ]
         with self.room.lock:
-            if any(queue.is_forgotten for queue, _ in reserved):
+            if any(queue.is_forgotten for queue in dict(reserved)):  # each once
                 return False
             # Nothing is dropped for what is refused: what may have to be loaded
             # for it comes first, and then there is nothing that can fail.
@@ -375,9 +375,10 @@ class QueuesManager(CallbackOwner):
         :param positions: of those that are in the storage; in the turn to write
         """
         following = iter(positions)
+        all_stored = len(positions) == len(reserved)
         with self.room.lock:
             for queue, message in reserved:
-                if self.is_stored(message):
+                if all_stored or self.is_stored(message):
                     self.last_position = position = next(following)
                     queue.append_stored(message, position)
                 else:

@@ -92,7 +92,7 @@ class QueueCounts:
         return 0.0 if count is None else count.seconds
 
     def current(self) -> dict[str, Count]:
-        """What is known of each queue. Who changes it calls :meth:`save`, or :meth:`add`."""
+        """What is known of each queue. Who changes it calls :meth:`save`, or uses :meth:`of`."""
         if self._valid != self._file.undone or self._file.read_only:
             self._load()
             self._valid = self._file.undone
@@ -109,24 +109,25 @@ class QueueCounts:
         for name, messages, size, seconds, _ in self._file.read(_LOAD):
             if seconds is not None:
                 self._counts[name] = Count(messages, size, seconds)
-            else:
-                self.add(name, size, self._counts)
+                continue
+            count = self._counts.setdefault(name, Count())
+            count.messages += messages
+            count.bytes += size
+            self._unsaved.add(name)
+            self._items_unsaved += messages
 
-    def add(self, name: str, size: int, counts: dict[str, Count] | None = None) -> Count:
-        """There is another item, with so many bytes of data; see :meth:`must_save`.
-
-        :return: of its queue
-        """
-        if counts is None:
-            counts = self.current()
+    def of(self, name: str) -> Count:
+        """That of a queue to which items are added; then call :meth:`added`."""
+        counts = self.current()
         count = counts.get(name)
         if count is None:
             count = counts[name] = Count()
-        count.messages += 1
-        count.bytes += size
         self._unsaved.add(name)
-        self._items_unsaved += 1
         return count
+
+    def added(self, items: int) -> None:
+        """So many items were added, and counted; see :meth:`must_save`."""
+        self._items_unsaved += items
 
     def must_save(self, more: int) -> bool:
         """Whether the table has to be brought up to date with so many items more."""
@@ -155,7 +156,7 @@ class QueueCounts:
     def save(self, conn: sqlite3.Connection, names: Iterable[str], last: int) -> None:
         """Bring the table up to date.
 
-        :param names: queues that have become something else than by :meth:`add`,
+        :param names: queues that have become something else than by :meth:`of`,
             in this transaction
         :param last: the highest position
         """

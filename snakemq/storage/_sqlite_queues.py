@@ -165,9 +165,12 @@ class SqliteQueues:
         """What :meth:`change` does, for a single message: the statement is all there is."""
         with self._file.exclusive():
             try:
+                count = self._counts.of(name)
+                count.messages += 1
+                count.bytes += len(item.data)
+                self._counts.added(1)
                 ttl = item.ttl
-                offline = None if ttl is None else self._counts.clock(name)
-                self._counts.add(name, len(item.data))
+                offline = None if ttl is None else count.seconds
                 self._last_position = position = self._last_position + 1
                 uuid = b2a_hex(item.uuid)
                 row = (position, name, uuid, item.data, ttl, item.flags, offline, wall_clock())
@@ -182,15 +185,21 @@ class SqliteQueues:
     ) -> list[int]:
         for removal in remove:
             self._remove(conn, removal)
-        known = self._counts.current()
         must_save = bool(remove) or self._counts.must_save(len(new))
         rows = []
         first = self._last_position + 1
+        last_name = None
+        count = Count()
         for position, item in enumerate(new, first):
             name, uuid, data, ttl, flags, stored_at = item
-            count = self._counts.add(name, len(data), known)
+            if name != last_name:
+                count = self._counts.of(name)
+                last_name = name
+            count.messages += 1
+            count.bytes += len(data)
             offline = None if ttl is None else count.seconds
             rows.append((position, name, uuid, data, ttl, flags, offline, stored_at))
+        self._counts.added(len(rows))
         self._last_position += len(rows)
         insert_rows(conn, _INSERT, rows)
         if must_save:
