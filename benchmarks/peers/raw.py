@@ -32,7 +32,8 @@ __all__ = [
 ]
 
 _HEADER = struct.Struct("!I")
-_BLOCK = 256 * 1024
+# More would have the system make and take back memory for each read.
+_BLOCK = 64 * 1024
 
 
 def version() -> str:
