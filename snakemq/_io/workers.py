@@ -25,30 +25,14 @@ _Task: TypeAlias = "tuple[Callable[..., object], tuple[Any, ...]]"
 _log = logging.getLogger("snakemq.workers")
 
 
-class _Worker:
-    """Where a thread finds its next task."""
-
-    __slots__ = ("called", "task")
-
-    def __init__(self, task: _Task) -> None:
-        self.task: _Task | None = task
-        #: released by whoever wants the thread to look at :attr:`task` again;
-        #: ``None`` there means: leave
-        self.called = threading.Lock()
-        self.called.acquire()
-
-    def take(self) -> _Task | None:
-        task = self.task
-        self.task = None
-        return task
-
-
 class WorkerPool:
     """Runs functions in threads that are started when needed and used again.
 
-    The worker that became idle last gets the next task, so that the others
-    grow old and leave. With all workers busy, tasks wait in the order in which
-    they came; their number is not limited.
+    Tasks wait in the order in which they came; their number is not limited. One
+    idle worker is called at a time, and calls the next one if it finds more than
+    it takes: who is still busy when many tasks come, and done before the next one
+    is awake, takes one of them, and nobody is woken for it. It is the one that
+    became idle last, so that the others grow old and leave.
 
     The threads are daemons: the interpreter does not wait for them at its
     exit. In a forked child the pool starts empty, without what waited in the
@@ -72,7 +56,9 @@ class WorkerPool:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._idle: list[_Worker] = []
+        # A lock for each, that it waits for.
+        self._idle: list[threading.Lock] = []
+        self._calling = False  # a worker is on its way to what waits
         self._waiting: deque[_Task] = deque()
         self._threads: set[threading.Thread] = set()
         self._next_number = count(1).__next__
@@ -100,21 +86,29 @@ class WorkerPool:
         :raises RuntimeError: the pool was stopped, or the system gives no
             thread to a pool that has none
         """
-        task = (func, args)
         with self._lock:
             if self._stopped:
                 raise RuntimeError(f"the worker pool {self.name!r} was stopped")
-            if self._idle:
-                worker = self._idle.pop()
-                worker.task = task
-                wake(worker.called)
-            elif len(self._threads) >= self.max_workers or not self._start(_Worker(task)):
-                self._waiting.append(task)
+            self._waiting.append((func, args))
+            if not self._calling:
+                try:
+                    self._call_one()
+                except RuntimeError:
+                    self._waiting.pop()
+                    raise
 
-    def _start(self, worker: _Worker) -> bool:
+    def _call_one(self) -> None:
+        """Have a worker come for what waits, if there is one to be had. With the lock."""
+        if self._idle:
+            wake(self._idle.pop())
+            self._calling = True
+        elif len(self._threads) < self.max_workers:
+            self._calling = self._start()
+
+    def _start(self) -> bool:
         """One thread more. False if the system has none, and others can do the work."""
         name = f"{self.name}-{self._next_number()}"
-        thread = threading.Thread(target=self._run, args=(worker,), name=name, daemon=True)
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
             thread.start()
         except RuntimeError:
@@ -138,8 +132,8 @@ class WorkerPool:
             if self._waiting:
                 _log.warning("%s: %d tasks dropped", self.name, len(self._waiting))
                 self._waiting.clear()
-            for worker in self._idle:
-                worker.called.release()
+            for called in self._idle:
+                called.release()
             self._idle.clear()
             threads = self._threads - {threading.current_thread()}
         deadline = monotonic() + timeout
@@ -147,8 +141,10 @@ class WorkerPool:
             thread.join(max(0.0, deadline - monotonic()))
         return not any(thread.is_alive() for thread in threads)
 
-    def _run(self, worker: _Worker) -> None:
-        task = worker.take()
+    def _run(self) -> None:
+        called = threading.Lock()
+        called.acquire()
+        task = self._next_task(called, was_called=True)
         while task is not None:
             func, args = task
             try:
@@ -159,32 +155,38 @@ class WorkerPool:
                 _log.exception("exception in %r", func)
             # An idle worker must not keep alive what it worked on.
             del func, args, task
-            task = self._next_task(worker)
+            task = self._next_task(called)
 
-    def _next_task(self, worker: _Worker) -> _Task | None:
-        """Wait for work. ``None``: leave."""
-        with self._lock:
-            if self._waiting:
-                return self._waiting.popleft()
-            if self._stopped:
-                self._forget_thread()
-                return None
-            self._idle.append(worker)
-        if not worker.called.acquire(timeout=self.idle_timeout):
+    def _next_task(self, called: threading.Lock, *, was_called: bool = False) -> _Task | None:
+        """Wait for work. ``None``: leave.
+
+        :param called: released by whoever has some
+        :param was_called: it is on its way to what waits
+        """
+        while True:
             with self._lock:
-                if worker in self._idle:
-                    # Both at once: a thread that is counted and does not
-                    # look any more would be waited for in vain.
-                    self._idle.remove(worker)
+                if was_called:
+                    self._calling = False
+                if self._waiting:
+                    task = self._waiting.popleft()
+                    if self._waiting and not self._calling:
+                        self._call_one()
+                    return task
+                if self._stopped:
                     self._forget_thread()
                     return None
-            # It was called in the last moment.
-            worker.called.acquire()
-        task = worker.take()
-        if task is None:
-            with self._lock:
-                self._forget_thread()
-        return task
+                self._idle.append(called)
+            was_called = called.acquire(timeout=self.idle_timeout)
+            if not was_called:
+                with self._lock:
+                    if called in self._idle:
+                        # Both at once: a thread that is counted and does not
+                        # look any more would be waited for in vain.
+                        self._idle.remove(called)
+                        self._forget_thread()
+                        return None
+                # It was called in the last moment.
+                was_called = called.acquire()
 
     def _forget_thread(self) -> None:
         self._threads.discard(threading.current_thread())

@@ -308,3 +308,44 @@ def test_the_child_of_a_fork_begins_with_an_empty_pool() -> None:
         "    os._exit(0)\n"
     )
     assert run_python(code) == "0 0\nTrue\n"
+
+
+def test_many_tasks_at_once_wake_one_worker_after_the_other() -> None:
+    """Who is done before the next one is awake takes its task, and all are run."""
+    pool = WorkerPool(4, "test")
+    done: list[int] = []
+    for number in range(200):
+        pool.submit(done.append, number)
+    wait_until(lambda: len(done) == 200)
+    assert sorted(done) == list(range(200))
+    assert pool.stop(DEADLINE)
+
+
+def test_tasks_that_wait_for_each_other_all_have_a_worker() -> None:
+    """One that is called calls the next before it begins: none waits behind another."""
+    pool = WorkerPool(8, "test")
+    together = threading.Barrier(9)
+    for _ in range(8):
+        pool.submit(together.wait, DEADLINE)
+    together.wait(DEADLINE)
+    wait_until(lambda: pool.idle == 8)
+    for _ in range(8):
+        pool.submit(together.wait, DEADLINE)
+    together.wait(DEADLINE)
+    assert pool.stop(DEADLINE)
+
+
+def test_a_task_that_no_thread_can_be_had_for_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = WorkerPool(1, "test")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError, match="can't start"):
+            pool.submit(print)
+    assert pool.waiting == 0
+    done = threading.Event()
+    pool.submit(done.set)
+    assert done.wait(DEADLINE)
+    assert pool.stop(DEADLINE)

@@ -608,8 +608,10 @@ def test_what_ends_elsewhere_keeps_its_place_and_no_thread(
     make: Callable[..., Dispatcher],
 ) -> None:
     dispatcher = make(max_workers=2, max_per_object=1)
-    outside = Job(run=lambda: False)
+    began = threading.Event()
+    outside = Job(run=lambda: bool(began.set()))
     assert dispatcher.submit(outside)
+    assert began.wait(DEADLINE)
     wait_until(lambda: not dispatcher._inside)
     done = threading.Event()
     assert dispatcher.submit(Job(run=done.set))
@@ -669,8 +671,10 @@ def test_without_any_thread_the_submitter_is_told_and_nothing_is_left(
         raise RuntimeError("can't start new thread")
 
     dispatcher = make(max_workers=2, max_per_object=1)
-    outside = Job(run=lambda: False)
+    began = threading.Event()
+    outside = Job(run=lambda: bool(began.set()))
     assert dispatcher.submit(outside)
+    assert began.wait(DEADLINE)
     wait_until(lambda: not dispatcher._inside)
     done = threading.Event()
     waits = Job(run=done.set)
