@@ -401,16 +401,6 @@ class Queue:
         """How many messages are in flight."""
         return self._outbox.in_flight
 
-    @property
-    def under_way(self) -> int:
-        """How many messages are in flight or unconfirmed."""
-        return self._outbox.under_way
-
-    @property
-    def bytes_under_way(self) -> int:
-        """The data of those, in bytes."""
-        return self._outbox.bytes_flying
-
     def flying(self) -> tuple[int, int, int]:
         """How many messages are in flight; in flight or unconfirmed; the data of all these."""
         outbox = self._outbox

@@ -339,7 +339,8 @@ def test_nothing_sleeps() -> None:
     wrong = [
         module.where(line)
         for module in modules()
-        if module.name != "cli.demo"  # which gives its reader the time to read
+        # The first gives its reader the time to read, the second sleeps for 0 seconds.
+        if module.name not in ("cli.demo", "_wakes")
         for name, line in calls(module.tree)
         if name in ("sleep", "time.sleep")
     ]

@@ -781,7 +781,7 @@ class TestWindow:
             alice.send("bob", b"")
         network.run(10)
         queue = alice.messaging.queues_manager.get_queue("bob")
-        assert queue.under_way == 8192
+        assert queue.flying()[1] == 8192
 
     def test_the_window_of_this_package_in_bytes(self, network: SimNetwork) -> None:
         alice, bob = stacks(network, "alice", "bob")
@@ -792,7 +792,7 @@ class TestWindow:
             alice.send("bob", payload)
         network.run(10)
         queue = alice.messaging.queues_manager.get_queue("bob")
-        assert queue.bytes_under_way == 16 << 20
+        assert queue.flying()[2] == 16 << 20
 
     def test_expired_messages_in_front_do_not_close_it(
         self, network: SimNetwork, bob: SimStack

@@ -141,7 +141,7 @@ def test_a_connection_that_is_lost_in_a_backlog_changes_nothing_in_its_order(ben
             queue.take(5, 1000)
         assert queue.in_flight > 1
         queue.sent(queue.in_flight - 1)
-        got += [message.data for message in queue.confirmed(queue.under_way - 1)]
+        got += [message.data for message in queue.confirmed(queue.flying()[1] - 1)]
         queue.disconnect()
         bench.now += 1
         if len(bench.queue) == 1:

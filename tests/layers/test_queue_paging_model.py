@@ -561,9 +561,9 @@ class PagingModel(RuleBasedStateMachine):
                 totals[persistent][0] += len(some)
                 totals[persistent][1] += size
             assert queue.in_flight == len(model.in_flight)
-            assert queue.under_way == len(model.in_flight) + len(model.unconfirmed)
+            assert queue.flying()[1] == len(model.in_flight) + len(model.unconfirmed)
             under_way = model.in_flight + model.unconfirmed
-            assert queue.bytes_under_way == sum(len(item.data) for item in under_way)
+            assert queue.flying()[2] == sum(len(item.data) for item in under_way)
             if model.waiting or model.urgent:
                 assert queue.waiting
         room, stored_room = self.manager.room, self.manager.stored_room

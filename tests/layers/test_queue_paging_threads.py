@@ -66,7 +66,7 @@ def test_threads_push_while_the_loop_takes(any_storage: QueuesStorageBase) -> No
             queue = bench.queue
             queue.take(1 + rounds % 40, 1000)
             queue.sent(queue.in_flight)
-            got.extend(message.data for message in queue.confirmed((queue.under_way + 1) // 2))
+            got.extend(message.data for message in queue.confirmed((queue.flying()[1] + 1) // 2))
             if rounds % 7 == 0:
                 queue.disconnect()
                 connected = False
@@ -123,7 +123,7 @@ def test_threads_push_into_full_queues_while_the_loop_drops_and_takes(
             queue.take(5, 1000)
             queue.sent(queue.in_flight)
             if rounds % 3 == 0:
-                got.extend(message.data for message in queue.confirmed(queue.under_way))
+                got.extend(message.data for message in queue.confirmed(queue.flying()[1]))
             if rounds % 10 == 0:
                 queue.disconnect()
                 bench.connect()

@@ -102,9 +102,9 @@ def test_what_is_not_confirmed_comes_back_in_front_and_in_order() -> None:
     told, left = queue.sent(2)
     assert (data(told), left) == ([b"0", b"1"], [])
     assert data(queue.confirmed(1)) == [b"0"]
-    assert (len(queue), queue.in_flight, queue.under_way, queue.bytes_under_way) == (4, 2, 3, 3)
+    assert (len(queue), queue.in_flight, queue.flying()[1], queue.flying()[2]) == (4, 2, 3, 3)
     queue.disconnect()
-    assert (len(queue), queue.in_flight, queue.under_way, queue.bytes_under_way) == (4, 0, 0, 0)
+    assert (len(queue), queue.in_flight, queue.flying()[1], queue.flying()[2]) == (4, 0, 0, 0)
     connect(queue)
     again, new = queue.take(10, 1000), queue.take(10, 1000)
     assert (data(again.messages), again.number, again.repeated) == ([b"1"], 1, True)
@@ -121,7 +121,7 @@ def test_toward_a_peer_without_acknowledgements_only_persistent_ones_wait_for_a_
     assert take(queue, 3) == [b"0", b"1", b"2"]
     told, left = queue.sent(3)
     assert (data(told), data(left)) == ([b"0", b"1", b"2"], [b"0", b"2"])
-    assert (len(queue), queue.under_way) == (2, 1), "1 waits for a word, 3 to be sent"
+    assert (len(queue), queue.flying()[1]) == (2, 1), "1 waits for a word, 3 to be sent"
     queue.disconnect()
     connect(queue, confirms_all=False)
     again = queue.take(10, 1000)

@@ -10,11 +10,11 @@ import json
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from snakemq import Peer
+from tests.helpers import wait_until
 
 DEADLINE = 60.0
 TIMES = 9
@@ -54,7 +54,7 @@ def rest() -> None:
         quiet = quiet + 1 if all(map(sleeps, os.listdir("/proc/self/task"))) else 0
         return quiet == 3
 
-    wait_for(is_quiet)
+    wait_until(is_quiet)
 
 
 def sleeps(task: str) -> bool:
@@ -65,14 +65,6 @@ def sleeps(task: str) -> bool:
         return "\nState:\tS" in Path(f"/proc/self/task/{task}/status").read_text("ascii")
     except (FileNotFoundError, ProcessLookupError):
         return True
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Look again and again."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "they never rest"
-        time.sleep(0.001)
 
 
 class Served:
@@ -92,7 +84,7 @@ def main(directory: Path) -> None:
         echo(SMALL)
 
         def is_settled() -> None:
-            wait_for(lambda: not alice.queued())
+            wait_until(lambda: not alice.queued())
 
         marks.measure("one call", lambda: echo(SMALL), is_settled)
         marks.measure("one message", lambda: alice.send("bob", SMALL, persistent=False), is_settled)
