@@ -40,7 +40,7 @@ RECONNECT_INTERVAL: Final = 3.0
 #: say, and by others. To make room for more than 128 KiB most systems are asked for
 #: memory and given it back each time, which takes longer than a small message does.
 RECV_BLOCK_SIZE: Final = 256 * 1024
-SMALL_RECV_SIZE: Final = 64 * 1024
+SMALL_RECV_SIZE: Final = 120 * 1024
 
 #: Likewise, if it belongs together.
 _MOST_AT_ONCE: Final = 1024 * 1024

@@ -19,7 +19,7 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
         "receiver's loop: system calls for 1,000": 4,
     },
     "small, batches": {
-        "caller: Python calls": 15.42,
+        "caller: Python calls": 13.43,
         "caller: C calls": 17.21,
         "sender's loop: Python calls": 1.159,
         "sender's loop: C calls": 21.13,
@@ -34,14 +34,14 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
         "caller: C calls": 15.66,
         "sender's loop: Python calls": 183.2,
         "sender's loop: C calls": 161.6,
-        "receiver's loop: Python calls": 117.1,
+        "receiver's loop: Python calls": 94.08,
         "receiver's loop: C calls": 101,
         "caller: system calls for 20": 0,
         "sender's loop: system calls for 20": 76.8,
         "receiver's loop: system calls for 20": 104.4,
     },
     "durable": {
-        "caller: Python calls": 61.23,
+        "caller: Python calls": 58.23,
         "caller: C calls": 41.07,
         "sender's loop: Python calls": 11.8,
         "sender's loop: C calls": 30.7,
@@ -50,8 +50,8 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
         "commits for 30": 33,
     },
     "durable, batches": {
-        "caller: Python calls": 23.42,
-        "caller: C calls": 26.28,
+        "caller: Python calls": 16.43,
+        "caller: C calls": 23.3,
         "sender's loop: Python calls": 5.151,
         "sender's loop: C calls": 25.82,
         "receiver's loop: Python calls": 6.456,
@@ -59,7 +59,7 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
         "commits for 1,024": 12,
     },
     "durable receive": {
-        "caller: Python calls": 15.17,
+        "caller: Python calls": 13.17,
         "caller: C calls": 17.08,
         "sender's loop: Python calls": 1.726,
         "sender's loop: C calls": 21.5,
@@ -69,13 +69,13 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
     },
     "one message": {
         "caller: Python calls": 14,
-        "altogether: Python calls": 256.2,
+        "altogether: Python calls": 227.8,
         "altogether: rings of the bell": 2,
         "altogether: system calls": 11,
     },
     "one call": {
-        "caller: Python calls": 77,
-        "altogether: Python calls": 321.3,
+        "caller: Python calls": 69,
+        "altogether: Python calls": 288.8,
         "altogether: rings of the bell": 1,
         "altogether: system calls": 8,
     },
@@ -95,9 +95,9 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
     },
     "one call, stepped": {
         "callers: Python calls": 32,
-        "alice's loop: Python calls": 147,
-        "bob's loop: Python calls": 161,
-        "workers: Python calls": 37,
+        "alice's loop: Python calls": 131,
+        "bob's loop: Python calls": 146,
+        "workers: Python calls": 36,
         "alice's loop: sends and receives for 1": 2,
         "bob's loop: sends and receives for 1": 2,
     },
@@ -110,7 +110,7 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
         "bob's loop: sends and receives for 16": 4,
     },
     "memory, a message of 1 MiB": {
-        "sender: of the payload": 1.301,
+        "sender: of the payload": 1.114,
         "receiver: of the payload": 2.051,
     },
     "memory, a message of 64 MiB": {
@@ -125,7 +125,7 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
     },
     "system calls, durable": {
         "syncs of the disk": 1,
-        "all": 48.4,
+        "all": 38.5,
     },
     "system calls, a durable batch": {
         "syncs of the disk": 1,
@@ -133,13 +133,13 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
     },
     "system calls of one message": {
         "caller": 1,
-        "alice's loop": 11,
-        "bob's loop": 9,
+        "alice's loop": 8,
+        "bob's loop": 6,
     },
     "system calls of one call": {
         "caller": 1,
-        "bob's loop": 16,
+        "bob's loop": 9.5,
         "worker": 1,
-        "alice's loop": 14,
+        "alice's loop": 8,
     },
 }
