@@ -110,8 +110,8 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
         "bob's loop: sends and receives for 16": 4,
     },
     "memory, a message of 1 MiB": {
-        "sender: of the payload": 1.114,
-        "receiver: of the payload": 2.051,
+        "sender: of the payload": 1.3,
+        "receiver: of the payload": 2.2,
     },
     "memory, a message of 64 MiB": {
         "sender: of the payload": 1.054,
@@ -125,21 +125,21 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
     },
     "system calls, durable": {
         "syncs of the disk": 1,
-        "all": 38.5,
+        "all": 44,
     },
     "system calls, a durable batch": {
         "syncs of the disk": 1,
-        "all": 470.8,
+        "all": 570,
     },
     "system calls of one message": {
         "caller": 1,
-        "alice's loop": 8,
-        "bob's loop": 6,
+        "alice's loop": 13,
+        "bob's loop": 11,
     },
     "system calls of one call": {
         "caller": 1,
-        "bob's loop": 9.5,
+        "bob's loop": 14,
         "worker": 1,
-        "alice's loop": 8,
+        "alice's loop": 13,
     },
 }

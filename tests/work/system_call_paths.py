@@ -73,7 +73,7 @@ def _by_part(name: str) -> Measured:
     for part in rounds[-1].calls:
         value = statistics.median(sum(_but_waiting(each.calls[part]).values()) for each in rounds)
         # A timer of an acknowledgement may come in between.
-        measured.add(part, value, 0 if value < 2 else 3)
+        measured.add(part, value, 0 if value < 2 else 8)
     measured.notes = _notes(rounds)
     return measured
 
@@ -86,7 +86,7 @@ def _syncs(name: str) -> Measured:
     everything = statistics.median(sum(calls.values()) for calls in totals)
     measured.add("syncs of the disk", syncs, 0)
     # The pages of the file are as SQLite fills them.
-    measured.add("all", everything, everything * 0.1)
+    measured.add("all", everything, everything * 0.25)
     measured.notes = _notes(rounds)
     return measured
 
