@@ -183,6 +183,8 @@ class SqliteQueues:
     def _change(
         self, conn: sqlite3.Connection, new: Sequence[_NewItem], remove: Sequence[Removal]
     ) -> list[int]:
+        # They may have to be read again, which is about what is there now.
+        self._counts.current()
         for removal in remove:
             self._remove(conn, removal)
         must_save = bool(remove) or self._counts.must_save(len(new))

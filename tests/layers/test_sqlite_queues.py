@@ -288,6 +288,23 @@ class TestCounters:
         with SqliteQueuesStorage(copy) as storage:
             assert storage.summarize() == counted(copy) == [("peer", 4, 4)]
 
+    def test_what_is_removed_next_after_a_failure_is_counted_once(self, path: Path) -> None:
+        """Else there would seem to be less, or nothing at all, and who opens it gets nothing."""
+        with SqliteQueuesStorage(path, busy_timeout=0.0) as storage:
+            push(storage, 1, "other")
+            for _ in range(3):
+                push(storage, 1)
+            with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                with pytest.raises(StorageError, match="locked"):
+                    push(storage, 1)
+                connection.execute("ROLLBACK")
+            storage.change_items([], [Removal("peer", [3, 4], 2)], sync=False)
+            assert sorted(storage.summarize()) == counted(path)
+            push(storage, 1, "other")
+        with SqliteQueuesStorage(path) as storage:
+            assert sorted(storage.summarize()) == counted(path) == [("other", 2, 2), ("peer", 1, 1)]
+
     def test_the_clock_of_a_queue_that_is_not_in_the_table_yet_runs(self, path: Path) -> None:
         with SqliteQueuesStorage(path) as storage:
             storage.change_items([("peer", message(b"x", ttl=60.0))])
