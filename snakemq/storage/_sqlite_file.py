@@ -57,7 +57,8 @@ class SqliteFile:
         self.has_log = False
         self.log_room: Final = LogRoom()
         self._can_be_late = self._unsynced = False
-        self._syncs = True
+        # Whether what is committed now is synced; None: look again.
+        self._syncs: bool | None = True
         self._look: Look | None = None
         if read_only:
             self._look = open_to_look(filename, options.busy_timeout)
@@ -262,8 +263,8 @@ class SqliteFile:
                 return
             with self._translated_errors():
                 self._set_syncs(conn, not self._can_be_late)
-                conn.execute("PRAGMA busy_timeout = 0")
                 try:
+                    conn.execute("PRAGMA busy_timeout = 0")
                     yield conn
                 finally:
                     conn.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
@@ -342,7 +343,8 @@ class SqliteFile:
         if syncs and self._can_be_late:
             # The sync of this change is that of the room, too.
             self.log_room.count_sync(conn, self.path)
-        if self._syncs != syncs:
+        if self._syncs is not syncs:
+            self._syncs = None  # KeyboardInterrupt may come before or after
             conn.execute(f"PRAGMA synchronous = {self._durable if syncs else 'NORMAL'}")
             self._syncs = syncs
 

@@ -14,11 +14,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from snakemq.exceptions import StorageDamaged, StorageError
 from snakemq.message import Message
+from snakemq.storage import Removal
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from tests.helpers import DEADLINE
 from tests.layers.sqlite_support import (
@@ -167,6 +169,26 @@ class TestDurabilityAndCost:
         assert setting(storage, "synchronous") == 2  # FULL
         with SqliteQueuesStorage(":memory:") as other:
             assert setting(other, "synchronous") == 3  # EXTRA: there is no WAL
+
+    def test_every_commit_is_synced_after_an_interrupt_at_the_wrong_moment(
+        self, path: Path, storage: SqliteQueuesStorage
+    ) -> None:
+        """Ctrl-C comes when SQLite has just been told that this change may be late."""
+
+        def interrupt(frame: FrameType, event: str, arg: object) -> None:
+            if event == "c_return" and setting(storage, "synchronous") == 1:  # NORMAL
+                raise KeyboardInterrupt
+
+        positions = storage.change_items([("peer", message()), ("peer", message())])
+        removal = Removal("peer", positions[:1], 4)
+        sys.setprofile(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                storage.change_items([], [removal], sync=False)
+        finally:
+            sys.setprofile(None)
+        storage.push("peer", message())
+        assert setting(storage, "synchronous") == 2  # FULL
 
     def test_what_push_returned_for_survives_a_kill(self, path: Path) -> None:
         program = """
