@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 
-__all__ = ["give_way", "hold_wakes", "release_wakes", "wake"]
+__all__ = ["flush_wakes", "give_way", "hold_wakes", "release_wakes", "wake"]
 
 
 class _Held(threading.local):
@@ -38,9 +38,15 @@ def hold_wakes() -> None:
 
 def release_wakes() -> None:
     """Wake whom that was for. Harmless if nothing was put off."""
-    locks, _held.locks = _held.locks, None
-    for lock in locks or ():
-        lock.release()
+    flush_wakes()
+    _held.locks = None
+
+
+def flush_wakes() -> None:
+    """Likewise, and go on putting off. For who is going to wait for one of them."""
+    locks = _held.locks
+    while locks:
+        locks.pop(0).release()
 
 
 def give_way() -> None:

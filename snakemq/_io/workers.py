@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any, Final, TypeAlias
 
 from snakemq._io.clock import monotonic
-from snakemq._wakes import wake
+from snakemq._wakes import flush_wakes, wake
 
 __all__ = ["IDLE_TIMEOUT", "WorkerPool"]
 
@@ -120,26 +120,42 @@ class WorkerPool:
         return True
 
     def stop(self, timeout: float = 0.0) -> bool:
-        """Take no more tasks, and drop those that wait.
+        """Take no more tasks, and drop those that wait because all workers are busy.
 
-        What runs is not interrupted. A second call only waits once more.
+        What runs, or is about to, is not interrupted. A second call only waits once more.
 
         :param timeout: how long to wait for the running tasks, in seconds
         :return: whether all threads have ended
         """
         with self._lock:
-            self._stopped = True
-            if self._waiting:
-                _log.warning("%s: %d tasks dropped", self.name, len(self._waiting))
-                self._waiting.clear()
+            if not self._stopped:
+                self._stopped = True
+                self._drop_waiting()
             for called in self._idle:
                 called.release()
             self._idle.clear()
             threads = self._threads - {threading.current_thread()}
+        flush_wakes()  # this may be the loop, which does not get to the end of its pass
         deadline = monotonic() + timeout
         for thread in threads:
             thread.join(max(0.0, deadline - monotonic()))
         return not any(thread.is_alive() for thread in threads)
+
+    def _drop_waiting(self) -> None:
+        """Forget what there is no worker for; for the others, have one. With the lock."""
+        free = len(self._idle) + self._calling
+        while len(self._waiting) > free and len(self._threads) < self.max_workers:
+            try:
+                if not self._start():
+                    break
+            except RuntimeError:  # no thread at all
+                break
+            free += 1
+        dropped = len(self._waiting) - free
+        if dropped > 0:
+            _log.warning("%s: %d tasks dropped", self.name, dropped)
+            for _ in range(dropped):
+                self._waiting.pop()
 
     def _run(self) -> None:
         called = threading.Lock()

@@ -24,6 +24,7 @@ from collections import OrderedDict
 from typing import Final, Protocol, TypeAlias
 
 from snakemq._io.workers import WorkerPool
+from snakemq._wakes import flush_wakes
 
 __all__ = [
     "DEFAULT_MAX_PER_OBJECT",
@@ -351,6 +352,7 @@ class Dispatcher:
         :return: ``False``: something still runs or waits
         """
         own = threading.get_ident() in self._inside
+        flush_wakes()  # this may be the loop, which does not get to the end of its pass
         with self._lock:
             self._observers += 1
             try:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from snakemq._wakes import hold_wakes, release_wakes, wake
+from snakemq._wakes import flush_wakes, hold_wakes, release_wakes, wake
 from snakemq.link import Link
 from tests.helpers import DEADLINE
 
@@ -72,3 +72,16 @@ def test_a_loop_that_is_interrupted_wakes_them_too() -> None:
     wake(again)
     assert not again.locked()  # nothing is put off any more
     link.cleanup()
+
+
+def test_who_waits_in_the_middle_of_a_pass_wakes_others_first() -> None:
+    lock = taken()
+    hold_wakes()
+    wake(lock)
+    flush_wakes()
+    assert not lock.locked()
+    again = taken()
+    wake(again)
+    assert again.locked()
+    release_wakes()
+    assert not again.locked()

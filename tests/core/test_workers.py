@@ -349,3 +349,30 @@ def test_a_task_that_no_thread_can_be_had_for_is_not_kept(monkeypatch: pytest.Mo
     pool.submit(done.set)
     assert done.wait(DEADLINE)
     assert pool.stop(DEADLINE)
+
+
+def test_what_there_is_a_worker_for_is_run_also_if_the_pool_is_stopped_at_once() -> None:
+    for _ in range(50):
+        pool = WorkerPool(3, "test")
+        pool.submit(int)
+        wait_until(lambda pool=pool: pool.idle == 1)  # type: ignore[misc]
+        done: list[int] = []
+        for number in range(3):
+            pool.submit(done.append, number)
+        assert pool.stop(DEADLINE)
+        assert sorted(done) == [0, 1, 2]
+
+
+def test_what_there_is_no_worker_for_is_dropped_then(caplog: pytest.LogCaptureFixture) -> None:
+    pool = WorkerPool(1, "test")
+    leave = threading.Event()
+    busy = threading.Event()
+    pool.submit(lambda: (busy.set(), leave.wait(DEADLINE)))
+    assert busy.wait(DEADLINE)
+    done: list[int] = []
+    pool.submit(done.append, 1)
+    assert not pool.stop()
+    leave.set()
+    assert pool.stop(DEADLINE)
+    assert not done
+    assert "1 tasks dropped" in caplog.text
