@@ -173,7 +173,7 @@ class TestServers:
                 process = daemon.start(["sh", "-c", script])
                 daemon.wait_for(lambda: (daemon.home / "started").read_text() or None, process)
                 assert reader.read() is None
-            assert reader.read() == b""
+            wait_until(lambda: reader.read() == b"")
         assert not list(data.iterdir())
 
 
