@@ -72,9 +72,6 @@ def _set_option(sock: socket.socket, level: int, name: str, value: int) -> None:
             sock.setsockopt(level, option, value)
 
 
-#: Windows sends one piece at a time.
-_HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
-
 #: How it is looked whether TLS has said why it ended: so often, so many bytes.
 _READS_FOR_ALERT: Final = 16
 _ALERT_BLOCK: Final = 64 * 1024
@@ -300,7 +297,7 @@ class LinkSocket:
             if len(data) == 1:
                 self._taken = self.sock.send(data[0])
                 return self._taken == len(data[0])
-            if _HAS_SENDMSG:
+            if sys.platform != "win32":  # which sends one piece at a time
                 self._taken = self.sock.sendmsg(data)
                 return self._taken == sum(map(len, data))
             return self._send_each(data)
