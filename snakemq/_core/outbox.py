@@ -38,7 +38,15 @@ from snakemq._core.packed import (
 from snakemq._core.ttl import Placed, Timed
 from snakemq.message import FLAG_PERSISTENT, Message
 
-__all__ = ["Entry", "Outbox", "Taken", "is_stored", "message_of"]
+__all__ = [
+    "Entry",
+    "Outbox",
+    "Taken",
+    "is_gone",
+    "is_stored",
+    "message_of",
+    "sendables_of",
+]
 
 #: A message with a finite TTL, or with a place in the storage, is wrapped; the
 #: others, which are the most, are not.

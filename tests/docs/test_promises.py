@@ -284,7 +284,7 @@ def test_a_slow_receiver_makes_its_sender_keep_the_rest() -> None:
         send_numbers(alice, range(count))
         alice.network.run(60)
         queue = alice.messaging.queues_manager.get_queue("bob")
-        assert queue.under_way == WINDOW.window_messages
+        assert queue.flying()[1] == WINDOW.window_messages
         assert len(queue) == count
         bob.messaging.resume(conn_id)
         assert alice.network.run_until(lambda: len(bob.received) == count)
