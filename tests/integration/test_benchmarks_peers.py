@@ -23,6 +23,7 @@ from benchmarks.environments import CACHE, ROOT, Environment, Unavailable, impor
 from benchmarks.runner import Place, measure, prepare
 from benchmarks.servers import packages
 from benchmarks.servers.daemon import Daemon, find_program, free_ports
+from tests.helpers import wait_until
 
 #: Of the operations of a full run.
 SCALE = 0.001
