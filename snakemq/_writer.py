@@ -301,8 +301,8 @@ class Writer:
                 # disk is waited for: with 16 threads half as many commits.
                 give_way()
             with self._lock:
-                self._group = group
                 if self._jobs:
+                    self._group = group
                     self._gather(group)
                 if self._changes_left:
                     self._changes_left -= 1
@@ -314,7 +314,7 @@ class Writer:
             self._restore(removals)
             raise
         finally:
-            if len(group) > 1:
+            if self._group:
                 self._let_go(group)
 
     def _let_go(self, group: list[_Job]) -> None:

@@ -5,7 +5,9 @@ The storage is held by the test, so that it is known who waits while it writes.
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -40,6 +42,19 @@ def test_who_is_alone_writes_at_once_and_the_disk_is_synced(bench: Bench) -> Non
     assert bench.told == [(b"a", 1), (b"b", 2)]
     assert bench.writer.changes == 1
     assert bench.writer.is_settled
+
+
+def test_what_was_written_is_not_kept_in_memory(bench: Bench) -> None:
+    class Entries(list[tuple[str, Message]]):
+        """A list that can be watched."""
+
+    entries = Entries([("q", persistent(b"large"))])
+    watched = weakref.ref(entries)
+    bench.writer.push(entries, None, lambda positions: None)
+    del entries
+    gc.collect()
+    assert watched() is None
+    assert bench.storage.content() == [b"large"]
 
 
 def test_who_comes_while_one_writes_is_served_with_one_change(bench: Bench) -> None:
