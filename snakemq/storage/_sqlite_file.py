@@ -222,15 +222,11 @@ class SqliteFile:
         """
         with self.exclusive():
             self._refuse_change("begin a transaction in")
-            with self._translated_errors():
-                conn = self._connection()
-                try:
-                    self._begin(conn)
-                except BaseException:
-                    self._roll_back(conn)
-                    raise
-            self._shared = True
+            conn = self._connection()
             try:
+                with self._translated_errors():
+                    self._begin(conn)
+                self._shared = True
                 yield conn
                 with self._translated_errors():
                     self._check_still_shared(conn)
@@ -340,6 +336,10 @@ class SqliteFile:
         self.written = True
 
     def _set_syncs(self, conn: sqlite3.Connection, syncs: bool) -> None:
+        if conn.in_transaction:
+            # Of somebody who was interrupted before it was undone. What is
+            # written now would be a part of it, and not be committed.
+            self._roll_back(conn)
         if syncs and self._can_be_late:
             # The sync of this change is that of the room, too.
             self.log_room.count_sync(conn, self.path)

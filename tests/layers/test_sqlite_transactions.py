@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -187,6 +188,41 @@ class TestTransaction:
                 assert not pushing.done()
             pushing.result(DEADLINE)
         assert contents(storage) == [b"first", b"second"]
+
+    @pytest.mark.parametrize("pushes", [1, 2])
+    def test_what_an_interrupt_left_open_is_undone_by_who_comes_next(
+        self, path: Path, storage: SqliteQueuesStorage, pushes: int
+    ) -> None:
+        """Else what is accepted next is a part of it, and is never committed."""
+        storage.push("peer", message(b"before"))
+        connection = connection_of(storage)
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("DELETE FROM items")
+        storage.push_many([("peer", message(b"after"))] * pushes)
+        with SqliteQueuesStorage(path, read_only=True) as other:
+            assert contents(other) == [b"before"] + [b"after"] * pushes
+            assert storage.summarize() == other.summarize()
+
+    def test_an_interrupt_when_it_has_begun_ends_it(
+        self, path: Path, storage: SqliteQueuesStorage
+    ) -> None:
+        def interrupt(frame: FrameType, event: str, arg: object) -> None:
+            # It has begun, and is going to be handed out.
+            caller = frame.f_back
+            if (
+                event == "return"
+                and frame.f_code.co_name == "__exit__"
+                and caller is not None
+                and caller.f_code.co_name == "shared_transaction"
+            ):
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+        sys.setprofile(interrupt)
+        with pytest.raises(KeyboardInterrupt), storage.transaction():
+            pass
+        execute(path, "BEGIN IMMEDIATE", "INSERT INTO orders VALUES ('one')", "COMMIT")
+        storage.push("peer", message())
 
     def test_a_kill_in_it_undoes_all_of_it(self, path: Path, storage: SqliteQueuesStorage) -> None:
         program = """

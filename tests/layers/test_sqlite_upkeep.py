@@ -208,6 +208,8 @@ class TestCheckpoint:
         self, path: Path, storage: SqliteQueuesStorage, caplog: pytest.LogCaptureFixture
     ) -> None:
         class Full:
+            in_transaction = False
+
             def __init__(self, connection: sqlite3.Connection) -> None:
                 self._connection = connection
 
