@@ -49,11 +49,12 @@ class LogRoom:
         """There was another one.
 
         :param path: the file whose log it is
+        :raises sqlite3.Error: somebody else writes, and does not come to an end
         """
         if self._syncs_left:
-            self._syncs_left -= 1
-            if not self._syncs_left:
+            if self._syncs_left == 1:
                 self._make(conn, path)
+            self._syncs_left -= 1
 
     def forget(self) -> None:
         """The log was made short."""
@@ -63,14 +64,18 @@ class LogRoom:
         pages = _pragma(conn, "wal_autocheckpoint") * _SLACK
         size = int(pages * (_pragma(conn, "page_size") + _FRAME_HEADER))
         self.size = min(size, _MAX_SIZE)
+        # Keeps away whoever appends to it or makes it short: not every system
+        # finds the end and writes there in one step.
+        conn.execute("BEGIN IMMEDIATE")
         try:
-            # Appended, whatever another connection appends at this moment.
             with open(f"{path}-wal", "ab") as log:
                 missing = self.size - log.tell()
                 if missing > 0 and shutil.disk_usage(path).free > _MIN_FREE:
                     log.write(bytes(missing))
         except OSError as exc:
             _log.debug("queue storage %r: no room was made for its log: %s", path, exc)
+        finally:
+            conn.execute("ROLLBACK")
 
 
 def _pragma(conn: sqlite3.Connection, name: str) -> int:

@@ -97,6 +97,26 @@ class TestRoomForTheLog:
             assert contents(copied) == data
         assert not os.path.exists(f"{copy}-wal")
 
+    def test_nobody_else_appends_meanwhile(
+        self, path: Path, storage: SqliteQueuesStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """To append is two steps on Windows: zeros must not cover what came in between."""
+        seen: list[str] = []
+
+        def disk_usage(where: str) -> SimpleNamespace:
+            with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
+                with pytest.raises(sqlite3.OperationalError, match="locked"):
+                    other.execute("BEGIN IMMEDIATE")
+                seen.append(where)
+            return SimpleNamespace(free=2**40)
+
+        monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+        for _ in range(self.SYNCS):
+            storage.push("peer", message())
+        assert seen == [str(path)]
+        assert 4 * 10**6 < log_size(path) < 8 * 10**6
+        execute(path, "BEGIN IMMEDIATE", "COMMIT")
+
     @pytest.mark.parametrize("problem", ["there is little left of the disk", "it fails"])
     def test_it_can_do_without(
         self,
@@ -115,6 +135,19 @@ class TestRoomForTheLog:
             storage.push("peer", message())
         assert 0 < log_size(path) < 10**6
         assert len(contents(storage)) == self.SYNCS + 1
+
+    def test_it_is_made_later_if_somebody_else_writes(self, path: Path) -> None:
+        with SqliteQueuesStorage(path, busy_timeout=0.0) as storage:
+            for _ in range(self.SYNCS - 1):
+                storage.push("peer", message())
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                with pytest.raises(StorageError, match="locked"):
+                    storage.push("peer", message())
+            assert 0 < log_size(path) < 10**6
+            storage.push("peer", message())
+            assert 4 * 10**6 < log_size(path) < 8 * 10**6
+            assert len(contents(storage)) == self.SYNCS
 
     def test_it_is_made_again_when_the_log_was_made_short(
         self, path: Path, storage: SqliteQueuesStorage
