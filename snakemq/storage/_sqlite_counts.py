@@ -33,7 +33,7 @@ __all__ = ["Count", "QueueCounts"]
 # part are single items; all that was counted is at the position of some queue
 # or before.
 _LOAD: Final = """SELECT queue_name, messages, bytes, seconds, counted FROM snakemq_queues
-    UNION ALL SELECT queue_name, 1, length(data), NULL, rowid FROM items
+    UNION ALL SELECT queue_name, 1, coalesce(length(data), 0), NULL, rowid FROM items
     WHERE rowid > (SELECT coalesce(max(counted), 0) FROM snakemq_queues)"""
 
 _SAVE: Final = "REPLACE INTO snakemq_queues (queue_name, messages, bytes, seconds, counted)"

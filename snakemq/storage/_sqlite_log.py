@@ -12,6 +12,7 @@ only what has the right checksums.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sqlite3
 from typing import Final
@@ -68,7 +69,7 @@ class LogRoom:
         # finds the end and writes there in one step.
         conn.execute("BEGIN IMMEDIATE")
         try:
-            with open(f"{path}-wal", "ab") as log:
+            with open(f"{path}-wal", "ab", opener=_open_existing) as log:
                 missing = self.size - log.tell()
                 if missing > 0 and shutil.disk_usage(path).free > _MIN_FREE:
                     log.write(bytes(missing))
@@ -76,6 +77,11 @@ class LogRoom:
             _log.debug("queue storage %r: no room was made for its log: %s", path, exc)
         finally:
             conn.execute("ROLLBACK")
+
+
+def _open_existing(path: str, flags: int) -> int:
+    # Where it was removed, or moved, none is left behind.
+    return os.open(path, flags & ~os.O_CREAT)
 
 
 def _pragma(conn: sqlite3.Connection, name: str) -> int:

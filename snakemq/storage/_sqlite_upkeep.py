@@ -70,7 +70,7 @@ class SqliteUpkeep:
             room = self._file.log_room
             # What is there is overwritten next, which takes less than to make
             # a file longer.
-            if os.path.getsize(f"{self._file.path}-wal") > room.size + _MAX_SPARE:
+            if _size(f"{self._file.path}-wal") > room.size + _MAX_SPARE:
                 conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 room.forget()
         self._file.written = False
@@ -84,6 +84,13 @@ class SqliteUpkeep:
             and free > _MIN_FREE_PART * _pragma(conn, "page_count")
             and _pragma(conn, "auto_vacuum") != 0
         )
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:  # moved away while it is open, say
+        return 0
 
 
 def _pragma(conn: sqlite3.Connection, name: str) -> int:

@@ -288,6 +288,16 @@ class TestCounters:
         with SqliteQueuesStorage(copy) as storage:
             assert storage.summarize() == counted(copy) == [("peer", 4, 4)]
 
+    def test_a_row_without_data_is_counted(self, path: Path) -> None:
+        """Nobody stores one; whoever made it by hand is told when it is read."""
+        with SqliteQueuesStorage(path) as storage:
+            push(storage, 1)
+        execute(path, "INSERT INTO items (queue_name) VALUES ('peer')")
+        with SqliteQueuesStorage(path) as storage:
+            assert storage.summarize() == [("peer", 2, 1)]
+            with pytest.raises(StorageError, match="not a message"):
+                storage.get_items("peer")
+
     def test_what_is_removed_next_after_a_failure_is_counted_once(self, path: Path) -> None:
         """Else there would seem to be less, or nothing at all, and who opens it gets nothing."""
         with SqliteQueuesStorage(path, busy_timeout=0.0) as storage:

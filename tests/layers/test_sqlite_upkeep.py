@@ -160,6 +160,21 @@ class TestRoomForTheLog:
                 storage.push("peer", message())
             assert 4 * 10**6 < log_size(path) < 8 * 10**6
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="what is open can't be moved")
+    def test_a_file_that_was_moved_away_leaves_none_behind(self, tmp_path: Path) -> None:
+        before, after = tmp_path / "before", tmp_path / "after"
+        before.mkdir()
+        with SqliteQueuesStorage(before / "storage.db") as storage:
+            storage.push("peer", message())
+            after.mkdir()
+            for entry in list(before.iterdir()):
+                entry.rename(after / entry.name)
+            for _ in range(self.SYNCS):
+                storage.push("peer", message())
+            assert storage.maintain() is False
+            assert len(contents(storage)) == self.SYNCS + 1
+            assert list(before.iterdir()) == []
+
     def test_removals_make_none(self, path: Path, storage: SqliteQueuesStorage) -> None:
         storage.push_many([("peer", message())] * (self.SYNCS + 1))
         for position in range(1, self.SYNCS + 2):
