@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from snakemq._expiry_timers import ExpiryTimers
@@ -48,17 +48,31 @@ class Attendant:
 
         :param prompt: send it in this thread and now, if the loop sleeps
         """
-        queue.dirty = True
-        if not (prompt and self._packeter.run_here(self._send_here, queue)):
-            self._packeter.call_soon(self.look, queue)
-            self._packeter.wakeup_poll()
-
-    def look_soon(self, queues: Iterable[Queue]) -> None:
-        """Something has changed. Any thread."""
-        for queue in queues:
-            if not queue.dirty:
-                queue.dirty = True
+        try:
+            queue.dirty = True
+            if not (prompt and self._packeter.run_here(self._send_here, queue)):
                 self._packeter.call_soon(self.look, queue)
+                self._packeter.wakeup_poll()
+        except BaseException:
+            self._interrupted((queue,))
+            raise
+
+    def look_soon(self, queues: Collection[Queue]) -> None:
+        """Something has changed. Any thread."""
+        try:
+            for queue in queues:
+                if not queue.dirty:
+                    queue.dirty = True
+                    self._packeter.call_soon(self.look, queue)
+            self._packeter.wakeup_poll()
+        except BaseException:
+            self._interrupted(queues)
+            raise
+
+    def _interrupted(self, queues: Iterable[Queue]) -> None:
+        """Ctrl-C. A queue that is dirty and that nobody looks at would never be sent again."""
+        for queue in queues:
+            self._packeter.call_soon(self.look, queue)
         self._packeter.wakeup_poll()
 
     def _look_later(self, queue: Queue) -> None:
