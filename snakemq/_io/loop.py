@@ -54,6 +54,7 @@ class Loop(CallbackOwner):
         # thread that borrows the stack while the loop sleeps. Reentrant, for
         # who drives a link from inside one of its callbacks.
         self._turn = threading.RLock()
+        self._is_lent = False  # to a thread, which must not borrow it once more
 
     # What the class that runs on the loop says.
 
@@ -102,13 +103,20 @@ class Loop(CallbackOwner):
 
         :return: what ``func`` returned; false if it was not called
         """
-        if not self._sleeping:
+        # Lent to this thread, perhaps: a finalizer may run in the middle of ``func``,
+        # and make a call.
+        if not self._sleeping or self._is_lent:
             return False
         mine: bool | None = None
         try:
             mine = self._turn.acquire(blocking=False)
-            return mine and func(*args)
+            if not mine:
+                return False
+            self._is_lent = True
+            return func(*args)
         finally:
+            if mine:
+                self._is_lent = False
             if mine is not False:
                 # None: Ctrl-C came, perhaps when it was acquired already.
                 try:
