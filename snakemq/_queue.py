@@ -173,6 +173,7 @@ class Queue:
                 or total_filled > limits.total_bytes
                 or self._forgotten
                 or self.stored.unloaded
+                or room.closed
             ):
                 return None
             self._outbox.waiting.append(packet)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from snakemq import Peer
+from snakemq import Peer, PeerClosed
 from snakemq._io.wakeup import Bell
 from snakemq.link import Link
 from snakemq.message import Message
@@ -174,7 +174,7 @@ def test_an_interrupt_in_the_middle_loses_nothing(monkeypatch: pytest.MonkeyPatc
     ):
         assert client.wait_connected("server", DEADLINE)
         client.send("server", "first")
-        client.flush(DEADLINE)
+        assert client.flush("server", DEADLINE)
         send_encoded = Packeter.send_encoded
         me = threading.get_ident()
 
@@ -192,11 +192,68 @@ def test_an_interrupt_in_the_middle_loses_nothing(monkeypatch: pytest.MonkeyPatc
             wait_until(lambda: client.link._sleeping)
             sent.append(b"%d" % len(sent))
             client.messaging.send_message("server", Message(sent[-1], 60), prompt=True)
-            client.flush(DEADLINE)
+            assert client.flush("server", DEADLINE)
             return False
 
         with pytest.raises(KeyboardInterrupt):
             wait_until(send)
-        client.flush(DEADLINE)
+        assert client.flush("server", DEADLINE)
         wait_until(lambda: len(received) >= len(sent))
         assert received == sent
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_an_interrupt_before_it_is_sent_does_not_stop_the_queue(
+    monkeypatch: pytest.MonkeyPatch, prompt: bool
+) -> None:
+    """Whoever finds a queue that is going to be looked at asks for nothing."""
+    received: list[bytes] = []
+    with (
+        Peer("server", listen=0, on_message=lambda one: received.append(one.data)) as server,
+        Peer("client", connect=server.addresses[0]) as client,
+    ):
+        assert client.wait_connected("server", DEADLINE)
+
+        def interrupted(*args: object) -> bool:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(client.packeter, "run_here" if prompt else "call_soon", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.messaging.send_message("server", Message(b"1", 60), prompt=prompt)
+        wait_until(lambda: received == [b"1"])
+        client.send("server", b"2")
+        wait_until(lambda: received == [b"1", b"2"])
+
+
+def test_an_interrupted_quick_send_does_not_stop_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[bytes] = []
+    with (
+        Peer("server", listen=0, on_message=lambda one: received.append(one.data)) as server,
+        Peer("client", connect=server.addresses[0]) as client,
+    ):
+        assert client.wait_connected("server", DEADLINE)
+
+        def interrupted(*args: object) -> bool:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(client.packeter, "call_soon", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.send("server", b"1")
+        wait_until(lambda: received == [b"1"])
+
+
+def test_nothing_is_lent_to_who_has_borrowed_it_already(running: Link) -> None:
+    """A finalizer may make a call, and it may run anywhere: also in the middle of a send."""
+    inner: list[bool] = []
+    run_here(running, lambda: not inner.append(running.run_here(lambda: True)))
+    assert inner == [False]
+    run_here(running, lambda: True)
+
+
+def test_a_stopped_peer_refuses_small_messages_too() -> None:
+    with Peer("client", listen=0) as client:
+        pass
+    with pytest.raises(PeerClosed):
+        client.send("server", b"small")
