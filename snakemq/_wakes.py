@@ -33,12 +33,15 @@ def wake(lock: threading.Lock) -> None:
 
 def hold_wakes() -> None:
     """Put off what this thread is going to wake, until :func:`release_wakes`."""
-    _held.locks = []
+    if _held.locks is None:  # else a callback drives a loop, and this is that one's pass
+        _held.locks = []
 
 
 def release_wakes() -> None:
     """Wake whom that was for. Harmless if nothing was put off."""
-    flush_wakes()
+    locks = _held.locks
+    while locks:
+        locks.pop(0).release()
     _held.locks = None
 
 

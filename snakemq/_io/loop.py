@@ -16,7 +16,7 @@ from snakemq._io.clock import monotonic
 from snakemq._io.timers import Timer, Timers
 from snakemq._io.wakeup import Bell
 from snakemq._longest_wait import longest_wait
-from snakemq._wakes import hold_wakes, release_wakes
+from snakemq._wakes import flush_wakes, hold_wakes, release_wakes
 from snakemq.callbacks import CallbackOwner
 
 __all__ = ["POLL_TIMEOUT", "Loop"]
@@ -163,6 +163,7 @@ class Loop(CallbackOwner):
         self._running = True
         end = None if runtime is None else monotonic() + runtime
         longest = longest_wait()
+        flush_wakes()  # a callback of another loop may be what runs this one
         try:
             while self._running and count != 0:
                 timeout = longest
@@ -204,8 +205,8 @@ class Loop(CallbackOwner):
             self._sleeping = False
         with self._turn:
             self._thread = threading.get_ident()
-            hold_wakes()
             try:
+                hold_wakes()  # here, so that no Ctrl-C behind it leaves it at that
                 return self._handle_pass(events)
             finally:
                 self._thread = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -85,3 +86,37 @@ def test_who_waits_in_the_middle_of_a_pass_wakes_others_first() -> None:
     assert again.locked()
     release_wakes()
     assert not again.locked()
+
+
+@pytest.mark.parametrize("run", [lambda link: link.step(0), lambda link: link.loop(runtime=0.0)])
+def test_a_loop_that_a_callback_runs_loses_no_wake(run: Callable[[Link], object]) -> None:
+    outer, inner = Link(), Link()
+    before, behind = taken(), taken()
+    outer.call_soon(wake, before)
+    outer.call_soon(run, inner)
+    outer.call_soon(wake, behind)
+    outer.step(0)
+    assert not before.locked()
+    assert not behind.locked()
+    inner.cleanup()
+    outer.cleanup()
+
+
+def test_a_loop_that_a_callback_runs_wakes_before_it_sleeps() -> None:
+    outer, inner = Link(), Link()
+    lock = taken()
+    seen: list[bool] = []
+
+    def stop_when_awake() -> None:
+        seen.append(lock.acquire(timeout=DEADLINE))
+        inner.stop()
+
+    thread = threading.Thread(target=stop_when_awake)
+    thread.start()
+    outer.call_soon(wake, lock)
+    outer.call_soon(inner.loop)
+    outer.step(0)
+    thread.join(DEADLINE)
+    assert seen == [True]
+    inner.cleanup()
+    outer.cleanup()
