@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from snakemq._expiry_timers import ExpiryTimers
@@ -57,8 +57,11 @@ class Attendant:
             self._interrupted((queue,))
             raise
 
-    def look_soon(self, queues: Collection[Queue]) -> None:
-        """Something has changed. Any thread."""
+    def look_soon(self, queues: Iterable[Queue]) -> None:
+        """Something has changed. Any thread.
+
+        :param queues: to be gone through twice if need be: no iterator
+        """
         try:
             for queue in queues:
                 if not queue.dirty:
