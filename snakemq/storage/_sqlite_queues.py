@@ -94,11 +94,15 @@ class SqliteQueues:
         """Before the end: who opens the file next need not count anything. May fail."""
         if self._counts.are_saved:
             return
-        with suppress(StorageError), self._file.idle() as conn:
-            if conn is not None:
-                with conn:
-                    conn.execute("BEGIN IMMEDIATE")
-                    self._counts.save(conn, (), self._last_position)
+        try:
+            with suppress(StorageError), self._file.idle() as conn:
+                if conn is not None:
+                    with conn:
+                        conn.execute("BEGIN IMMEDIATE")
+                        self._counts.save(conn, (), self._last_position)
+        finally:
+            # After KeyboardInterrupt it is not the end.
+            self._counts.forget()
 
     def names(self) -> list[str]:
         with self._file.exclusive():

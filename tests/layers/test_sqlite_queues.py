@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -273,6 +275,23 @@ class TestCounters:
             storage.close()
         with SqliteQueuesStorage(path) as storage:
             assert storage.summarize() == [("peer", 3, 3)]
+
+    def test_they_are_right_after_an_interrupt_of_the_end(self, path: Path) -> None:
+        def interrupt(frame: FrameType, event: str, arg: object) -> None:
+            if event == "return" and frame.f_code.co_name == "save":
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+        storage = SqliteQueuesStorage(path)
+        push(storage, 1)
+        sys.setprofile(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            storage.close()
+        push(storage, 2, "other")
+        storage.change_items([], [Removal("other", [2], 1)])
+        storage.close()
+        with SqliteQueuesStorage(path) as storage:
+            assert sorted(storage.summarize()) == counted(path) == [("other", 1, 1), ("peer", 1, 1)]
 
     def test_a_position_that_was_counted_is_not_given_again(self, path: Path) -> None:
         """Else what is there next would seem to have been counted."""
