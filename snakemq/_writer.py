@@ -7,8 +7,7 @@ is only one, and everything that is under way when the disk is slow shares its
 next sync.
 
 What leaves the storage waits for nobody: if somebody else is writing, it goes
-along with the next change. As long as change follows change, it waits until
-there is more of it.
+along with the next change.
 """
 
 from __future__ import annotations
@@ -32,15 +31,10 @@ __all__ = ["Writer"]
 GROUP_MESSAGES: Final = 4096
 GROUP_BYTES: Final = 16 * 1024 * 1024
 
-#: After so many changes within the time between two calls of :meth:`Writer.flush`
-#: more are expected, and so few removals wait: to remove one message takes the
-#: storage as long as to store one, and a hundred hardly longer.
-BUSY: Final = 8
-FEW: Final = 128
-
-#: So many removals wait for the next change, or for :meth:`Writer.flush`, when
-#: one who sends message after message has just written, and need not pay for
-#: them apart.
+#: So many removals wait for the next change, or for :meth:`Writer.flush`, so
+#: that one who sends message after message need not pay for each apart. They do
+#: not wait for more of them: the other side knows what comes again only if it is
+#: among the last messages, transient ones included, that it has received.
 MAX_LEFT: Final = 1000
 
 #: After so many removals that need not survive a power failure they are made
@@ -112,8 +106,6 @@ class Writer:
         self._group: list[_Job] = []  # what is being written
         self._removals: dict[str, _Leaving] = {}
         self._left = 0  # how many messages these are
-        self._are_due = True  # they need not wait for more
-        self._changes_left = BUSY  # until they have to
         #: something could not be removed, and is not tried again by itself
         self.removal_failed = False
         self._unsynced = 0
@@ -155,7 +147,7 @@ class Writer:
                 self._hand_over()
 
     def remove(self, removals: Sequence[Removal]) -> None:
-        """Have messages removed, now or with what is written next, or later. Does not wait.
+        """Have messages removed, now or with what is written next. Does not wait.
 
         See :meth:`has_removals`.
 
@@ -166,7 +158,7 @@ class Writer:
         try:
             with self._lock:
                 self._put_back(removals)
-                if not self._is_led and (self._are_due or self._left > FEW):
+                if not self._is_led:
                     leads = self._is_led = True
         finally:
             if leads:
@@ -200,9 +192,7 @@ class Writer:
         return bool(self._removals) and not self.removal_failed
 
     def flush(self) -> None:
-        """Have removed what waits: now, or if somebody is writing, with what is written next."""
-        self._changes_left = BUSY
-        self._are_due = True
+        """Have removed now what waits for the next change, unless somebody is writing."""
         self.remove(())
 
     @property
@@ -250,7 +240,7 @@ class Writer:
     def _hand_over(self, max_left: int = 0) -> None:
         """Have the next one write, and remove what nobody waits for.
 
-        :param max_left: so many removals may wait, if they are not due
+        :param max_left: so many removals are left to whoever writes next, soon
         """
         while True:
             with self._lock:
@@ -277,7 +267,6 @@ class Writer:
         ]
         self._removals = {}
         self._left = 0
-        self._are_due = self._changes_left > 0
 
     def _put_back(self, removals: Sequence[Removal]) -> None:
         for name, positions, size in removals:
@@ -304,9 +293,7 @@ class Writer:
                 if self._jobs:
                     self._group = group
                     self._gather(group)
-                if self._changes_left:
-                    self._changes_left -= 1
-                if self._left and (self._are_due or self._left > FEW or self.removal_failed):
+                if self._left:
                     self._take_removals(removals)
             self._write(group, removals)
         except BaseException:  # KeyboardInterrupt

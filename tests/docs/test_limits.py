@@ -311,8 +311,6 @@ EXPECTED = {
     "... and the bytes of these": size(_writer.GROUP_BYTES),
     "Removals that wait for the next change while somebody stores messages": str(_writer.MAX_LEFT),
     "... and for how long": seconds(_upkeep.FLUSH),
-    "Changes within this time after which removals wait for more": str(_writer.BUSY),
-    "... until there are more than": str(_writer.FEW),
     "Removals that a power failure may undo": str(_writer.MAX_UNSYNCED),
     "Nothing was written: removals are made durable after": seconds(_upkeep.IDLE),
     "Between two pieces of tidying up": seconds(_upkeep.PAUSE),

@@ -260,67 +260,6 @@ def test_a_few_removals_wait_for_the_next_change_or_a_flush(bench: Bench) -> Non
     assert bench.storage.content() == [b"first", b"second", b"third"]
 
 
-def test_as_long_as_change_follows_change_removals_wait_for_more(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_writer, "FEW", 3)
-    for number in range(_writer.BUSY):
-        bench.push(b"%d" % number)
-        bench.remove(number + 1)
-    assert bench.storage.content() == [], "a few messages are removed each at once"
-    for number in range(4):
-        bench.push(b"%d" % number)
-        bench.remove(_writer.BUSY + number + 1)
-    made = bench.storage.changes[2 * _writer.BUSY :]
-    assert [len(change.removed) for change in made] == [0, 0, 0, 0, 4]
-    assert not made[-1].sync
-    bench.push(b"a", b"b")
-    bench.remove(13)
-    assert bench.storage.content() == [b"a", b"b"]
-    assert bench.writer.has_removals
-    # The time is over.
-    bench.writer.flush()
-    assert bench.storage.content() == [b"b"]
-    assert not bench.writer.has_removals
-    bench.push(b"c")
-    bench.remove(14)
-    assert bench.storage.content() == [b"c"], "one is removed at once again"
-
-
-def test_when_the_time_is_over_while_somebody_writes_they_go_with_the_next_change(
-    bench: Bench,
-) -> None:
-    for number in range(_writer.BUSY + 1):
-        bench.push(b"%d" % number)
-    bench.remove(1)  # none was before
-    bench.remove(2)
-    bench.push(b"x")
-    assert bench.storage.changes[-1] == Change([b"x"], [], True)
-    first = bench.start_writing(b"first")
-    bench.writer.flush()
-    bench.storage.let_all()
-    assert first.end() is None
-    bench.push(b"last")
-    assert bench.storage.changes[-1] == Change([b"last"], [2], True)
-
-
-def test_a_removal_that_failed_goes_with_the_next_change(bench: Bench) -> None:
-    for number in range(_writer.BUSY + 1):
-        bench.push(b"%d" % number)
-
-    def check(change: Change) -> None:
-        if change.removed:
-            raise StorageError("not now")
-
-    bench.storage.check = check
-    bench.remove(1)
-    assert bench.writer.removal_failed
-    bench.storage.check = lambda change: None
-    bench.push(b"x")
-    assert bench.storage.changes[-1] == Change([b"x"], [1], True)
-    assert not bench.writer.removal_failed
-
-
 def test_many_removals_are_made_by_who_writes_last(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
