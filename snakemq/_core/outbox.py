@@ -300,22 +300,31 @@ class Outbox:
         room = max_bytes
         add = messages.append
         keep = self._in_flight.append
-        next_entry = self.waiting.popleft
-        for _ in range(min(max_count, len(self.waiting))):
-            entry = next_entry()
-            if isinstance(entry, bytes):
-                add(entry)
-                room -= len(entry) - PACKET_OVERHEAD
-            else:
-                message = entry.fresh(reading) if isinstance(entry, Timed) else entry
-                if message is None:
-                    self.dead -= 1
-                    continue
-                add(message)
-                room -= len(message.data)
-            keep(entry)
-            if room <= 0:
-                break
+        waiting = self.waiting
+        drop = waiting.popleft
+        try:
+            for _ in range(min(max_count, len(waiting))):
+                entry = waiting[0]
+                if isinstance(entry, bytes):
+                    add(entry)
+                    room -= len(entry) - PACKET_OVERHEAD
+                else:
+                    message = entry.fresh(reading) if isinstance(entry, Timed) else entry
+                    if message is None:
+                        drop()
+                        self.dead -= 1
+                        continue
+                    add(message)
+                    room -= len(message.data)
+                # In this order: what Ctrl-C comes between is not lost.
+                keep(entry)
+                drop()
+                if room <= 0:
+                    break
+        except BaseException:
+            if waiting and self._in_flight and self._in_flight[-1] is waiting[0]:
+                self._in_flight.pop()
+            raise
         return max_bytes - room
 
     def _take_again(self, max_count: int, max_bytes: int, reading: float) -> Taken:
@@ -418,7 +427,8 @@ class Outbox:
         :return: the urgent messages that were not sent; they leave
         """
         sent = len(self._unconfirmed) + self._told_flying
-        never_sent = len(self._in_flight) - self._told_flying
+        # Not what is in flight: Ctrl-C may have come before that got its numbers.
+        never_sent = max(0, sum(size for _, size in self._flights) - sent)
         if self._confirms_all:
             numbers = [number + offset for number, size in self._flights for offset in range(size)][
                 :sent

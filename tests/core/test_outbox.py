@@ -531,3 +531,30 @@ class OutboxModel(RuleBasedStateMachine):
 
 TestModel = OutboxModel.TestCase
 TestModel.settings = settings(max_examples=100, stateful_step_count=40)
+
+
+class _Interrupts(Timed):
+    """Ctrl-C comes while it is taken, the first time."""
+
+    def fresh(self, reading: float) -> Message | None:
+        if self.expires:
+            self.expires = 0.0
+            raise KeyboardInterrupt
+        return self.message
+
+
+def test_an_interrupt_while_messages_are_taken_loses_none_and_no_number() -> None:
+    outbox = Outbox()
+    messages = [Message(b"%d" % number) for number in range(4)]
+    outbox.waiting.extend(messages[:2])
+    assert outbox.take(10, 1000, 0.0).number == 0
+    outbox.sent(2)
+    outbox.waiting += [messages[2], _Interrupts(messages[3], 1.0)]
+    with pytest.raises(KeyboardInterrupt):
+        outbox.take(10, 1000, 0.0)
+    outbox.disconnect()
+    repeated = outbox.take(10, 1000, 0.0)
+    assert (repeated.messages, repeated.number, repeated.repeated) == (messages[:2], 0, True)
+    new = outbox.take(10, 1000, 0.0)
+    assert (new.messages, new.number, new.repeated) == (messages[2:], 2, False)
+    assert len(outbox) == 4
