@@ -56,7 +56,7 @@ def test_a_reply(stacks: tuple[SimStack, SimStack]) -> None:
     alice, bob = stacks
     counter = Counter(alice)
     server = RpcServer(alice.hook)
-    server._workers = Inline()  # type: ignore[assignment]
+    server.dispatcher._pool = Inline()  # type: ignore[assignment]
     server.register_object(counter, "counter")
     for _ in range(COUNT):
         alice.send("bob", bytes(SIZE))

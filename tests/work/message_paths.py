@@ -97,7 +97,7 @@ def large() -> Measured:
     with _one_way() as way:
         measured = way.measure(20, _each(MEBIBYTE, 20))
     # How much the system takes and gives at once is its own affair.
-    return measured.calls_of_each(spare=0.2).system_calls_of_each(spare=0.2)
+    return measured.calls_of_each(spare=0.3).system_calls_of_each(spare=0.5)
 
 
 def _durable(count: int, send: Callable[[Peer], object]) -> Measured:
