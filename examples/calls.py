@@ -23,6 +23,7 @@ from snakemq.rpc import PartialCall
 
 bob = Peer("bob", listen=0)
 told = threading.Event()
+seen = threading.Event()
 
 
 @bob.function
@@ -38,6 +39,7 @@ def slow(n):
     call = current_call()
     if n > 10 and call.wait_cancelled(30):
         told.set()
+        seen.wait(30)  # what is returned now is too late in any case
     return n * 10
 
 
@@ -71,6 +73,7 @@ with bob, Peer("alice", connect=bob.addresses) as alice:
     except PartialCall:
         print("in time: False")
     print("and the method was told:", told.wait(30))
+    seen.set()
 
     # Streams are iterators. One that is not read to its end is closed, over there, too.
     stream: Iterator[int] = there.squares(4)
