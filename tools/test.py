@@ -16,12 +16,15 @@ nowhere else; the second run starts at once.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from environment import add_venv_option, require_python, run_in_environment
 
-#: A process that has nothing left to do takes tests from another one.
-IN_PARALLEL = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
+#: Half of the time a test waits for something. A process that has nothing left to do
+#: takes tests from another one.
+PROCESSES = min(2 * (os.cpu_count() or 1), 8)
+IN_PARALLEL = ("-n", str(PROCESSES), "--dist", "worksteal")
 
 
 def main() -> int:
