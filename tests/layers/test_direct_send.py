@@ -202,6 +202,16 @@ def test_an_interrupt_in_the_middle_loses_nothing(monkeypatch: pytest.MonkeyPatc
         assert received == sent
 
 
+def interrupt_next(monkeypatch: pytest.MonkeyPatch, packeter: Packeter, name: str) -> None:
+    """Let Ctrl-C come in the next call of a method, once."""
+
+    def interrupted(*args: object) -> bool:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packeter, name, interrupted)
+
+
 @pytest.mark.parametrize("prompt", [False, True])
 def test_an_interrupt_before_it_is_sent_does_not_stop_the_queue(
     monkeypatch: pytest.MonkeyPatch, prompt: bool
@@ -213,12 +223,7 @@ def test_an_interrupt_before_it_is_sent_does_not_stop_the_queue(
         Peer("client", connect=server.addresses[0]) as client,
     ):
         assert client.wait_connected("server", DEADLINE)
-
-        def interrupted(*args: object) -> bool:
-            monkeypatch.undo()
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(client.packeter, "run_here" if prompt else "call_soon", interrupted)
+        interrupt_next(monkeypatch, client.packeter, "run_here" if prompt else "call_soon")
         with pytest.raises(KeyboardInterrupt):
             client.messaging.send_message("server", Message(b"1", 60), prompt=prompt)
         wait_until(lambda: received == [b"1"])
@@ -233,12 +238,7 @@ def test_an_interrupted_quick_send_does_not_stop_the_queue(monkeypatch: pytest.M
         Peer("client", connect=server.addresses[0]) as client,
     ):
         assert client.wait_connected("server", DEADLINE)
-
-        def interrupted(*args: object) -> bool:
-            monkeypatch.undo()
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(client.packeter, "call_soon", interrupted)
+        interrupt_next(monkeypatch, client.packeter, "call_soon")
         with pytest.raises(KeyboardInterrupt):
             client.send("server", b"1")
         wait_until(lambda: received == [b"1"])
