@@ -27,6 +27,35 @@ SETTLE_TIME: Final = 0.25
 TAKEOVER_WAIT: Final = 2.0
 
 
+class _Probe:
+    """A ping on a connection that may be dead, which was just sent.
+
+    :param packeter: the layer below
+    :param conn_id: of the connection
+    """
+
+    def __init__(self, packeter: Packeter, conn_id: str) -> None:
+        self._packeter = packeter
+        self._conn_id = conn_id
+        self._began = packeter.time()
+        self._sent = packeter.sent_bytes(conn_id)
+        #: where the ping ends, among all bytes that are sent
+        self._end = self._sent + packeter.unsent_bytes(conn_id)
+
+    def is_answered(self) -> bool:
+        """Whether anything came since, be it a part of a packet."""
+        return self._packeter.last_recv(self._conn_id) > self._began
+
+    def gets_on(self) -> bool:
+        """Whether it waits behind others that got on since this was asked last.
+
+        They may take long, through a throttle above all, and nobody can answer
+        what was not sent.
+        """
+        before, self._sent = self._sent, self._packeter.sent_bytes(self._conn_id)
+        return before < self._end and before < self._sent
+
+
 class Takeover:
     """Decides between a connected peer and a second connection of its name.
 
@@ -97,9 +126,11 @@ class Takeover:
             )
             self._packeter.close(old.conn_id)
             return
-        wait = self.wait * (2 if dialled_new else 1)
-        new.rival_timer = self._packeter.call_later(wait, self._judge, old, new, now)
         self._ping(old, lambda _: self._answered(old, new))
+        wait = self.wait * (2 if dialled_new else 1)
+        new.rival_timer = self._packeter.call_later(
+            wait, self._judge, old, new, _Probe(self._packeter, old.conn_id)
+        )
 
     def end(self, connection: PeerConnection) -> PeerConnection | None:
         """``connection`` is gone.
@@ -138,10 +169,12 @@ class Takeover:
         if old.rival is new and not self._packeter.is_connector(new.conn_id):
             self._refuse(new, "it is connected already, and alive")
 
-    def _judge(self, old: PeerConnection, new: PeerConnection, challenged: float) -> None:
+    def _judge(self, old: PeerConnection, new: PeerConnection, probe: _Probe) -> None:
         new.rival_timer = None
-        if self._packeter.last_recv(old.conn_id) > challenged:
+        if probe.is_answered():
             self._refuse(new, "it is connected already, and alive")
+        elif probe.gets_on():
+            new.rival_timer = self._packeter.call_later(self.wait, self._judge, old, new, probe)
         else:
             self._log.warning(
                 new.session.ident,

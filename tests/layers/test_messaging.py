@@ -462,6 +462,34 @@ def test_a_second_connection_is_refused_while_the_first_is_alive(network: SimNet
     assert network.run_until(lambda: data(bob) == [b"it is me"])
 
 
+def test_a_connection_whose_probe_waits_behind_others_is_not_dead() -> None:
+    """As long as what is in front of the ping gets on, nobody could have answered it."""
+    with pair(throttle=3000) as (alice, bob):
+        events = events_of(alice)
+        alice.send("bob", bytes(60_000))
+        alice.network.run(0.1)
+        second = Raw(alice.network, "second", alice)
+        second.greet("bob")
+        assert alice.network.run_until(lambda: bob.received, 60)
+        alice.network.run(5)
+        assert second.closed == 1
+        assert events == []
+
+
+def test_a_probe_that_does_not_get_on_waits_for_nobody(network: SimNetwork) -> None:
+    alice, _ = connected(network)
+    network.drop_silently("alice", "bob")
+    alice.send("bob", bytes(1_000_000))
+    network.run(1)
+    events = events_of(alice)
+    second = Raw(network, "second", alice)
+    started = network.time()
+    second.greet("bob")
+    assert network.run_until(lambda: events, 60)
+    assert events == ["-bob", "+bob"]
+    assert network.time() - started == pytest.approx(alice.messaging.takeover_wait, abs=0.2)
+
+
 def test_a_third_one_is_refused_at_once(network: SimNetwork) -> None:
     alice = SimStack(network, "alice")
     first, second, third = (Raw(network, f"raw {n}", alice) for n in range(3))

@@ -55,6 +55,7 @@ REGRESSION_SEEDS = {
     3538: "a queue stood still behind messages that had expired",
     3931: "what an earlier process had removed came back when the power failed later",
     6493: "a callback closed the connection, and then a ping was answered",
+    6928: "a connection counted as dead whose ping waited behind a throttle",
     15493: "an urgent message pushed out of the memory what could come again",
     31983: "what came again and again pushed the rest out of the memory",
     43235: "of two messages with one identifier the second was taken for the first",
