@@ -39,6 +39,7 @@ from tests.integration.rpc_support import (
     RpcNodes,
     leftovers_of_client,
     leftovers_of_server,
+    sim_pair,
 )
 from tests.layers.rpc_fakes import InThread
 
@@ -219,16 +220,25 @@ class TestSleepers:
         assert side.service.ran == [1, 3]
         side.wait_clean()
 
-    def test_an_expired_call_that_waits_does_not_run(self, make_side: Callable[..., Side]) -> None:
-        side = make_side(max_workers=1)
-        first = side.proxy.hold.future(1)
-        side.service.wait_entered()
-        with pytest.raises(PartialCall):
-            side.proxy.hold.with_options(timeout=0.05)(2)
-        side.service.gate.set()
-        assert first.result(DEADLINE) == 1
-        side.wait_clean()
-        assert side.service.ran == [1]
+    def test_an_expired_call_that_waits_does_not_run(self) -> None:
+        service = Service()
+        with sim_pair(max_workers=1) as pair:
+            pair.server.register_object(service, "obj")
+            first = pair.proxy.hold.future(1)
+            pair.until(lambda: service.ran)
+            second = pair.proxy.hold.with_options(timeout=1.0).future(2)
+            pair.until(lambda: pair.server.dispatcher.waiting == 1)
+            pair.network.drop_silently("bob", "alice")  # it is not told that bob gave up
+            pair.run(1.1)
+            with pytest.raises(PartialCall):
+                second.result(0)
+            service.gate.set()
+            pair.until(lambda: not pair.server.dispatcher.running)
+            pair.network.heal()
+            pair.until(first.done)
+            assert first.result(0) == 1
+            pair.until(lambda: not leftovers_of_server(pair.server))
+            assert service.ran == [1]
 
 
 class TestDying:
