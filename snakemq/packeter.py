@@ -450,7 +450,7 @@ class Packeter(CallbackOwner):
             if decoder.head:
                 self._deliver_large(conn_id, decoder.head, buffer[: bounds[1]])
                 del bounds[:2]
-                if self._connections.get(conn_id) is not connection:
+                if self._connections.get(conn_id) is not connection or connection.finishing:
                     return
             if bounds:
                 self._deliver(conn_id, buffer, bounds)
@@ -469,7 +469,8 @@ class Packeter(CallbackOwner):
         self._all_recv_slot(conn_id, buffer, bounds)
         if self._recv_slot.funcs:
             for position in range(0, len(bounds), 2):
-                if conn_id not in self._connections:
+                connection = self._connections.get(conn_id)
+                if connection is None or connection.finishing is not None:
                     return
                 self._recv_slot(conn_id, buffer[bounds[position] : bounds[position + 1]])
 
@@ -479,7 +480,8 @@ class Packeter(CallbackOwner):
             packet = head + body
             if not self.on_large_packet_recv:
                 self.on_packets_recv(conn_id, packet, [0, len(packet)])
-            if conn_id in self._connections:
+            connection = self._connections.get(conn_id)
+            if connection is not None and connection.finishing is None:
                 self.on_packet_recv(conn_id, packet)
 
     def _refuse_largest(self) -> None:

@@ -274,6 +274,25 @@ def test_a_callback_for_a_large_packet_may_close_the_connection() -> None:
     assert fixture.received == []
 
 
+def test_nothing_goes_up_that_is_behind_a_large_packet_whose_callback_finishes() -> None:
+    fixture = Layers()
+    fixture.packeter.send_packet("c", b"last words")
+    fixture.packeter.on_large_packet_recv.wire(lambda *_: fixture.packeter.finish("c"))
+    stream = wire(bytes(300_000), b"one")
+    fixture.link.on_recv("c", stream[:1000])
+    fixture.link.on_recv("c", stream[1000:])
+    assert len(fixture.large) == 1
+    assert fixture.received == []
+
+
+def test_nothing_goes_up_that_is_behind_a_packet_whose_callback_finishes() -> None:
+    fixture = Fixture()
+    fixture.packeter.send_packet("c", b"last words")
+    fixture.packeter.on_packet_recv.add(lambda conn_id, _: fixture.packeter.finish(conn_id))
+    fixture.link.on_recv("c", wire(b"one", b"two"))
+    assert fixture.received == [b"one"]
+
+
 def test_who_does_not_want_large_packets_in_two_parts_gets_them_as_the_others() -> None:
     fixture = Fixture()
     batches: list[bytes] = []
