@@ -8,10 +8,10 @@
                      seconds    REAL      the clock: for how long TTLs ran
                      counted    INTEGER   up to which position this is about its items
 
-What is pushed is counted in memory, and in this table only with the next
-removal, or when it is much: it would be a statement and a page for each
-message. Whoever reads the table counts what is behind that position, which
-is little.
+What is pushed is counted in memory, and in this table only when it is much: it
+would be a statement and a page for each message. Whoever reads the table
+counts what is behind that position, which is little. So what leaves before it
+was counted there is never written there; what leaves afterwards is taken off.
 
 The file belongs to this process, so all of it is in memory, too. It is read
 again whenever a change failed or was undone.
@@ -20,7 +20,7 @@ again whenever a change failed or was undone.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from snakemq.storage._sqlite_batches import insert_rows
@@ -78,6 +78,13 @@ class QueueCounts:
         #: queues with items that are not counted in the table, and how many those are
         self._unsaved: set[str] = set()
         self._items_unsaved = 0
+        # What the table says, no item behind this position included; and of which
+        # queues it has to say something else. (The highest one that it names may be
+        # lower, if it has forgotten a queue. Those between are gone then.)
+        self._saved: dict[str, Count] = {}
+        self._saved_to = 0
+        self._outdated: set[str] = set()
+        self._must_save = False
 
     def summaries(self) -> list[QueueSummary]:
         """All queues."""
@@ -92,7 +99,7 @@ class QueueCounts:
         return 0.0 if count is None else count.seconds
 
     def current(self) -> dict[str, Count]:
-        """What is known of each queue. Who changes it calls :meth:`save`, or uses :meth:`of`."""
+        """What is known of each queue. It is changed by way of :meth:`of` and :meth:`removed`."""
         if self._valid != self._file.undone or self._file.read_only:
             self._load()
             self._valid = self._file.undone
@@ -106,9 +113,15 @@ class QueueCounts:
         self._counts = {}
         self._unsaved.clear()
         self._items_unsaved = 0
-        for name, messages, size, seconds, _ in self._file.read(_LOAD):
+        self._saved = {}
+        self._saved_to = 0
+        self._outdated.clear()
+        self._must_save = False
+        for name, messages, size, seconds, position in self._file.read(_LOAD):
             if seconds is not None:
                 self._counts[name] = Count(messages, size, seconds)
+                self._saved[name] = Count(messages, size)
+                self._saved_to = max(self._saved_to, position or 0)
                 continue
             count = self._counts.setdefault(name, Count())
             count.messages += messages
@@ -126,12 +139,45 @@ class QueueCounts:
         return count
 
     def added(self, items: int) -> None:
-        """So many items were added, and counted; see :meth:`must_save`."""
+        """So many items were added, and counted."""
         self._items_unsaved += items
 
-    def must_save(self, more: int) -> bool:
-        """Whether the table has to be brought up to date with so many items more."""
-        return self._items_unsaved + more > _MAX_UNSAVED
+    def has_room(self, items: int) -> bool:
+        """Whether so many can be added without any change of the table."""
+        return self._items_unsaved + items <= _MAX_UNSAVED
+
+    def is_unsaved(self, position: int) -> bool:
+        """Whether the table is not about an item. After :meth:`of`."""
+        return position > self._saved_to
+
+    def removed(self, name: str, positions: Sequence[int], size: int) -> None:
+        """Items were removed; then call :meth:`update`.
+
+        :param positions: where they were, rising
+        :param size: how many bytes of data they had
+        """
+        counts = self.current()
+        count = counts.setdefault(name, Count())
+        count.messages -= len(positions)
+        count.bytes -= size
+        saved = self._saved.get(name)
+        if positions[0] > self._saved_to:
+            self._items_unsaved -= len(positions)
+            if count.messages > 0:
+                return
+            if saved is None:
+                del counts[name]
+                self._unsaved.discard(name)
+                return
+        elif positions[-1] <= self._saved_to and saved is not None:
+            saved.messages -= len(positions)
+            saved.bytes -= size
+            # Its clock is in the table, too.
+            if count.messages > 0 and (saved.messages > 0 or not count.seconds):
+                self._outdated.add(name)
+                return
+        self._unsaved.add(name)
+        self._must_save = True
 
     @property
     def are_saved(self) -> bool:
@@ -143,32 +189,59 @@ class QueueCounts:
         return name not in self._unsaved
 
     def count_anew(self, conn: sqlite3.Connection, queue_name: str) -> None:
-        """Look at the items, when it is not clear what became of them."""
+        """Look at the items, when it is not clear what became of them. Then :meth:`update`."""
         count = self.current().setdefault(queue_name, Count())
+        self._unsaved.add(queue_name)
+        self._must_save = True
         count.messages, count.bytes = conn.execute(_COUNT, (queue_name,)).fetchone()
 
     def clear(self) -> None:
-        """There are no queues any more."""
+        """There are no queues any more, in the table either."""
         self.current().clear()
         self._unsaved.clear()
         self._items_unsaved = 0
+        self._saved.clear()
+        self._outdated.clear()
+        self._must_save = False
 
-    def save(self, conn: sqlite3.Connection, names: Iterable[str], last: int) -> None:
-        """Bring the table up to date.
+    def update(self, conn: sqlite3.Connection, last: int) -> None:
+        """Write to the table what has to be there when this transaction ends.
 
-        :param names: queues that have become something else than by :meth:`of`,
-            in this transaction
+        :param last: the highest position
+        """
+        if self._must_save or self._items_unsaved > _MAX_UNSAVED:
+            self.save(conn, last)
+        elif self._outdated:
+            self._write(conn, self._outdated, self._saved_to)
+            self._outdated.clear()
+
+    def save(self, conn: sqlite3.Connection, last: int) -> None:
+        """Bring the table up to date about everything.
+
         :param last: the highest position
         """
         counts = self.current()
-        rows = []
-        for name in self._unsaved.union(names):
+        names = self._unsaved | self._outdated
+        for name in names:
             count = counts[name]
-            if count.messages > 0:
-                rows.append((name, count.messages, max(count.bytes, 0), count.seconds, last))
-            else:
-                conn.execute(_FORGET, (name,))
+            self._saved[name] = Count(count.messages, count.bytes)
+            if count.messages <= 0:
                 del counts[name]
+        self._write(conn, names, last)
         self._unsaved.clear()
         self._items_unsaved = 0
+        self._outdated.clear()
+        self._must_save = False
+
+    def _write(self, conn: sqlite3.Connection, names: Iterable[str], last: int) -> None:
+        rows = []
+        for name in names:
+            saved = self._saved[name]
+            if saved.messages > 0:
+                seconds = self._counts[name].seconds
+                rows.append((name, saved.messages, max(saved.bytes, 0), seconds, last))
+            else:
+                conn.execute(_FORGET, (name,))
+                del self._saved[name]
         insert_rows(conn, _SAVE, rows)
+        self._saved_to = last

@@ -172,12 +172,13 @@ class SqliteFile:
         late: bool = False,
         joins: bool = False,
         inserts: bool = False,
-    ) -> None:
+    ) -> int:
         """Run statements, all of them or none.
 
         :param late: need not be durable yet
         :param joins: as for :meth:`change`
-        :param inserts: likewise
+        :param inserts: a single one changes something, or nothing is to be committed
+        :return: how many rows the last one has changed
         """
         # For each message; a @contextmanager would double the cost.
         with self.exclusive():
@@ -185,23 +186,24 @@ class SqliteFile:
                 conn = self._connection()
                 if self._shared and joins:
                     with self._savepoint(conn):
-                        _execute(conn, statements)
-                    return
+                        return _execute(conn, statements)
                 self._refuse_change("write to")
                 try:
                     if len(statements) == 1 and (late or inserts):
                         # Is a transaction of its own: one statement instead of
                         # three, each of which lets go of the interpreter.
                         self._set_syncs(conn, not (late and self._can_be_late))
-                        _execute(conn, statements)
+                        changed = _execute(conn, statements)
                     else:
                         self._begin(conn, late=late, inserts=inserts)
-                        _execute(conn, statements)
+                        changed = _execute(conn, statements)
                         conn.execute("COMMIT")
                 except BaseException:
                     self._roll_back(conn)
                     raise
-                self._committed(late=late)
+                if changed or not inserts:
+                    self._committed(late=late)
+                return changed
             except ERRORS as exc:
                 raise self._translated(exc) from exc
 
@@ -383,9 +385,11 @@ class SqliteFile:
         return error
 
 
-def _execute(conn: sqlite3.Connection, statements: Iterable[Statement]) -> None:
+def _execute(conn: sqlite3.Connection, statements: Iterable[Statement]) -> int:
+    changed = 0
     for sql, parameters in statements:
-        conn.execute(sql, parameters)
+        changed = conn.execute(sql, parameters).rowcount
+    return changed
 
 
 # Whatever the child lets go of, its copies of the parent's connections stay

@@ -31,6 +31,10 @@ _INSERT_ONE: Final = f"{_INSERT} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _LAST: Final = """SELECT max(coalesce((SELECT max(rowid) FROM items), 0),
     coalesce((SELECT max(counted) FROM snakemq_queues), 0))"""
 
+# Removes one and adds another: a statement can't do more in two places at once.
+_REPLACE_ONE: Final = """UPDATE items SET rowid = ?, queue_name = ?, uuid = ?, data = ?, ttl = ?,
+    flags = ?, offline = ?, stored_at = ? WHERE rowid = ? AND +queue_name = ?"""
+
 _ITEM: Final = "SELECT rowid, uuid, data, ttl, flags, offline FROM items WHERE queue_name = ?"
 
 _GET: Final = f"{_ITEM} ORDER BY rowid"
@@ -99,7 +103,7 @@ class SqliteQueues:
                 if conn is not None:
                     with conn:
                         conn.execute("BEGIN IMMEDIATE")
-                        self._counts.save(conn, (), self._last_position)
+                        self._counts.save(conn, self._last_position)
         finally:
             # After KeyboardInterrupt it is not the end.
             self._counts.forget()
@@ -147,7 +151,7 @@ class SqliteQueues:
         if count.messages != messages and not self._file.read_only:
             with self._file.change(joins=True, late=True) as conn:
                 self._counts.count_anew(conn, queue_name)
-                self._counts.save(conn, [queue_name], self._last_position)
+                self._counts.update(conn, self._last_position)
 
     def change(
         self, push: Sequence[tuple[str, Message]], remove: Sequence[Removal], *, sync: bool
@@ -156,8 +160,10 @@ class SqliteQueues:
             # The writer's lock may be somebody else's; nothing is worth waiting.
             self._file.check_usable()
             return []
-        if len(push) == 1 and not remove and sync and not self._counts.must_save(1):
-            return [self._push_one(*push[0])]
+        if len(push) == 1 and len(remove) < 2 and sync:
+            position = self._push_one(*push[0], *remove)
+            if position is not None:
+                return [position]
         now = wall_clock()
         new = [
             (name, b2a_hex(item.uuid), item.data, item.ttl, item.flags, now) for name, item in push
@@ -165,20 +171,44 @@ class SqliteQueues:
         with self._file.change(joins=True, late=not sync, inserts=bool(new)) as conn:
             return self._change(conn, new, remove)
 
-    def _push_one(self, name: str, item: Message) -> int:
-        """What :meth:`change` does, for a single message: the statement is all there is."""
+    def _push_one(self, name: str, item: Message, removal: Removal | None = None) -> int | None:
+        """What :meth:`change` does, for a single message: the statement is all there is.
+
+        :param removal: it takes the place of another one, if that is all that is removed
+        :return: its position; ``None``: nothing was done, it takes more
+        """
         with self._file.exclusive():
+            self._counts.current()
+            if not self._counts.has_room(1):
+                return None
+            statement = _INSERT_ONE
+            replaced: tuple[object, ...] = ()
+            if removal is not None and removal.positions:
+                first = removal.positions[0]
+                if (
+                    len(removal.positions) > 1
+                    or removal.queue_name != name
+                    or not self._counts.is_unsaved(first)
+                ):
+                    return None
+                statement = _REPLACE_ONE
+                replaced = (first, name)
             try:
                 count = self._counts.of(name)
-                count.messages += 1
-                count.bytes += len(item.data)
-                self._counts.added(1)
                 ttl = item.ttl
                 offline = None if ttl is None else count.seconds
                 self._last_position = position = self._last_position + 1
                 uuid = b2a_hex(item.uuid)
                 row = (position, name, uuid, item.data, ttl, item.flags, offline, wall_clock())
-                self._file.run([(_INSERT_ONE, row)], joins=True, inserts=True)
+                changed = self._file.run([(statement, row + replaced)], joins=True, inserts=True)
+                if replaced and removal is not None:
+                    if not changed:
+                        return None  # it is not there
+                    count.bytes += len(item.data) - removal.bytes
+                else:
+                    count.messages += 1
+                    count.bytes += len(item.data)
+                    self._counts.added(1)
             except BaseException:
                 self._counts.forget()
                 raise
@@ -191,7 +221,6 @@ class SqliteQueues:
         self._counts.current()
         for removal in remove:
             self._remove(conn, removal)
-        must_save = bool(remove) or self._counts.must_save(len(new))
         rows = []
         first = self._last_position + 1
         last_name = None
@@ -208,17 +237,15 @@ class SqliteQueues:
         self._counts.added(len(rows))
         self._last_position += len(rows)
         insert_rows(conn, _INSERT, rows)
-        if must_save:
-            changed = {removal.queue_name for removal in remove}
-            self._counts.save(conn, changed, self._last_position)
+        self._counts.update(conn, self._last_position)
         return list(range(first, first + len(rows)))
 
     def _remove(self, conn: sqlite3.Connection, removal: Removal) -> None:
         name, positions, size = removal
+        if not positions:
+            return
         if delete_positions(conn, name, positions) == len(positions):
-            count = self._counts.current().setdefault(name, Count())
-            count.messages -= len(positions)
-            count.bytes -= size
+            self._counts.removed(name, positions, size)
         else:
             self._counts.count_anew(conn, name)
 
@@ -272,7 +299,7 @@ class SqliteQueues:
         with self._file.change() as conn:
             _want(conn, items)
             # The clocks in the table are needed.
-            self._counts.save(conn, (), self._last_position)
+            self._counts.save(conn, self._last_position)
             conn.execute(_UPDATE_WANTED)
 
     def advance(self, queue_name: str, seconds: float) -> None:
@@ -288,7 +315,7 @@ class SqliteQueues:
             else:
                 with self._file.change(late=True) as conn:
                     count.seconds = ran
-                    self._counts.save(conn, (), self._last_position)
+                    self._counts.save(conn, self._last_position)
 
     def next_expiry(self, queue_name: str, after: int) -> float | None:
         with self._file.exclusive():

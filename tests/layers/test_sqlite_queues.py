@@ -527,7 +527,6 @@ class TestCost:
             "BEGIN",
             "DELETE",
             *["INSERT"] * 3,
-            "REPLACE",
             "COMMIT",
         ]
 
@@ -536,6 +535,19 @@ class TestCost:
         for item in (message(), message(ttl=60.0)):
             made = statements(storage, partial(storage.push, "peer", item))
             assert [statement.split()[0] for statement in made] == ["INSERT"]
+
+    def test_a_message_that_takes_the_place_of_another_takes_one_statement(
+        self, path: Path, storage: SqliteQueuesStorage
+    ) -> None:
+        last = push(storage, 1)
+        for _ in range(3):
+            change = partial(
+                storage.change_items, [("peer", message(b"1234"))], [Removal("peer", last, 4)]
+            )
+            made = statements(storage, change)
+            assert [statement.split()[0] for statement in made] == ["UPDATE"]
+            last = [storage.last_position()]
+            assert page(storage) == [(last[0], b"1234")]
 
     def test_a_new_size_of_a_batch_is_no_new_statement(self, storage: SqliteQueuesStorage) -> None:
         """It would have to be prepared, which takes longer than running it."""
