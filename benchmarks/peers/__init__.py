@@ -35,7 +35,8 @@ server is between the sides, the module has ``version`` and ``over`` only, and
     The other side.
 
 ``queue_for_later() -> Queueing``
-    Take messages for one receiver, which is not there yet. They are in memory.
+    Take messages for one receiver, which is not there yet. They are in memory, and
+    wait for as long as it takes: nobody looks at the time.
 
 ``fetch(address, on_message) -> Fetching``
     The receiver comes, and gets everything that was queued for it.

@@ -29,9 +29,6 @@ __all__ = [
 LISTENER = "listener"
 DIALLER = "dialler"
 
-#: How long a message may wait for one who is away, in seconds.
-_TTL = 3600.0
-
 
 def version() -> str:
     return str(snakemq.version.VERSION)
@@ -91,7 +88,7 @@ class _Queueing(_Listening):
     """Listens, so that there is nothing to wait for when the receiver comes."""
 
     def send(self, data: bytes) -> None:
-        self._peer.send(DIALLER, data, ttl=_TTL)
+        self._peer.send(DIALLER, data)
 
 
 def queue_for_later() -> _Queueing:

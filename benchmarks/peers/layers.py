@@ -40,9 +40,6 @@ __all__ = [
 LISTENER = "listener"
 DIALLER = "dialler"
 
-#: How long a message may wait for one who is away, in seconds.
-_TTL = 3600.0
-
 
 def version() -> str:
     return str(snakemq.version.VERSION)
@@ -130,7 +127,7 @@ class _Queueing(Stack):
         self.listen()
 
     def send(self, data: bytes) -> None:
-        self.messaging.send_message(DIALLER, Message(data, ttl=_TTL))
+        self.messaging.send_message(DIALLER, Message(data, ttl=None))
 
 
 def queue_for_later() -> _Queueing:
