@@ -48,7 +48,7 @@ from snakemq.exceptions import (
     StorageError,
 )
 from snakemq.limits import ConnectionLimits, DropReason, QueueLimits
-from snakemq.message import Message
+from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.packeter import Packeter
 from snakemq.queues import Ledger, Queue, QueuesManager
 from snakemq.storage import QueuesStorageBase
@@ -245,9 +245,8 @@ class Messaging(CallbackOwner):
         A persistent message is in the storage when this returns.
 
         :param ident: identifier of the receiver
-        :param prompt: it is one that somebody waits for: if the loop sleeps it is
-            handed to the system by this thread. That it was sent is told with the
-            loop's next pass.
+        :param prompt: somebody waits for it: if the loop sleeps it is handed to the system
+            by this thread, as what is stored. That it was sent is told with the loop's next pass.
         :param hold: it may stay in the queue until :meth:`release`; for those who hold a lock
         :param urgent: before all that wait for this peer and were not sent yet;
             only a message with TTL 0 can be (a reply that somebody waits for)
@@ -273,7 +272,9 @@ class Messaging(CallbackOwner):
         else:
             queued = queue.push(message)
         if not queue.dirty and not hold:
-            self._attendant.attend(queue, prompt=prompt)
+            # Who has waited for the disk sends it, too: the loop would be in its way.
+            stored = bool(message.flags & FLAG_PERSISTENT) and self.queues_manager.stores
+            self._attendant.attend(queue, prompt=prompt or stored)
         return queued
 
     def release(self, ident: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,6 +146,35 @@ def test_a_call_wakes_no_loop_to_be_sent(monkeypatch: pytest.MonkeyPatch) -> Non
             assert echo(b"%d" % number) == b"%d" % number
         monkeypatch.undo()
     # Neither for requests nor for replies. A timer that is set may take one.
+    assert len(rings) <= 5
+
+
+def test_a_stored_message_wakes_no_loop_to_be_sent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    received: list[bytes] = []
+    rings: list[int] = []
+    ring = Bell.ring
+
+    def counted(bell: Bell) -> None:
+        rings.append(threading.get_ident())
+        ring(bell)
+
+    with (
+        Peer("server", listen=0, on_message=lambda one: received.append(one.data)) as server,
+        Peer("client", connect=server.addresses[0], storage=tmp_path / "storage.db") as client,
+    ):
+        assert client.wait_connected("server", DEADLINE)
+        client.send("server", b"first")
+        assert client.flush("server", DEADLINE)
+        monkeypatch.setattr(Bell, "ring", counted)
+        for number in range(50):
+            wait_until(lambda: client.link._sleeping)
+            client.send("server", b"%d" % number)
+            assert client.flush("server", DEADLINE)
+        monkeypatch.undo()
+    assert received == [b"first", *(b"%d" % number for number in range(50))]
+    # A timer that is set may take one.
     assert len(rings) <= 5
 
 
