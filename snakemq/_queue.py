@@ -14,18 +14,13 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from snakemq._core.outbox import Entry, Outbox, Taken, message_of
-from snakemq._core.packed import Sendable, are_packed, pack, total_size, unpacked
+from snakemq._core.outbox import Entry, Taken, message_of
+from snakemq._core.packed import Sendable, are_packed, total_size, unpacked
 from snakemq._core.ttl import ExpiryHeap, OfflineClock, Placed, Timed
-from snakemq._stored import (
-    PAGE_BYTES,
-    PAGE_MESSAGES,
-    WINDOW_BYTES,
-    WINDOW_MESSAGES,
-    StoredPart,
-)
+from snakemq._pushing import Pushing
+from snakemq._stored import PAGE_BYTES, PAGE_MESSAGES, WINDOW_BYTES, WINDOW_MESSAGES
 from snakemq.limits import DropReason
-from snakemq.message import FLAG_PERSISTENT, Message
+from snakemq.message import Message
 from snakemq.storage import QueueSummary, Removal, StoredItem
 
 if TYPE_CHECKING:
@@ -44,64 +39,45 @@ _EXPIRED_AT_ONCE: Final = 1000
 _RETRY: Final = 1.0
 
 
-class Queue:
+class Queue(Pushing):
     """What waits for one peer. Made by :meth:`QueuesManager.get_queue`.
 
-    :meth:`push` may be called from any thread, everything else from the
-    thread of the loop only.
+    What it has of :class:`Pushing` may be called from any thread, everything else
+    from the thread of the loop only.
     """
 
     __slots__ = (
         "__weakref__",
         "_expired",
-        "_forgotten",
-        "_has_untimed",
         "_heap",
         "_offline",
-        "_outbox",
         "_overflow",
         "_removals",
         "blocked",
-        "bytes",
-        "connected",
         "dirty",
-        "manager",
-        "messages",
-        "name",
-        "stored",
         "stream",
     )
 
     def __init__(self, name: str, manager: QueuesManager) -> None:
-        self.name = name
-        self.manager = manager
-        self.connected = False
+        super().__init__(name, manager)
         #: there may be something new to send (used by messaging)
         self.dirty = False
         #: nothing more can be sent until the other side, or the system, has
-        #: taken some; it is looked at again then (used by messaging)
+        #: taken some, or more is expected; it is looked at again then (used by messaging)
         self.blocked = False
         #: what the numbers of its messages belong to: 8 bytes, unlike any other's
         self.stream = os.urandom(8)
-        self._forgotten = False
         # All that follows is for those who hold the manager's lock.
-        self._outbox = Outbox()
-        #: how many messages are not in the storage, and of how many bytes of
-        #: data; see Room
-        self.messages = 0
-        self.bytes = 0
-        #: the others
-        self.stored = StoredPart(self, manager.last_position)
         self._offline = OfflineClock(manager.clock())
         self._heap = ExpiryHeap()
-        self._has_untimed = False  # there may be bare messages with a finite TTL
         # Dropped and not reported yet, and what of it is to be removed.
         self._overflow: list[Message] = []
         self._expired: list[Message] = []
         self._removals: list[Removal] = []
 
     def __len__(self) -> int:
-        return self.messages + self.stored.messages
+        with self.manager.room.lock:
+            return self.messages - self.left_messages + self.stored.messages
 
     def __repr__(self) -> str:
         outbox = self._outbox
@@ -110,104 +86,6 @@ class Queue:
             f"stored={self.stored.messages} in_flight={outbox.in_flight} "
             f"unconfirmed={outbox.unconfirmed}>"
         )
-
-    def push(self, item: Message) -> bool:
-        """Append a message; a persistent one is in the storage when this returns.
-
-        Any thread.
-
-        :return: whether it is queued. With TTL 0 it is accepted only while the
-            peer is connected, else it is gone without a notice (as in 1.6)
-        :raises QueueFull: there is no room for it
-        :raises snakemq.exceptions.StorageError: it could not be stored and is
-            not queued
-        """
-        manager = self.manager
-        if item.flags & FLAG_PERSISTENT and manager.is_stored(item):
-            manager.push_stored(self, item)
-            return True
-        size = len(item.data)
-        room = manager.room
-        limits = room.limits
-        with room.lock:
-            if (
-                self.messages < limits.max_messages
-                and self.bytes + size <= limits.max_bytes
-                and room.messages < limits.total_messages
-                and room.bytes + size <= limits.total_bytes
-                and not self._forgotten
-            ):
-                if item.ttl is None and not self.stored.unloaded:
-                    self._outbox.waiting.append(item)
-                elif not self.connected and item.ttl == 0:
-                    return False
-                else:
-                    self.append(item)
-                self.messages += 1
-                self.bytes += size
-                room.messages += 1
-                room.bytes += size
-                return True
-        if item.ttl == 0 and not self.connected:
-            return False
-        manager.push_many([(self.name, item)])
-        return True
-
-    def push_data(self, data: bytes) -> bytes | None:
-        """Append a new message without TTL and flags in the quickest way. Any thread.
-
-        :param data: of :data:`~snakemq._core.packed.MAX_PACKED` bytes at most
-        :return: its identifier; ``None``: nothing is queued, it takes :meth:`push`
-        """
-        packet = pack(data)
-        size = len(data)
-        room = self.manager.room
-        limits = room.limits
-        with room.lock:
-            messages, filled = self.messages + 1, self.bytes + size
-            total_messages, total_filled = room.messages + 1, room.bytes + size
-            if (
-                messages > limits.max_messages
-                or filled > limits.max_bytes
-                or total_messages > limits.total_messages
-                or total_filled > limits.total_bytes
-                or self._forgotten
-                or self.stored.unloaded
-                or room.closed
-            ):
-                return None
-            self._outbox.waiting.append(packet)
-            self.messages, self.bytes = messages, filled
-            room.messages, room.bytes = total_messages, total_filled
-        return packet[5:21]
-
-    def push_urgent(self, item: Message) -> bool:
-        """Put a message before all that were not sent yet; with TTL 0 only. Any thread.
-
-        :return: whether it is queued: the peer is connected
-        :raises QueueFull: there is no room for it
-        """
-        size = len(item.data)
-        room = self.manager.room
-        limits = room.limits
-        with room.lock:
-            if not self.connected or self._forgotten:
-                return False
-            if not (
-                self.messages < limits.max_messages
-                and self.bytes + size <= limits.max_bytes
-                and room.messages < limits.total_messages
-                and room.bytes + size <= limits.total_bytes
-                # Not to wait: who replies may be in the loop, and holds up others.
-            ) and not room.make({self: (1, size)}, room.now()):
-                room.check(self, 1, size)
-            self.messages += 1
-            self.bytes += size
-            room.messages += 1
-            room.bytes += size
-            self._has_untimed = True
-            self._outbox.put_urgent(item)
-            return True
 
     # For those who hold the manager's lock.
 
@@ -250,6 +128,7 @@ class Queue:
             self._keep_in_memory(entry, len(item.data))
             self._outbox.waiting.append(entry)
         else:
+            self.manager.room.take_back(self)  # nothing goes before it now
             stored.leave_on_disk(position, len(item.data), entry.expires)
 
     def take_over(
@@ -705,5 +584,6 @@ class Queue:
             if self.connected or len(self) or self._overflow or self._expired:
                 return False
             self._forgotten = True
+            self.manager.room.take_back(self)
             del self.manager.queues[self.name]
         return True

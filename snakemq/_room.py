@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import NoReturn, Protocol, TypeVar
+from typing import Final, NoReturn, Protocol, TypeVar
 
 from snakemq.exceptions import QueueFull
 from snakemq.limits import QueueLimits, WhenFull
 
-__all__ = ["Countable", "Room"]
+__all__ = ["PORTION_BYTES", "PORTION_MESSAGES", "Countable", "Granted", "Room"]
+
+
+#: How much room a queue is granted at once, in messages and bytes, so that it need not look
+#: at all limits for each message; and what is a block, after which a thread that fills a
+#: queue waits for the loop.
+PORTION_MESSAGES: Final = 4096
+PORTION_BYTES: Final = 1024 * 1024
 
 
 class Countable(Protocol):
@@ -27,6 +34,14 @@ class Countable(Protocol):
         """Drop a message that waits; whether there was one."""
 
 
+class Granted(Countable, Protocol):
+    """A queue that may have been granted some room in advance. Likewise."""
+
+    #: what is left of that; all of it is counted already
+    left_messages: int
+    left_bytes: int
+
+
 _Queue = TypeVar("_Queue", bound=Countable)
 
 
@@ -40,7 +55,7 @@ class Room:
     :param lock: what the queues hold changes only for who holds it
     """
 
-    def __init__(self, clock: Callable[[], float], where: str, lock: threading.Lock) -> None:
+    def __init__(self, clock: Callable[[], float], where: str, lock: threading.RLock) -> None:
         self.limits = QueueLimits()
         self._where = where
         #: whether the calling thread may wait for room: the loop's may not
@@ -58,6 +73,8 @@ class Room:
         self._waiters = 0
         #: nothing will ever leave any more
         self.closed = False
+        # The queues that may have something left of what they were granted.
+        self._granted: dict[Granted, None] = {}
 
     def deadline(self) -> float | None:
         """Until when a caller waits that has to."""
@@ -72,7 +89,14 @@ class Room:
         """Nobody waits any more."""
         with self.lock:
             self.closed = True
+            self.take_all_back()
             self._changed.notify_all()
+
+    def set_limits(self, limits: QueueLimits) -> None:
+        """From now on these hold."""
+        with self.lock:
+            self.take_all_back()
+            self.limits = limits
 
     # For those who hold the lock.
 
@@ -82,6 +106,44 @@ class Room:
         queue.bytes += size
         self.messages += messages
         self.bytes += size
+
+    def grant(self, queue: Granted, size: int) -> bool:
+        """Grant room in advance, as much as there is but not too much.
+
+        :param size: of the message that needs it, in bytes
+        :return: whether there is room for that one
+        """
+        self.take_back(queue)
+        if not self._grant(queue, size):
+            self.take_all_back()
+            return self._grant(queue, size)
+        return True
+
+    def _grant(self, queue: Granted, size: int) -> bool:
+        limits = self.limits
+        count = min(
+            PORTION_MESSAGES,
+            limits.max_messages - queue.messages,
+            limits.total_messages - self.messages,
+        )
+        room = min(PORTION_BYTES, limits.max_bytes - queue.bytes, limits.total_bytes - self.bytes)
+        if count < 1 or room < size or self.closed:
+            return False
+        self.count(queue, count, room)
+        queue.left_messages, queue.left_bytes = count, room
+        self._granted[queue] = None
+        return True
+
+    def take_back(self, queue: Granted) -> None:
+        """What a queue was granted and has not used is free again."""
+        self.count(queue, -queue.left_messages, -queue.left_bytes)
+        queue.left_messages = queue.left_bytes = 0
+        self._granted.pop(queue, None)
+
+    def take_all_back(self) -> None:
+        """Likewise, of all queues: what is counted is what is there."""
+        for queue in list(self._granted):
+            self.take_back(queue)
 
     def tell(self) -> None:
         """Something left: let those look who wait for room."""
@@ -115,6 +177,7 @@ class Room:
         :return: whether there is room; false: the lock was released, look again
         :raises QueueFull: there is none
         """
+        self.take_all_back()
         try:
             self._check_all(needed)
         except QueueFull as exc:
@@ -131,6 +194,7 @@ class Room:
 
         :raises QueueFull: neither
         """
+        self.take_all_back()
         try:
             self._check_all(needed)
         except QueueFull as exc:

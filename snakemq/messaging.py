@@ -435,7 +435,7 @@ class Messaging(CallbackOwner):
 
     def transient_messages(self) -> int:
         """How many queued messages end with this process. Thread-safe."""
-        return sum(queue.messages for queue in list(self._queues.values()))
+        return sum(len(queue) - queue.stored.messages for queue in list(self._queues.values()))
 
     def acknowledge(self, conn_id: str | None = None) -> None:
         """Send the acknowledgements that wait, now. Loop thread only.

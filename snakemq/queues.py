@@ -71,7 +71,9 @@ class QueuesManager(CallbackOwner):
         # what is read of the disk; a queue is made; what the queues hold.
         self.load_lock = threading.RLock()
         self._making = threading.Lock()
-        lock = threading.Lock()
+        # Reentrant for the sake of Queue.push_data, which has to know after Ctrl-C
+        # whether it is the one that holds it.
+        lock = threading.RLock()
         #: how much is queued in memory and may be
         self.room = Room(clock, "queued", lock)
         #: how much is in the storage and may be
@@ -82,6 +84,9 @@ class QueuesManager(CallbackOwner):
         self.may_wait: Callable[[], bool] = lambda: True
         #: asks the loop to look at queues in which something has changed
         self.attend: Callable[[Iterable[Queue]], object] = lambda queues: None
+        #: has the loop look at a queue that is filled faster than it comes to it, and waits
+        #: for that, but not for long
+        self.let_loop_look: Callable[[Queue], object] = lambda queue: None
         #: threads that are inside a transaction of the storage
         self.in_transaction: set[int] = set()
         #: asks the loop to look at a queue that could not be read, later
@@ -136,8 +141,8 @@ class QueuesManager(CallbackOwner):
 
     @limits.setter
     def limits(self, limits: QueueLimits) -> None:
-        self.room.limits = limits
-        self.stored_room.limits = limits.of_storage()
+        self.room.set_limits(limits)
+        self.stored_room.set_limits(limits.of_storage())
 
     @property
     def overflowed(self) -> int:

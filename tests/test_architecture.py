@@ -78,6 +78,7 @@ PARTS = {
     "_keepalive_timers": "messaging",
     "_outgoing": "messaging",
     "_ledger": "queues",
+    "_pushing": "queues",
     "_queue": "queues",
     "_room": "queues",
     "_stored": "queues",

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias, TypeGuard, cast, overload
 
-from snakemq._core.frames import INFINITE_TTL, MESSAGE_OVERHEAD, FrameType, decode_message
+from snakemq._core.frames import MESSAGE_OVERHEAD, PLAIN, FrameType, decode_message
 from snakemq._core.framing import HEADER_SIZE, encode_header
 from snakemq.message import Message, message_ids
 
@@ -43,10 +43,6 @@ PACKET_OVERHEAD: Final = HEADER_SIZE + MESSAGE_OVERHEAD
 _ONLY_BYTES: Final = {bytes}
 
 
-#: What is between the identifier and the data: TTL and flags.
-_FOREVER: Final = INFINITE_TTL << 32
-
-
 class _Packers(dict[int, Callable[[int, int, bytes], bytes]]):
     """What makes packets, by the size of the data.
 
@@ -66,12 +62,13 @@ message_ids.reseeded = _packers.clear
 _number: Final = message_ids.number
 
 
-def pack(data: bytes) -> bytes:
+def pack(data: bytes, size: int) -> bytes:
     """The packet of a new message; its identifier is ``packet[5:21]``.
 
     :param data: of :data:`MAX_PACKED` bytes at most
+    :param size: its length
     """
-    return _packers[len(data)](_number(), _FOREVER, data)
+    return _packers[size](_number(), PLAIN, data)
 
 
 def unpack(packet: bytes) -> Message:
