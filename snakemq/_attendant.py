@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from snakemq._expiry_timers import ExpiryTimers
+from snakemq._wakes import wake
 from snakemq.packeter import Packeter
 from snakemq.queues import Queue, QueuesManager
 
@@ -13,6 +15,10 @@ __all__ = ["Attendant"]
 
 #: When a storage is read again that could not be, in seconds.
 _RETRY: Final = 1.0
+
+#: How long a thread that sends waits for the loop at most, in seconds. The loop may be in
+#: a callback.
+_PATIENCE: Final = 0.002
 
 
 class Attendant:
@@ -39,6 +45,8 @@ class Attendant:
         self._send_here = send_here
         self._expiry = ExpiryTimers(packeter, self._expire)
         manager.attend = self.look_soon
+        manager.let_loop_look = self.let_loop_look
+        self._is_late = False
         manager.try_later = self._look_later
         for queue in self._queues.values():
             self._expiry.arm(queue)
@@ -71,6 +79,27 @@ class Attendant:
         except BaseException:
             self._interrupted(queues)
             raise
+
+    def let_loop_look(self, queue: Queue) -> None:
+        """Have a look be taken, and wait for that, but not for long. Any thread.
+
+        A thread that does nothing but send leaves the interpreter to others every 5 ms
+        only, and the loop needs it several times to send something. So more and more
+        would wait here, and the receiver has nothing to do.
+        """
+        if self._is_late or self._packeter.is_inside_loop():
+            return
+        looked = threading.Lock()
+        looked.acquire()
+        self._packeter.call_soon(self._look_and_tell, queue, looked)
+        self._is_late = not looked.acquire(timeout=_PATIENCE)
+
+    def _look_and_tell(self, queue: Queue, looked: threading.Lock) -> None:
+        try:
+            self.look(queue)
+        finally:
+            self._is_late = False
+            wake(looked)
 
     def _interrupted(self, queues: Iterable[Queue]) -> None:
         """Ctrl-C. A queue that is dirty and that nobody looks at would never be sent again."""
