@@ -6,10 +6,18 @@ import functools
 import itertools
 import os
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["FLAG_PERSISTENT", "MAX_UUID_LENGTH", "Message", "UniqueIds", "message_ids"]
+__all__ = [
+    "FLAG_PERSISTENT",
+    "MAX_UUID_LENGTH",
+    "Message",
+    "MessageHandler",
+    "UniqueIds",
+    "message_ids",
+]
 
 #: Keep the message in the storage until it is delivered.
 FLAG_PERSISTENT: Final = 0x1
@@ -124,6 +132,22 @@ class Message:
             f"<{type(self).__name__} uuid={self.uuid.hex()} ttl={self.ttl!r} "
             f"flags={self.flags:#x} len={len(self.data)}>"
         )
+
+
+class MessageHandler(ABC):
+    """A callback of received messages that can do without the object of most of them.
+
+    For facades. If it is the only callback of ``messaging.on_message_recv``, messages
+    without TTL and flags, which nothing else is known of, go to :meth:`take_data`.
+    """
+
+    @abstractmethod
+    def __call__(self, conn_id: str, ident: str, message: Message) -> None:
+        """A message has arrived."""
+
+    @abstractmethod
+    def take_data(self, conn_id: str, ident: str, uuid: bytes, data: bytes) -> None:
+        """The message ``Message(data, None, 0, uuid)`` has arrived."""
 
 
 _INFINITY: Final = float("inf")

@@ -23,7 +23,7 @@ from snakemq.rpc.server import SERVER_COUNTERS
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["CALL_PREFIXES", "CallSettings", "Calls"]
+__all__ = ["CALL_PREFIXES", "COMMON_PREFIX", "CallSettings", "Calls"]
 
 #: What comes for a server.
 _REQUESTS: Final = (REQUEST_PARTS.record, REQUEST_PARTS.part)
@@ -34,6 +34,9 @@ CALL_PREFIXES: Final = tuple(
     for kind in (REQUEST_PARTS, REPLY_PARTS)
     for prefix in (kind.record, kind.part, kind.refusal)
 )
+
+#: What all of these begin with, and few others.
+COMMON_PREFIX: Final = b"rpc"
 
 #: How long to wait for threads that have nothing to do any more, in seconds.
 _IDLE_END: Final = 0.2

@@ -32,25 +32,34 @@ class ReceivedMessage:
     """A message that arrived.
 
     :ivar ident: identifier of the peer that sent it
-    :ivar message: the message as the layers know it
+    :ivar data: the payload
     :ivar conn_id: the connection on which it came; it may be gone already.
         Empty if the message was in the storage when this peer was made.
     """
 
-    __slots__ = ("_durable", "conn_id", "ident", "message")
+    # A message without TTL and flags may be nothing but its data and its identifier
+    # until somebody wants more.
+    __slots__ = ("_durable", "_message", "_uuid", "conn_id", "data", "ident")
+
+    _uuid: bytes
 
     def __init__(
         self, ident: str, message: Message, conn_id: str, durable: Durable | None = None
     ) -> None:
         self.ident = ident
-        self.message = message
+        self.data = message.data
         self.conn_id = conn_id
+        self._message = message
         self._durable = durable
 
     @property
-    def data(self) -> bytes:
-        """The payload."""
-        return self.message.data
+    def message(self) -> Message:
+        """The message as the layers know it."""
+        try:
+            return self._message
+        except AttributeError:
+            self._message = Message(self.data, None, 0, self._uuid)
+            return self._message
 
     @property
     def text(self) -> str:
@@ -58,7 +67,7 @@ class ReceivedMessage:
 
         :raises UnicodeDecodeError: it is something else
         """
-        return self.message.data.decode("utf-8")
+        return self.data.decode("utf-8")
 
     @property
     def uuid(self) -> bytes:
@@ -174,13 +183,12 @@ class Inbox:
 
     def put(self, item: ReceivedMessage) -> None:
         """Append a message."""
-        message = item.message
-        if self._durable is not None and not self._durable.defer(message):
+        if self._durable is not None and not self._durable.defer(item.message):
             item._durable = None
         with self._changes.lock:
             number = self._append(item)
             dropped = 0
-            keeps = self._read or bool(message.flags & FLAG_PERSISTENT)
+            keeps = self._read or bool(item.flags & FLAG_PERSISTENT)
             if not keeps:
                 self._droppable.append(number)
             if not self._read and self._size > self._limit:
@@ -211,7 +219,7 @@ class Inbox:
     def _append(self, item: ReceivedMessage) -> int:
         self._last_number += 1
         self.items[self._last_number] = item
-        self._size += MESSAGE_COST + len(item.message.data)
+        self._size += MESSAGE_COST + len(item.data)
         return self._last_number
 
     def _drop(self) -> int:
@@ -219,7 +227,7 @@ class Inbox:
         while self._size > self._limit and len(self.items) > 1 and self._droppable:
             item = self.items.pop(self._droppable.popleft(), None)
             if item is not None:
-                self._size -= MESSAGE_COST + len(item.message.data)
+                self._size -= MESSAGE_COST + len(item.data)
                 count += 1
         self.dropped += count
         return count
@@ -297,7 +305,7 @@ class Inbox:
 
     def _take(self) -> ReceivedMessage:
         _, item = self.items.popitem(last=False)
-        self._size -= MESSAGE_COST + len(item.message.data)
+        self._size -= MESSAGE_COST + len(item.data)
         return item
 
     def _may_resume(self) -> bool:

@@ -19,10 +19,11 @@ from snakemq.peer._address import parse as parse_address
 from snakemq.peer._address import parse_many as parse_addresses
 from snakemq.peer._arguments import check_ident, check_positive, check_type
 from snakemq.peer._call_limits import CallLimits
-from snakemq.peer._calls import CALL_PREFIXES, CallSettings
+from snakemq.peer._calls import CallSettings
 from snakemq.peer._delivery import Deliveries
 from snakemq.peer._durable import Durable
 from snakemq.peer._inbox import DEFAULT_INBOX_LIMIT, Inbox, ReceivedMessage
+from snakemq.peer._intake import Intake
 from snakemq.peer._remote import RemoteCalls
 from snakemq.peer._runner import Runner
 from snakemq.peer._sending import Sender
@@ -228,7 +229,6 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         self.log = logging.getLogger("snakemq.peer")
         self.on_message = on_message
         # Looked up once, for the sake of the hot paths.
-        self._message_slot = self.on_message
         self._sent_slot = self.on_message_sent
         self._acked_slot = self.on_message_acked
         self._tls = tls
@@ -273,6 +273,9 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
             stack.link, stack.lowest, stack.packeter, stack.messaging, stack.calls
         )
         self._inbox = Inbox(stack.messaging, inbox_limit, self.log, self._durable)
+        self._intake = Intake(
+            stack.calls, self.on_message, self._inbox, self._durable, self.callback_failed
+        )
         self._runner = Runner(stack.link, f"snakemq peer {identifier}", self.log, self._close)
         try:
             self._wire()
@@ -288,7 +291,7 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
 
     def _wire(self) -> None:
         messaging = self.messaging
-        messaging.on_message_recv.wire(self._handle_message)
+        messaging.on_message_recv.wire(self._intake)
         messaging.on_messages_sent.wire(self._handle_sent)
         messaging.on_messages_left.wire(self._handle_left)
         messaging.on_messages_acked.wire(self._handle_acked)
@@ -626,43 +629,6 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
     ) -> None:
         """See :class:`~snakemq.callbacks.CallbackOwner`. None here gets a ``conn_id``."""
         super().callback_failed(name, func, (), exc)
-
-    def _handle_message(self, conn_id: str, ident: str, message: Message) -> None:
-        if message.data.startswith(CALL_PREFIXES):
-            self._calls.take(conn_id, ident, message)
-            return
-        received = ReceivedMessage(ident, message, conn_id, self._durable)
-        on_message = self._message_slot
-        funcs = on_message.funcs
-        if not funcs:
-            self._inbox.put(received)
-            return
-        if self._inbox.items:
-            while (earlier := self._inbox.take()) is not None:
-                self._handle_earlier(earlier)
-        if self._durable is not None:
-            self._durable.call(on_message, received)
-        elif len(funcs) > 1:
-            on_message.call(received)
-        else:
-            # As on_message.call(), for less: this is done for each message.
-            try:
-                funcs[0](received)
-            except Exception as exc:
-                on_message.failed(funcs[0], (received,), exc)
-
-    def _handle_earlier(self, received: ReceivedMessage) -> None:
-        """It waited for a reader, and now there is a callback."""
-        if self._durable is None:
-            self._message_slot(received)
-            return
-        try:
-            self._durable.call(self._message_slot, received)
-        except Exception as exc:
-            # It stays in the storage.
-            self.callback_failed("on_message", self._handle_earlier, (), exc)
-        else:
-            received.done()
 
     def _handle_sent(self, conn_id: str, ident: str, messages: Sequence[Message]) -> None:
         self._deliveries.sent(ident, messages)
