@@ -105,7 +105,7 @@ class Pushing:
         :return: its identifier; ``None``: nothing is queued, it takes :meth:`push`
         """
         size = len(data)
-        packet = pack(data, size)
+        packet = pack(data)
         lock = self.manager.room.lock
         is_counted = False
         # Not by "with", which takes twice as long: 0.2 us, of the 0.6 that this takes.

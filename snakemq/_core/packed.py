@@ -62,13 +62,12 @@ message_ids.reseeded = _packers.clear
 _number: Final = message_ids.number
 
 
-def pack(data: bytes, size: int) -> bytes:
+def pack(data: bytes) -> bytes:
     """The packet of a new message; its identifier is ``packet[5:21]``.
 
     :param data: of :data:`MAX_PACKED` bytes at most
-    :param size: its length
     """
-    return _packers[size](_number(), PLAIN, data)
+    return _packers[len(data)](_number(), PLAIN, data)
 
 
 def unpack(packet: bytes) -> Message:
