@@ -257,10 +257,15 @@ class Statements:
     def _connect(self, *args: Any, **options: Any) -> sqlite3.Connection:
         connection: sqlite3.Connection = self._really_connect(*args, **options)
         is_inside = False
+        before = ""
 
         def note(statement: str) -> None:
-            nonlocal is_inside
+            nonlocal is_inside, before
             word = statement.split(None, 1)[0].upper()
+            # What a statement triggers is shown, too: as a comment, or as that statement again.
+            if word == "--" or (statement == before and ".snakemq_changes" in statement):
+                return
+            before = statement
             self.words[word] += 1
             if word == "BEGIN":
                 is_inside = True

@@ -12,11 +12,32 @@ next one is filled up.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import Final
+from itertools import zip_longest
+from typing import Final, TypeAlias
 
-__all__ = ["delete_positions", "insert_rows"]
+from snakemq.storage.base import Removal
+
+__all__ = [
+    "FEW",
+    "MAKE_CHANGES",
+    "Row",
+    "Run",
+    "change_rows",
+    "delete_positions",
+    "insert_rows",
+    "removed_runs",
+]
+
+#: A new item, beginning with its position.
+Row: TypeAlias = "tuple[object, ...]"
+
+#: A queue, and the first and the last of positions between which there is no other one of it.
+Run: TypeAlias = "tuple[str, int, int]"
+
+#: So many items are added with one statement that removes others as well.
+FEW: Final = 64
 
 #: SQLite before 3.32 takes no more values than this for a statement.
 _MAX_VALUES: Final = 999
@@ -24,7 +45,52 @@ _MAX_VALUES: Final = 999
 _LENGTHS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
-def insert_rows(conn: sqlite3.Connection, into: str, rows: Sequence[tuple[object, ...]]) -> None:
+#: Makes a view of which nothing is read: what is inserted into it is done, each row
+#: of it one item that is added and one run of items that are removed before. It
+#: belongs to the connection, and is not in the file.
+MAKE_CHANGES: Final = (
+    """CREATE TEMP VIEW snakemq_changes AS SELECT rowid AS position, queue_name, uuid, data, ttl,
+        flags, offline, stored_at, queue_name AS removed_from, 0 AS first, 0 AS last
+        FROM main.items""",
+    # The plus keeps it from walking through the index of the queue.
+    """CREATE TEMP TRIGGER snakemq_change INSTEAD OF INSERT ON snakemq_changes BEGIN
+        DELETE FROM items
+            WHERE +queue_name = NEW.removed_from AND rowid BETWEEN NEW.first AND NEW.last;
+        INSERT INTO items (rowid, queue_name, uuid, data, ttl, flags, offline, stored_at)
+            VALUES (NEW.position, NEW.queue_name, NEW.uuid, NEW.data, NEW.ttl, NEW.flags,
+                NEW.offline, NEW.stored_at);
+    END""",
+)
+
+_CHANGE: Final = "INSERT INTO temp.snakemq_changes"
+
+_NOTHING_REMOVED: Final = (None, None, None)
+
+
+def removed_runs(removals: Iterable[Removal]) -> list[Run]:
+    """What is removed, without the gaps."""
+    return [
+        (name, first, last) for name, positions, _ in removals for first, last in _runs(positions)
+    ]
+
+
+def change_rows(rows: Sequence[Row], runs: Sequence[Run]) -> tuple[str, Row]:
+    """A statement that adds few items and removes some, with its parameters.
+
+    :param rows: what is added; not more than :data:`FEW`
+    :param runs: what is removed; not more than these
+    """
+    width = len(rows[0]) + len(_NOTHING_REMOVED)
+    values: list[object] = []
+    for row, run in zip_longest(rows, runs, fillvalue=_NOTHING_REMOVED):
+        values += row
+        values += run
+    length = _length(len(rows), FEW)
+    values += [None] * (width * (length - len(rows)))
+    return _insertion(_CHANGE, width, length), tuple(values)
+
+
+def insert_rows(conn: sqlite3.Connection, into: str, rows: Sequence[Row]) -> None:
     """Insert rows in this order.
 
     :param into: the statement up to its ``VALUES``

@@ -147,8 +147,12 @@ class QueueCounts:
         return self._items_unsaved + items <= _MAX_UNSAVED
 
     def is_unsaved(self, position: int) -> bool:
-        """Whether the table is not about an item. After :meth:`of`."""
+        """Whether the table is not about an item. After :meth:`current`."""
         return position > self._saved_to
+
+    def is_in_table(self, name: str) -> bool:
+        """Whether the table has a queue. After :meth:`current`."""
+        return name in self._saved
 
     def removed(self, name: str, positions: Sequence[int], size: int) -> None:
         """Items were removed; then call :meth:`update`.

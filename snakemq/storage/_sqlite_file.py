@@ -178,7 +178,7 @@ class SqliteFile:
         :param late: need not be durable yet
         :param joins: as for :meth:`change`
         :param inserts: a single one changes something, or nothing is to be committed
-        :return: how many rows the last one has changed
+        :return: how many rows they have changed, removed and added
         """
         # For each message; a @contextmanager would double the cost.
         with self.exclusive():
@@ -386,10 +386,10 @@ class SqliteFile:
 
 
 def _execute(conn: sqlite3.Connection, statements: Iterable[Statement]) -> int:
-    changed = 0
+    before = conn.total_changes
     for sql, parameters in statements:
-        changed = conn.execute(sql, parameters).rowcount
-    return changed
+        conn.execute(sql, parameters)
+    return conn.total_changes - before
 
 
 # Whatever the child lets go of, its copies of the parent's connections stay

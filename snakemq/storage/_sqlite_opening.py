@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from snakemq.exceptions import StorageDamaged, StorageError
+from snakemq.storage._sqlite_batches import MAKE_CHANGES
 from snakemq.storage._sqlite_errors import ERRORS, storage_error, why_not_opened
 from snakemq.storage._sqlite_lock import FileLock
 from snakemq.storage._sqlite_migrations import check_version, migrate, overlay
@@ -107,6 +108,8 @@ def _open(filename: str, options: OpeningOptions, lock: FileLock | None) -> Open
             # On macOS a plain fsync stops short of the disk; elsewhere no effect.
             conn.execute("PRAGMA fullfsync = ON")
             migrate(conn, filename, version)
+            for statement in MAKE_CHANGES:
+                conn.execute(statement)
         except BaseException:
             conn.close()
             raise

@@ -16,7 +16,14 @@ from typing import Any, Final, TypeAlias
 from snakemq.exceptions import StorageError
 from snakemq.message import Message
 from snakemq.storage._common import check_seconds, remaining, wall_clock
-from snakemq.storage._sqlite_batches import delete_positions, insert_rows
+from snakemq.storage._sqlite_batches import (
+    FEW,
+    Row,
+    change_rows,
+    delete_positions,
+    insert_rows,
+    removed_runs,
+)
 from snakemq.storage._sqlite_counts import Count, QueueCounts
 from snakemq.storage._sqlite_file import SqliteFile
 from snakemq.storage.base import QueueSummary, Removal, StoredItem
@@ -73,6 +80,10 @@ _UPDATE_WANTED: Final = """UPDATE items SET
 _PUSHED: Final = """SELECT queue_name, uuid, data, ttl, flags, stored_at
     FROM snakemq_pushed ORDER BY id"""
 
+
+#: How much data is stored by a statement that removes as well. SQLite keeps a copy of
+#: it meanwhile.
+_FEW_BYTES: Final = 256 * 1024
 
 #: What is to be stored, as it is in the file: queue, identifier, data, TTL,
 #: flags, and when it was pushed.
@@ -168,6 +179,10 @@ class SqliteQueues:
         new = [
             (name, b2a_hex(item.uuid), item.data, item.ttl, item.flags, now) for name, item in push
         ]
+        if 0 < len(new) <= FEW and sync:
+            positions = self._change_few(new, remove)
+            if positions is not None:
+                return positions
         with self._file.change(joins=True, late=not sync, inserts=bool(new)) as conn:
             return self._change(conn, new, remove)
 
@@ -214,6 +229,39 @@ class SqliteQueues:
                 raise
             return position
 
+    def _change_few(self, new: Sequence[_NewItem], remove: Sequence[Removal]) -> list[int] | None:
+        """What :meth:`change` does, with one statement, if it is little.
+
+        :return: where they are; ``None``: nothing was done, it takes more
+        """
+        removals = [removal for removal in remove if removal.positions]
+        names = {item[0] for item in new}
+        if sum([len(item[2]) for item in new]) > _FEW_BYTES:
+            return None
+        with self._file.exclusive():
+            counts = self._counts
+            counts.current()
+            if not counts.has_room(len(new)) or not all(
+                counts.is_unsaved(positions[0]) and (name in names or not counts.is_in_table(name))
+                for name, positions, _ in removals
+            ):
+                return None  # the table would have to be changed, too
+            runs = removed_runs(removals)
+            if len(runs) > len(new):
+                return None
+            try:
+                rows = self._rows(new)
+                changed = self._file.run([change_rows(rows, runs)], joins=True, inserts=True)
+                for removal in removals:
+                    changed -= len(removal.positions)
+                    counts.removed(*removal)
+                if changed != len(rows):
+                    counts.forget()  # some were not there
+            except BaseException:
+                counts.forget()
+                raise
+            return list(range(self._last_position - len(rows) + 1, self._last_position + 1))
+
     def _change(
         self, conn: sqlite3.Connection, new: Sequence[_NewItem], remove: Sequence[Removal]
     ) -> list[int]:
@@ -221,11 +269,17 @@ class SqliteQueues:
         self._counts.current()
         for removal in remove:
             self._remove(conn, removal)
-        rows = []
         first = self._last_position + 1
+        insert_rows(conn, _INSERT, self._rows(new))
+        self._counts.update(conn, self._last_position)
+        return list(range(first, first + len(new)))
+
+    def _rows(self, new: Sequence[_NewItem]) -> list[Row]:
+        """Count new items, and give them positions."""
+        rows: list[Row] = []
         last_name = None
         count = Count()
-        for position, item in enumerate(new, first):
+        for position, item in enumerate(new, self._last_position + 1):
             name, uuid, data, ttl, flags, stored_at = item
             if name != last_name:
                 count = self._counts.of(name)
@@ -236,9 +290,7 @@ class SqliteQueues:
             rows.append((position, name, uuid, data, ttl, flags, offline, stored_at))
         self._counts.added(len(rows))
         self._last_position += len(rows)
-        insert_rows(conn, _INSERT, rows)
-        self._counts.update(conn, self._last_position)
-        return list(range(first, first + len(rows)))
+        return rows
 
     def _remove(self, conn: sqlite3.Connection, removal: Removal) -> None:
         name, positions, size = removal

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from snakemq.exceptions import StorageError
 from snakemq.storage import QueueSummary, Removal
 from snakemq.storage.sqlite import SqliteQueuesStorage
-from tests.layers.sqlite_support import execute, message
+from tests.layers.sqlite_support import execute, message, statements
 
 QUEUES = ("alice", "bob", "carol")
 
@@ -177,6 +178,67 @@ class TestPlaces:
         with storage.transaction():
             storage.change_items([("peer", message(b"x"))], [Removal("peer", [old], 4)])
         assert storage.summarize() == [("peer", 1, 1)]
+        assert is_right(path, storage)
+
+
+class TestFew:
+    """What several threads store, together with what has left."""
+
+    @staticmethod
+    def change(
+        storage: SqliteQueuesStorage, names: Sequence[str], removals: Sequence[Removal], size: int
+    ) -> list[str]:
+        """The statements that it takes."""
+        entries = [(name, message(bytes(size))) for name in names]
+        made = statements(storage, partial(storage.change_items, entries, removals))
+        # What a statement triggers is shown, too: as a comment, or as that statement again.
+        return [one.split()[0] for one in dict.fromkeys(made) if not one.startswith("--")]
+
+    @pytest.mark.parametrize("count", [2, 4, 16, 64])
+    def test_take_one_statement(self, path: Path, storage: SqliteQueuesStorage, count: int) -> None:
+        old = storage.change_items([("peer", message(b"x"))] * count)
+        removals = [Removal("peer", old[: count // 2], count // 2)]
+        assert self.change(storage, ["peer", "other"] * (count // 2), removals, 9) == ["INSERT"]
+        assert is_right(path, storage)
+        assert self.change(storage, ["peer"], [Removal("peer", old[-1:], 1)], 9) == ["UPDATE"]
+        positions = storage.change_items([("peer", message(b"x"))] * count)
+        assert positions == list(range(positions[0], positions[0] + count))
+        found = storage.get_page("peer", positions[0] - 1, max_messages=99, max_bytes=99)
+        assert [item.position for item in found] == positions
+        assert is_right(path, storage)
+
+    @pytest.mark.parametrize(
+        ("count", "removed", "size"),
+        [(65, 1, 1), (2, 5, 1), (2, 1, 200_000)],
+        ids=["more", "more gaps", "more data"],
+    )
+    def test_take_more_if_they_are_more(
+        self, path: Path, storage: SqliteQueuesStorage, count: int, removed: int, size: int
+    ) -> None:
+        old = storage.change_items([("peer", message(b"x"))] * 2 * removed)
+        removals = [Removal("peer", old[::2], removed)]
+        assert self.change(storage, ["peer"] * count, removals, size)[0] == "BEGIN"
+        assert is_right(path, storage)
+
+    def test_one_that_is_not_there(self, path: Path, storage: SqliteQueuesStorage) -> None:
+        old = storage.change_items([("peer", message(b"x"))] * 4)
+        execute(path, f"DELETE FROM items WHERE rowid = {old[1]}")
+        assert self.change(storage, ["peer"] * 2, [Removal("peer", old[:3], 3)], 9) == ["INSERT"]
+        assert is_right(path, storage)
+
+    def test_those_of_another_queue_stay(self, path: Path, storage: SqliteQueuesStorage) -> None:
+        old = storage.change_items([("other", message(b"x"))] * 4)
+        assert self.change(storage, ["peer"] * 2, [Removal("peer", old, 4)], 9) == ["INSERT"]
+        assert len(storage.get_items("other")) == 4
+        assert is_right(path, storage)
+
+    def test_nothing_changes_when_one_fails(self, path: Path, storage: SqliteQueuesStorage) -> None:
+        old = storage.change_items([("peer", message(b"x"))] * 4)
+        bad = message(b"bad")
+        bad.flags = 1 << 70
+        with pytest.raises(StorageError):
+            storage.change_items([("peer", message()), ("peer", bad)], [Removal("peer", old, 4)])
+        assert storage.summarize() == [("peer", 4, 4)]
         assert is_right(path, storage)
 
 
