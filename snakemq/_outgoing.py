@@ -33,12 +33,6 @@ __all__ = ["SEND_WINDOW_BYTES", "SEND_WINDOW_MESSAGES", "Outgoing"]
 SEND_WINDOW_BYTES: Final = 256 * 1024
 SEND_WINDOW_MESSAGES: Final = 8192
 
-#: Who has sent so many messages before the loop came to it is going to send more, and
-#: the loop looks for that after so many seconds. Which is as long as a message that comes
-#: behind these may have to wait; any other one is sent at once.
-BURST_MESSAGES: Final = 64
-BURST_PAUSE: Final = 0.001
-
 #: Toward a peer without acknowledgements, which has no window of its own.
 _NO_WINDOW: Final = DeliveryFeature(0xFFFFFFFF, 0xFFFFFFFF)
 
@@ -89,8 +83,7 @@ class Outgoing:
         queue = connection.queue
         if queue is None or not connection.is_ready or connection.settle_timer is not None:
             return
-        # While it is going to look again by itself, it need not be woken for that.
-        queue.blocked = connection.burst_timer is not None
+        queue.blocked = False
         while queue.waiting:
             taken = self._take(connection, queue)
             if taken is None or not taken.messages:
@@ -111,23 +104,6 @@ class Outgoing:
             connection.sent_total += len(messages)
             if not acknowledges:
                 self._ask_for_arrival(connection, messages)
-            if len(messages) >= BURST_MESSAGES and self._packeter.is_inside_loop():
-                self._await_more(connection, queue)
-
-    def _await_more(self, connection: PeerConnection, queue: Queue) -> None:
-        """Somebody is sending as much as he can: look for the rest in a moment.
-
-        Instead of being woken for the next message, and finding not much more than that.
-        """
-        queue.blocked = True
-        if connection.burst_timer is None:
-            connection.burst_timer = self._packeter.call_later(
-                BURST_PAUSE, self._burst_goes_on, connection
-            )
-
-    def _burst_goes_on(self, connection: PeerConnection) -> None:
-        connection.burst_timer = None
-        self.pump(connection)
 
     def pump_here(self, connection: PeerConnection, queue: Queue) -> bool:
         """Likewise, in a thread that has borrowed the stack; see ``run_here`` of the link.

@@ -41,7 +41,6 @@ class PeerConnection:
         "acked_received",
         "acked_total",
         "arrived_at",
-        "burst_timer",
         "check_number",
         "conn_id",
         "doubtful",
@@ -108,8 +107,6 @@ class PeerConnection:
         self.identification_timer: TimerHandle | None = None
         #: runs while nothing is to be sent: see Takeover
         self.settle_timer: TimerHandle | None = None
-        #: runs while more is expected to be sent soon
-        self.burst_timer: TimerHandle | None = None
         # The pings that wait for their pongs: when sent, whom to tell.
         # This and others are lists, and deques only where many may be in it: an empty
         # deque takes ten times as much, and most connections are idle.
@@ -181,7 +178,6 @@ class PeerConnection:
             self.keepalive_timer,
             self.identification_timer,
             self.settle_timer,
-            self.burst_timer,
             self.ack_timer,
             self.retry_timer,
         ):

@@ -63,7 +63,7 @@ class Queue(Pushing):
         #: there may be something new to send (used by messaging)
         self.dirty = False
         #: nothing more can be sent until the other side, or the system, has
-        #: taken some, or more is expected; it is looked at again then (used by messaging)
+        #: taken some; it is looked at again then (used by messaging)
         self.blocked = False
         #: what the numbers of its messages belong to: 8 bytes, unlike any other's
         self.stream = os.urandom(8)

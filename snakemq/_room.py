@@ -15,7 +15,7 @@ __all__ = ["PORTION_BYTES", "PORTION_MESSAGES", "Countable", "Granted", "Room"]
 #: How much room a queue is granted at once, in messages and bytes, so that it need not look
 #: at all limits for each message; and what is a block, after which a thread that fills a
 #: queue waits for the loop.
-PORTION_MESSAGES: Final = 4096
+PORTION_MESSAGES: Final = 2048
 PORTION_BYTES: Final = 1024 * 1024
 
 
