@@ -124,14 +124,14 @@ class Receiving:
                     if self._stores:
                         connection.unstored.append(message)
                         continue
-                    funcs = callback.funcs
-                    if len(funcs) == 1:
+                    now = callback.funcs
+                    if len(now) == 1:
                         # What calling the callback does, without its cost: most often there
                         # is one, and the call takes a fifth of what receiving a message does.
                         try:
-                            funcs[0](conn_id, ident, message)
+                            now[0](conn_id, ident, message)
                         except Exception as exc:
-                            callback.failed(funcs[0], (conn_id, ident, message), exc)
+                            callback.failed(now[0], (conn_id, ident, message), exc)
                     else:
                         callback.call(conn_id, ident, message)
                     if tracked and (message.flags & FLAG_PERSISTENT or incoming.notes_all):

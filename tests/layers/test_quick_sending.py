@@ -160,7 +160,8 @@ class _Interrupter:
         if frame.f_code is not self._code:
             return None
         frame.f_trace_opcodes = True
-        if event == "opcode" and not self.has_interrupted:
+        # Python 3.12 has no events for the operations of a function that was entered before.
+        if event in ("opcode", "line") and not self.has_interrupted:
             self._left -= 1
             if self._left < 0:
                 self.has_interrupted = True
