@@ -79,6 +79,7 @@ class KeepaliveTimers:
         # A part of a packet is a sign of life too: a large one takes its time.
         # While nothing is read nothing can be said.
         last_recv = packeter.last_recv(conn_id)
+        packeter.read_now(conn_id)
         if packeter.is_paused(conn_id):
             keepalive.received(now)
         elif last_recv > keepalive.last_recv:

@@ -134,7 +134,7 @@ class Outgoing:
 
     def _take(self, connection: PeerConnection, queue: Queue) -> Taken | None:
         try:
-            room = SEND_WINDOW_BYTES - self._packeter.unsent_bytes(connection.conn_id)
+            room = self._packeter.room(connection.conn_id, SEND_WINDOW_BYTES)
         except NoConnection:
             return None  # this is its end
         window = connection.session.delivery or _NO_WINDOW

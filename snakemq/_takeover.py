@@ -38,6 +38,7 @@ class _Probe:
         self._packeter = packeter
         self._conn_id = conn_id
         self._began = packeter.time()
+        packeter.read_now(conn_id)
         self._sent = packeter.sent_bytes(conn_id)
         #: where the ping ends, among all bytes that are sent
         self._end = self._sent + packeter.unsent_bytes(conn_id)

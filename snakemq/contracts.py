@@ -113,9 +113,11 @@ class LinkInterface(Protocol):
         """The next ``size`` bytes belong together.
 
         They should come in few pieces, and what is behind them in another one: then
-        nobody has to copy them. That is advice; a link may ignore it. Loop thread only.
+        nobody has to copy them. That is advice; a link may ignore it, and it may keep what
+        is less until it is told something else. Loop thread only.
 
-        :param size: counted from the last ``on_recv``; 0: nothing is known of what comes
+        :param size: counted from the last ``on_recv``; 0: nothing is known of what comes,
+            and what is there is to come at once
         :raises KeyError: no such connection
         """
 

@@ -20,7 +20,7 @@ from snakemq._io.capacity import fitting
 from snakemq._io.clock import monotonic
 from snakemq._io.connector import Connector
 from snakemq._io.handshakes import TLS_COUNTERS, Handshakes
-from snakemq._io.link_socket import LinkSocket, SocketState, TcpOptions
+from snakemq._io.link_socket import MOST_AT_ONCE, LinkSocket, SocketState, TcpOptions
 from snakemq._io.listener import ACCEPT_COUNTERS, Listener
 from snakemq._io.loop import POLL_TIMEOUT, Loop
 from snakemq._io.tls import SSLConfig, TlsSide
@@ -41,9 +41,6 @@ RECONNECT_INTERVAL: Final = 3.0
 #: memory and given it back each time, which takes longer than a small message does.
 RECV_BLOCK_SIZE: Final = 256 * 1024
 SMALL_RECV_SIZE: Final = 120 * 1024
-
-#: Likewise, if it belongs together.
-_MOST_AT_ONCE: Final = 1024 * 1024
 
 #: How long a closed connection may take to deliver what was sent, in seconds.
 LINGER_TIMEOUT: Final = 2.0
@@ -315,7 +312,7 @@ class Link(Loop):
         :param size: counted from the last ``on_recv``; 0: nothing is known of what comes
         :raises KeyError: no such connection
         """
-        self._sockets[conn_id].expected = size
+        self._sockets[conn_id].expect(size)
 
     def pause_recv(self, conn_id: str) -> None:
         """No ``on_recv`` for this connection until :meth:`resume_recv`.
@@ -535,7 +532,7 @@ class Link(Loop):
         for _ in range(2):
             if sock.state is not SocketState.OPEN or sock.paused:
                 return
-            expected = min(sock.expected, _MOST_AT_ONCE)
+            expected = min(sock.expected, MOST_AT_ONCE)
             try:
                 size = expected or (
                     self.recv_block_size
@@ -560,7 +557,7 @@ class Link(Loop):
                     return
             elif sock.eof:
                 self._close_socket(sock)
-            if not expected or len(data) < expected:
+            if not expected or len(data) < expected or sock.least > 1:
                 return
 
     def _is_mixed_up(self, sock: LinkSocket, first: bytes) -> bool:

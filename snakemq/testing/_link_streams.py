@@ -249,7 +249,12 @@ class SendingContract(Contract):
         conn_a, conn_b = self.connect()
         data = self.random_bytes(300_000)
         sizes = cycle([0, 1, 29, 5000, 70_000, 2_000_000])
-        self.b.on_recv.add(lambda conn_id, _: self.b.expect(conn_id, next(sizes)))
+
+        def expect(conn_id: str, _: bytes) -> None:
+            missing = len(data) - len(self.at_b.received[conn_id])
+            self.b.expect(conn_id, min(next(sizes), missing))
+
+        self.b.on_recv.add(expect)
         self.b.expect(conn_b, 17)
         Stream(self.at_a, conn_a, data)
         Stream(self.at_b, conn_b, data)
@@ -258,6 +263,16 @@ class SendingContract(Contract):
             "all bytes to arrive",
         )
         assert self.at_b.received[conn_b] == self.at_a.received[conn_a] == data
+
+    def test_what_is_there_comes_when_nothing_is_expected_any_more(self) -> None:
+        conn_a, conn_b = self.connect()
+        self.b.expect(conn_b, 300_000)
+        stream = Stream(self.at_a, conn_a, b"some")
+        self.pair.run_until(lambda: stream.finished, "the send to be finished")
+        self.b.expect(conn_b, 0)
+        self.pair.run_until(
+            lambda: self.at_b.received[conn_b] == b"some", "what is there to arrive"
+        )
 
     def test_nothing_can_be_sent_too(self) -> None:
         conn_a, _ = self.connect()

@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 import ssl
+import struct
 import sys
 import threading
 import time
@@ -20,9 +21,11 @@ from typing import Any
 import pytest
 import trustme
 
-from snakemq._io import connector, listener, resolver
+from snakemq._io import connector, link_socket, listener, resolver
 from snakemq.limits import ConnectionLimits
 from snakemq.link import Link, SSLConfig, TcpOptions
+from snakemq.messaging import Messaging
+from snakemq.packeter import Packeter
 from snakemq.throttle import Throttle
 from tests.helpers import DEADLINE, open_files, wait_until
 
@@ -870,3 +873,51 @@ def test_large_data_over_tls_both_ways_at_once(
     drive(server, client, until=complete)
     assert {*log.received.values(), *server_log.received.values()} == {data}
     assert sent == [len(data)] * 2
+
+
+@pytest.mark.skipif(not link_socket._WAITS_FOR_ALL, reason="this system wakes for each part")
+def test_the_loop_sleeps_until_all_is_there_that_belongs_together(
+    make_link: Callable[..., Link],
+) -> None:
+    link = make_link()
+    log = Log(link)
+    with socket.create_connection(link.add_listener(("127.0.0.1", 0))) as sock:
+        drive(link, until=lambda: log.open)
+        (conn,) = log.open
+        link.expect(conn, 300_000)
+        sock.sendall(bytes(299_999))
+        for _ in range(20):
+            link.step(0.001)
+        assert log.received == {}
+        sock.sendall(b"1")
+        drive(link, until=lambda: log.received)
+        assert log.received == {conn: bytes(299_999) + b"1"}
+        # For less, and for the end, nobody waits.
+        link.expect(conn, 29)
+        sock.sendall(b"2")
+        drive(link, until=lambda: len(log.received[conn]) > 300_000)
+        link.expect(conn, 300_000)
+    drive(link, until=lambda: not log.open)
+
+
+def test_a_large_message_that_comes_slowly_is_a_sign_of_life(
+    make_link: Callable[..., Link],
+) -> None:
+    link = make_link()
+    packeter = Packeter(link)
+    messaging = Messaging("bob", "", packeter)
+    messaging.keepalive_interval = 0.02
+    messaging.keepalive_wait = DEADLINE
+    log = Log(link)
+    hello = (b"\0\0\0\0\1", b"\2alice")
+    with socket.create_connection(link.add_listener(("127.0.0.1", 0))) as sock:
+        begun = b"".join(struct.pack("!I", len(frame)) + frame for frame in hello)
+        begun += struct.pack("!I", 1024 * 1024) + b"\3" + bytes(24)
+        sock.sendall(begun)
+        drive(link, until=lambda: list(log.received.values()) == [begun])
+        (conn,) = log.open
+        before = packeter.last_recv(conn)
+        drive(link, until=lambda: link.time() > before)
+        sock.sendall(bytes(100))
+        drive(link, until=lambda: packeter.last_recv(conn) > before)
+        assert log.open

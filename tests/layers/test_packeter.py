@@ -109,6 +109,8 @@ def test_nothing_can_be_sent_without_a_connection() -> None:
     for call in (
         lambda: fixture.packeter.send_packet("nowhere", b""),
         lambda: fixture.packeter.unsent_bytes("nowhere"),
+        lambda: fixture.packeter.room("nowhere", 1),
+        lambda: fixture.packeter.read_now("nowhere"),
         lambda: fixture.packeter.finish("nowhere"),
     ):
         with pytest.raises(NoConnection):
@@ -253,6 +255,19 @@ def test_a_large_packet_comes_in_two_parts_and_the_link_is_told_what_to_expect()
     assert fixture.link.expected["c"] == 0
 
 
+def test_a_part_of_a_large_packet_can_be_had_at_once() -> None:
+    fixture = Layers()
+    content = os.urandom(1_000_000)
+    stream = wire(content)
+    fixture.link.on_recv("c", stream[:1000])
+    fixture.packeter.read_now("c")
+    assert fixture.link.expected["c"] == 0
+    fixture.link.on_recv("c", stream[1000:2000])
+    assert fixture.link.expected["c"] == len(stream) - 2000
+    fixture.link.on_recv("c", stream[2000:])
+    assert fixture.received == [content]
+
+
 def test_what_follows_a_large_packet_in_the_same_read_comes_after_it() -> None:
     fixture = Layers()
     order: list[object] = []
@@ -317,3 +332,43 @@ def test_large_packets_go_out_together_with_the_small_ones_around_them() -> None
     fixture.link.take("c", 50_000)
     fixture.link.take_all("c")
     assert fixture.link.taken["c"] == wire(*packets)
+
+
+def room(fixture: Fixture) -> int:
+    return fixture.packeter.room("c", SEND_BLOCK_SIZE)
+
+
+def test_there_is_room_for_two_large_packets_as_long_as_the_system_takes_them() -> None:
+    fixture = Fixture()
+    packet = bytes(1_000_000)
+    assert room(fixture) == SEND_BLOCK_SIZE
+    fixture.packeter.send_packet("c", packet)
+    assert room(fixture) < 0
+    fixture.link.take("c")
+    assert room(fixture) == 2 * (len(packet) + 4)
+    fixture.packeter.send_packet("c", b"small")
+    fixture.packeter.send_packet("c", packet)
+    fixture.packeter.send_packet("c", packet)
+    fixture.link.take("c")
+    assert sum(map(len, fixture.link.sending["c"])) == 2 * (len(packet) + 4)
+    assert room(fixture) == 0
+    fixture.link.take("c", 1_500_000)
+    assert room(fixture) < 0
+    fixture.link.take("c", 200_000)
+    assert room(fixture) == SEND_BLOCK_SIZE - 300_008
+
+
+def test_many_small_packets_are_no_large_one() -> None:
+    fixture = Fixture()
+    fixture.packeter.send_packet("c", bytes(1_000_000))
+    fixture.link.take("c")
+    fixture.packeter.send_encoded("c", [bytes(2_000_000)], [1000] * 2000)
+    fixture.link.take("c")
+    assert room(fixture) == SEND_BLOCK_SIZE
+
+
+def test_more_than_is_sent_at_once_there_is_never_room_for() -> None:
+    fixture = Fixture()
+    fixture.packeter.send_packet("c", bytes(10_000_000))
+    fixture.link.take("c")
+    assert room(fixture) == 2 * 1024 * 1024
