@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
+from snakemq._io.clock import monotonic
 from snakemq._wakes import give_way
 from snakemq.exceptions import StorageUnavailable
 from snakemq.message import Message
@@ -30,6 +31,10 @@ __all__ = ["Writer"]
 #: One change has no more messages than this, and data of not much more bytes.
 GROUP_MESSAGES: Final = 4096
 GROUP_BYTES: Final = 16 * 1024 * 1024
+
+#: So long who writes next lets others join at most, in seconds. It takes as long as
+#: that if one of them computes and does not let go of the interpreter.
+JOINING: Final = 0.001
 
 #: So many removals wait for the next change, or for :meth:`Writer.flush`, so
 #: that one who sends message after message need not pay for each apart. They do
@@ -71,7 +76,10 @@ class _Job:
 
     def count_bytes(self) -> int:
         """How much data it is."""
-        return sum([len(message.data) for _, message in self.entries])
+        size = 0
+        for _, message in self.entries:  # mostly one
+            size += len(message.data)
+        return size
 
     def wake(self) -> None:
         if self.turn is not None:
@@ -104,6 +112,7 @@ class Writer:
         self._is_led = False  # some thread is writing
         self._jobs: deque[_Job] = deque()
         self._group: list[_Job] = []  # what is being written
+        self._together = 1  # how many jobs were written with one change, the last time
         self._removals: dict[str, _Leaving] = {}
         self._left = 0  # how many messages these are
         #: something could not be removed, and is not tried again by itself
@@ -284,17 +293,15 @@ class Writer:
         group = [first]
         removals: list[Removal] = []
         try:
-            if first.turn is not None:
-                # It had to wait, and those who were served before it are awake by now.
-                # Who of them has more to store can join, if they may run before the
-                # disk is waited for: with 16 threads half as many commits.
-                give_way()
+            if first.turn is not None or self._together > 1:
+                self._let_join()
             with self._lock:
                 if self._jobs:
                     self._group = group
                     self._gather(group)
                 if self._left:
                     self._take_removals(removals)
+            self._together = len(group)
             self._write(group, removals)
         except BaseException:  # KeyboardInterrupt
             # They may be gone, which does no harm.
@@ -303,6 +310,21 @@ class Writer:
         finally:
             if self._group:
                 self._let_go(group)
+
+    def _let_join(self) -> None:
+        """Wait for who else has something to store, as long as more and more come.
+
+        Those who were served before are awake by now, and can join if they may run
+        before the disk is waited for. With 16 threads it takes half as many commits.
+        But nobody waits until there are more than there were the last time: while one
+        group waits for the disk, the other one makes its next messages.
+        """
+        others = max(self._together, 2) - 1
+        before = -1
+        end = monotonic() + JOINING
+        while before < len(self._jobs) < others and monotonic() < end:
+            before = len(self._jobs)
+            give_way()
 
     def _let_go(self, group: list[_Job]) -> None:
         """Wake those whose jobs were written with the first; what was not is still to be done."""

@@ -69,6 +69,94 @@ def test_who_comes_while_one_writes_is_served_with_one_change(bench: Bench) -> N
     assert bench.told == list(zip([b"first", *expected], range(1, 12), strict=True))
 
 
+class Joining:
+    """Has somebody come each time the one who writes gives way, as long as there is one."""
+
+    def __init__(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bench = bench
+        self.coming: list[bytes] = []
+        self.threads: list[Thread] = []
+        self.rounds = 0
+        self.clock = 0.0
+        monkeypatch.setattr(_writer, "give_way", self.come)
+        monkeypatch.setattr(_writer, "monotonic", lambda: self.clock)
+
+    def write_together(self, count: int) -> None:
+        """Have so many stored with one change."""
+        before = len(self.bench.storage.changes)
+        threads = [self.bench.start_writing(b"first")]
+        threads += [self.bench.start(b"of many") for _ in range(count)]
+        self.bench.storage.let_all()
+        assert [thread.end() for thread in threads] == [None] * (count + 1)
+        sizes = [len(change.pushed) for change in self.bench.storage.changes[before:]]
+        assert sizes == [1, count]
+        self.rounds = 0
+
+    def come(self) -> None:
+        self.rounds += 1
+        if self.coming:
+            self.threads.append(self.bench.start(self.coming.pop(0)))
+
+    def end(self) -> list[bytes]:
+        """What was written together."""
+        assert all(thread.end() is None for thread in self.threads)
+        return self.bench.storage.changes[-1].pushed
+
+
+@pytest.fixture
+def joining(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Joining:
+    return Joining(bench, monkeypatch)
+
+
+def test_who_is_alone_gives_way_to_nobody(bench: Bench, joining: Joining) -> None:
+    for _ in range(3):
+        bench.push(b"alone")
+    assert joining.rounds == 0
+
+
+def test_those_who_were_served_together_join_again(bench: Bench, joining: Joining) -> None:
+    joining.write_together(4)
+    joining.coming = [b"2", b"3", b"4"]
+    bench.push(b"1")
+    assert joining.end() == [b"1", b"2", b"3", b"4"]
+    assert joining.rounds == 3
+
+
+def test_nobody_waits_for_more_than_there_were(bench: Bench, joining: Joining) -> None:
+    joining.write_together(3)
+    joining.coming = [b"2", b"3", b"4"]
+    bench.push(b"1")
+    assert joining.end() == [b"1", b"2", b"3"]
+    assert joining.coming == [b"4"]
+
+
+def test_nobody_waits_for_who_does_not_come(bench: Bench, joining: Joining) -> None:
+    joining.write_together(16)
+    joining.coming = [b"2"]
+    bench.push(b"1")
+    assert joining.end() == [b"1", b"2"]
+    assert joining.rounds == 2
+    # They are not expected any more then.
+    bench.push(b"3")
+    bench.push(b"4")
+    assert joining.rounds == 3
+
+
+def test_nobody_waits_for_long(bench: Bench, joining: Joining) -> None:
+    joining.write_together(16)
+    joining.coming = [b"%d" % number for number in range(9)]
+    come = joining.come
+
+    def compute() -> None:
+        come()
+        joining.clock += 1.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_writer, "give_way", compute)
+        bench.push(b"first")
+    assert joining.end() == [b"first", b"0"]
+
+
 def test_nobody_returns_before_its_messages_are_stored(bench: Bench) -> None:
     first = bench.start_writing(b"a")
     second = bench.start(b"b")
