@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from tests.helpers import DEADLINE, wait_until
 
-__all__ = ["ROOT", "Background", "environment", "run"]
+__all__ = ["ROOT", "Background", "environment", "run", "run_in_vain"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +47,21 @@ def run(
     )
     assert "Traceback (most" not in result.stderr.replace("  | Traceback", ""), result.stderr
     return result
+
+
+def run_in_vain(*args: object, until: str) -> subprocess.CompletedProcess[str]:
+    """Run ``snakemq ARGS``, which waits for something in vain.
+
+    It waits as briefly as it can, and longer if that was too short for the reason
+    to come.
+
+    :param until: the reason, as it is printed; ``{timeout}`` is how long it waited
+    """
+    for timeout in ("0.3", "3", f"{DEADLINE:g}"):
+        result = run(*args, "--timeout", timeout)
+        if until.format(timeout=timeout) in result.stdout + result.stderr:
+            return result
+    raise AssertionError(f"{until!r} is not in {result}")
 
 
 class Background:
