@@ -537,15 +537,22 @@ class TestCurrentCall:
         side.service.gate.set()
         side.wait_clean()
 
-    def test_the_flag_when_the_time_is_over(self, side: Side) -> None:
-        with pytest.raises(PartialCall):
-            side.proxy.hold.with_options(timeout=0.05)(1)
-        side.service.wait_entered()
-        (call,) = side.service.calls
-        assert call.wait_cancelled(DEADLINE)
-        assert call.remaining() == 0
-        side.service.gate.set()
-        side.wait_clean()
+    def test_the_flag_when_the_time_is_over(self) -> None:
+        service = Service()
+        with sim_pair() as pair:
+            pair.server.register_object(service, "obj")
+            future = pair.proxy.hold.with_options(timeout=1000.0).future(1)
+            pair.until(lambda: service.calls)
+            (call,) = service.calls
+            assert not call.cancelled
+            pair.run(1000.0)
+            with pytest.raises(PartialCall):
+                future.result(0)
+            assert call.wait_cancelled(DEADLINE)
+            assert call.remaining() == 0
+            service.gate.set()
+            pair.until(lambda: not leftovers_of_server(pair.server))
+            assert not leftovers_of_client(pair.client)
 
     def test_the_certificate(self, nodes: RpcNodes, tmp_path: Path) -> None:
         authority = trustme.CA()

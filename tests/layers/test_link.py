@@ -379,14 +379,12 @@ def _burst_of_connects(server: Link) -> None:
     thread.start()
     clients = [socket.socket() for _ in range(1000)]
     try:
-        start = time.monotonic()
         for client in clients:
             client.setblocking(False)
             client.connect_ex(address)
-        wait_until(lambda: log.count("connect") == 1000, what="a thousand connections")
         # 1.6 took most of a minute: what does not fit into the backlog is
         # tried again by TCP after 1, 3, 7, ... seconds.
-        assert time.monotonic() - start < 5
+        wait_until(lambda: log.count("connect") == 1000, what="a thousand connections")
     finally:
         for client in clients:
             client.close()
@@ -468,10 +466,22 @@ def test_the_loop_ticks_for_those_who_listen_to_its_passes(
     make_link: Callable[..., Link],
 ) -> None:
     link = make_link()
-    passes: list[int] = []
-    link.on_loop_pass.add(lambda: passes.append(1))
-    link.loop(poll_timeout=0.01, runtime=0.2)
-    assert 5 <= len(passes) <= 25
+    check_ticks(link, link)
+
+
+def check_ticks(link: Link, layer: Link | Throttle) -> None:
+    """It passes now and then, and not all the time."""
+    passes: list[float] = []
+
+    def tick() -> None:
+        passes.append(time.monotonic())
+        if len(passes) == 6:
+            link.stop()
+
+    layer.on_loop_pass.add(tick)
+    link.loop(poll_timeout=0.01, runtime=DEADLINE)
+    assert len(passes) == 6
+    assert passes[-1] - passes[0] > 0.04
 
 
 def test_the_loop_ticks_for_those_who_listen_through_a_throttle(
@@ -480,10 +490,7 @@ def test_the_loop_ticks_for_those_who_listen_through_a_throttle(
     link = make_link()
     throttle = Throttle(link, 1000)
     link.loop(poll_timeout=0.01, runtime=0.05)
-    passes: list[int] = []
-    throttle.on_loop_pass.add(lambda: passes.append(1))
-    link.loop(poll_timeout=0.01, runtime=0.2)
-    assert 5 <= len(passes) <= 25
+    check_ticks(link, throttle)
 
 
 def test_a_wakeup_is_an_event_and_costs_nothing_while_the_loop_is_busy(

@@ -30,7 +30,10 @@ def place(name):
         frame = frame.f_back
     return place if inside else None
 
+begun = threading.Event()
+
 def interrupt(name):
+    begun.wait()
     # It has not moved for a while: it waits.
     last, same = None, 0
     while same < 20:
@@ -43,6 +46,7 @@ def interrupt(name):
 def interrupted_in(name, func, *args):
     threading.Thread(target=interrupt, args=(name,), daemon=True).start()
     try:
+        begun.set()
         func(*args)
     except KeyboardInterrupt:
         print("interrupted")

@@ -303,6 +303,7 @@ def test_reading_and_receiving_at_the_same_time_loses_nothing() -> None:
 def test_a_peer_that_is_paused_is_alive() -> None:
     """The other side probes it, and gets answers."""
     with connected_pair(bob={"inbox_limit": 1000}, alice={"keepalive": 0.02}) as (bob, alice):
+        alice.messaging.keepalive_wait = DEADLINE
         bob.receive(0)
         gone = Recorder()
         alice.on_peer_disconnect.add(gone)

@@ -292,9 +292,9 @@ def test_what_waits_refuses_to_wait_in_a_callback(method: str) -> None:
         bob.on_message_sent.add(callback)
         bob.send("alice", "hello")
         ((_, error),) = errors.wait()
+        assert alice.receive(DEADLINE) is not None
     assert isinstance(error, RuntimeError)
     assert "a callback can't wait" in str(error)
-    assert alice.receive(0) is not None
 
 
 # Peers.
@@ -416,12 +416,14 @@ def test_keepalive_closes_connections_to_the_dead() -> None:
 
     with connected_pair(bob={"on_message": dead}, alice={"keepalive": 0.05}) as (_bob, alice):
         assert alice.messaging.keepalive_interval == 0.05
+        gone = Recorder()
+        alice.on_peer_disconnect.add(gone)
         alice.messaging.keepalive_wait = 0.05
         alice.send("bob", "die")
         assert inside.wait(DEADLINE)
-        gone = Recorder()
-        alice.on_peer_disconnect.add(gone)
-        assert gone.wait() == ["bob"]
+        # On a busy machine he may have been taken for dead before, and come back.
+        wait_until(lambda: not alice.is_connected("bob"))
+        assert set(gone.wait()) == {"bob"}
         release.set()
 
 
