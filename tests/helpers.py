@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pytest
 
-__all__ = ["DEADLINE", "open_files", "wait_until"]
+__all__ = ["DEADLINE", "open_files", "unassigned_port", "wait_until"]
 
 T = TypeVar("T")
 
@@ -48,6 +51,22 @@ def wait_until(
             raise AssertionError(f"not within {timeout:g} seconds: {description}")
         time.sleep(pause)
         pause = min(pause * 2, 0.02)
+
+
+#: Below what systems give out by themselves. Processes begin at different places.
+_unassigned = (10_000 + number % 20_000 for number in itertools.count(os.getpid() * 97))
+
+
+def unassigned_port() -> int:
+    """A free port for somebody who has to be told one, and may take it only later.
+
+    One that was given out for port 0 may be given to somebody else meanwhile, and
+    who dials it while nobody listens may be given it as its own.
+    """
+    for port in _unassigned:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("unreachable: they have no end")
 
 
 @contextlib.contextmanager

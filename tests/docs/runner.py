@@ -25,7 +25,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import types
@@ -39,7 +38,7 @@ from sybil import Document, Example
 from sybil.evaluators.python import pad
 from sybil.parsers.rest import CodeBlockParser, SkipParser
 
-from tests.helpers import wait_until
+from tests.helpers import unassigned_port, wait_until
 
 __all__ = ["ROOT", "Console", "DocumentRunner", "parse_console"]
 
@@ -179,12 +178,8 @@ class Ports:
     """The documented ports, each with the free one that takes its place."""
 
     def __init__(self, text: str) -> None:
-        self._free: dict[str, str] = {}
-        with contextlib.ExitStack() as stack:
-            for port in sorted(set(_DOCUMENTED_PORT.findall(text))):
-                # All held until all are found, so that no two are the same.
-                reserved = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-                self._free[port] = str(reserved.getsockname()[1])
+        documented = sorted(set(_DOCUMENTED_PORT.findall(text)))
+        self._free = {port: str(unassigned_port()) for port in documented}
 
     def replace(self, text: str) -> str:
         return _DOCUMENTED_PORT.sub(lambda match: self._free[match[0]], text)

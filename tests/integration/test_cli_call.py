@@ -24,6 +24,7 @@ class Things:
         self.waiting = threading.Event()
         self.cancelled = threading.Event()
         self.signals: list[str] = []
+        self.read_to_its_end = False
 
     def echo(self, *args: Any, **kwargs: Any) -> Any:
         return [list(args), kwargs]
@@ -59,6 +60,7 @@ class Things:
             yield (2, b"two")
             self.release.wait(DEADLINE)
             yield "ž"
+            self.read_to_its_end = True
         finally:
             self.cancelled.set()
 
@@ -239,10 +241,11 @@ def test_ctrl_c_closes_a_stream_over_there(
 ) -> None:
     with Background("call", "bob", "things.stream", *where) as command:
         command.wait_out(b"[2, ")
-        things.cancelled.clear()
-        threading.Timer(0.05, things.release.set).start()
         assert getattr(command, end)() == (130 if end == "interrupt" else 143)
+        assert not things.cancelled.is_set()
+        things.release.set()
         assert things.cancelled.wait(DEADLINE)
+        assert not things.read_to_its_end
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends signals")

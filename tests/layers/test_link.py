@@ -27,7 +27,7 @@ from snakemq.link import Link, SSLConfig, TcpOptions
 from snakemq.messaging import Messaging
 from snakemq.packeter import Packeter
 from snakemq.throttle import Throttle
-from tests.helpers import DEADLINE, open_files, wait_until
+from tests.helpers import DEADLINE, open_files, unassigned_port, wait_until
 
 
 @pytest.fixture
@@ -74,12 +74,6 @@ class Log:
     def open(self) -> list[str]:
         gone = {conn for event, conn in self.events if event == "disconnect"}
         return [c for event, c in self.events if event == "connect" and c not in gone]
-
-
-def free_port(family: socket.AddressFamily = socket.AF_INET) -> int:
-    with socket.socket(family) as sock:
-        sock.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 has_ipv6 = pytest.mark.skipif(
@@ -256,7 +250,7 @@ def test_an_impossible_name_is_tried_again_and_stalls_nothing(
 def test_it_connects_when_the_listener_appears_and_when_it_comes_back(
     make_link: Callable[..., Link],
 ) -> None:
-    port = free_port()
+    port = unassigned_port()
     client = make_link()
     log = Log(client)
     client.add_connector(("127.0.0.1", port), reconnect_interval=0.01)
@@ -277,7 +271,7 @@ def test_delays_grow_and_a_lasting_connection_resets_them(
 ) -> None:
     client = make_link()
     client.reconnect_interval_max = 0.04
-    port = free_port()
+    port = unassigned_port()
     with caplog.at_level("INFO", "snakemq.link"):
         client.add_connector(("127.0.0.1", port), reconnect_interval=0.01)
         drive(client, until=lambda: caplog.text.count("next attempt") >= 5)

@@ -186,8 +186,9 @@ def test_what_fails_too_often_is_a_dead_letter(path: Path) -> None:
     works: list[bool] = []
 
     def handle(received: ReceivedMessage) -> None:
+        fails = received.text == "bad" and not works
         seen((received.text, received.attempts))
-        if received.text == "bad" and not works:
+        if fails:
             raise ValueError("never")
 
     with bob_of(path, handle) as bob:

@@ -8,7 +8,6 @@ import pwd
 import queue
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import wait_until
+from tests.helpers import unassigned_port, wait_until
 
 __all__ = ["PrivateServer", "find_program"]
 
@@ -121,7 +120,7 @@ class PrivateServer:
         first = not self.port
         for _ in range(5):
             if first:
-                self.port = _free_port()
+                self.port = unassigned_port()
             self._tell(self.command())
             assert self._lines.get(timeout=PATIENCE)
             wait_until(lambda: not self._running or self.answers(), PATIENCE, what=self._why_not)
@@ -159,10 +158,3 @@ class PrivateServer:
         assert self._guard.stdin is not None
         self._guard.stdin.write(json.dumps(order).encode() + b"\n")
         self._guard.stdin.flush()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
