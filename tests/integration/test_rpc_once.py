@@ -167,6 +167,7 @@ class TestEveryStage:
         assert counting.effects == {1: 1}
         # It is not known whether it will be asked for: it is kept for as long as answers are.
         assert len(sim.server.executions) == 1
+        sim.until(lambda: not sim.server.dispatcher.running)
         sim.run(sim.server.executions.limits.max_age + 20)
         assert leftovers_of_server(sim.server) == {}
 
@@ -249,6 +250,7 @@ class TestEveryStage:
         wait_until(lambda: told == [True])
         counting.gate.set()
         assert ends(sim, other) == (1, b"")
+        sim.until(lambda: not sim.server.dispatcher.running)
         sim.run(2 * sim.server.executions.limits.max_age)
         assert leftovers_of_server(sim.server) == {}
 
@@ -366,7 +368,7 @@ class TestSockets:
             made = [range(n, caller.result()) for n, caller in zip(firsts, callers, strict=True)]
             expected = {token for tokens in made for token in tokens}
             assert counting.effects == dict.fromkeys(expected, 1)
-            assert leftovers_of_client(bob.client) == {}
+            wait_until(lambda: not leftovers_of_client(bob.client))
             # Those that stay are answers whose acknowledgement was lost.
             kept = {"executions", "bytes of answers"}
             wait_until(lambda: set(leftovers_of_server(alice.server)) <= kept)

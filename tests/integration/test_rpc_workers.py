@@ -433,7 +433,7 @@ class TestDrain:
                 for number in range(first, caller.result())
             ]
             assert sorted(ran) == expected
-            assert leftovers_of_client(bob.client) == {}
+            wait_until(lambda: not leftovers_of_client(bob.client))
 
     def test_what_runs_is_waited_for_and_the_rest_is_refused(self, side: Side) -> None:
         held = [side.proxy.hold.future(n) for n in range(3)]

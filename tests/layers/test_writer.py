@@ -493,7 +493,6 @@ def test_who_comes_while_something_is_removed_is_served(bench: Bench) -> None:
     bench.storage.hold()
     remover = Thread(lambda: bench.remove(1))
     bench.storage.wait_until_begun()
-    bench.storage.wait_until_begun()
     sender = bench.start(b"c")
     bench.remove(2)
     bench.storage.let_all()

@@ -48,6 +48,7 @@ class HeldStorage(MemoryQueuesStorage):
         self.after: Callable[[Change], object] = lambda change: None
 
     def hold(self) -> None:
+        self.begun = threading.Semaphore(0)  # what was made before does not count
         self.permits = threading.Semaphore(0)
 
     def let(self, changes: int = 1) -> None:
