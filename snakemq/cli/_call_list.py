@@ -11,6 +11,7 @@ from snakemq._core.features import Feature
 from snakemq.cli._exit import CommandError, ExitCode
 from snakemq.cli._options import not_connected
 from snakemq.cli._queues_table import one_line
+from snakemq.exceptions import NoConnection
 from snakemq.peer import Peer
 from snakemq.rpc import NotConnected, PartialCall
 
@@ -32,15 +33,22 @@ def list_served(peer: Peer, args: argparse.Namespace) -> None:
     """Ask the receiver what it serves, and print it."""
     if not peer.wait_connected(args.receiver, args.timeout):
         raise not_connected(peer, args)
-    if Feature.CALLS not in (peer.messaging.peer_features(args.receiver) or ()):
-        raise CommandError(
-            f"{args.receiver} can't tell what it serves: it is a peer of snakeMQ 1.6 or the like"
-        )
     try:
+        if peer.messaging.peer_features(args.receiver) is None:
+            # What it can do comes behind who it is, and before this answer.
+            peer.ping(args.receiver, args.timeout)
+        features = peer.messaging.peer_features(args.receiver)
+        if features is None:
+            raise not_connected(peer, args)
+        if Feature.CALLS not in features:
+            raise CommandError(
+                f"{args.receiver} can't tell what it serves:"
+                " it is a peer of snakeMQ 1.6 or the like"
+            )
         served = peer.rpc_client.describe(args.receiver, args.timeout)
-    except NotConnected:
+    except (NoConnection, NotConnected):
         raise not_connected(peer, args) from None
-    except PartialCall:
+    except (PartialCall, TimeoutError):
         raise CommandError(
             f"{args.receiver} did not answer within {args.timeout:g} seconds;"
             " one that serves nothing does not answer",

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from snakemq import CallLimits, Peer, as_signal, at_most_once, current_call
+from snakemq._core.features import Feature, encode_features
 from snakemq.rpc import CallHook, CallInfo, Refused
 from tests.helpers import DEADLINE, wait_until
 from tests.integration.command_line import Background, run, run_in_vain
+from tests.layers.impostor import PING, Trap, packet
 from tests.layers.peers import old_peer
 
 
@@ -319,6 +321,29 @@ def test_the_list_of_one_who_serves_nothing_is_status_3() -> None:
         where = "--connect", "{}:{}".format(*bob.addresses[0])
         reason = "one that serves nothing does not answer"
         assert run_in_vain("call", "bob", "--list", *where, until=reason).returncode == 3
+
+
+def test_it_is_waited_for_until_it_is_known_whether_there_is_a_list() -> None:
+    """What a peer can do may come in a segment of its own, behind who it is."""
+
+    def talk(trap: Trap) -> None:
+        with trap.accept() as bob:
+            bob.greet_as_16("bob")
+            bob.expect(PING)
+            bob.send(packet(b"\6", encode_features({Feature.CALLS: b""})), packet(b"\5"))
+            bob.rest()
+
+    for timeout in ("0.3", "3", f"{DEADLINE:g}"):
+        with Trap() as trap:
+            thread = threading.Thread(target=talk, args=(trap,))
+            thread.start()
+            where = "--connect", "{}:{}".format(*trap.address)
+            result = run("call", "bob", "--list", *where, "--timeout", timeout)
+            thread.join(DEADLINE)
+        if "was not connected" not in result.stderr:
+            break
+    assert result.returncode == 3
+    assert "one that serves nothing does not answer" in result.stderr
 
 
 def test_a_peer_of_16_has_no_list() -> None:
