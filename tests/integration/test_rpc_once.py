@@ -294,6 +294,9 @@ class TestLimits:
     ) -> None:
         sim.alice.messaging.queue_limits = QueueLimits(max_messages=5)
         futures = [sim.proxy.effect.future(token) for token in range(100)]
+        # While threads of this machine run, no time should pass in that network.
+        sim.until(lambda: len(counting.effects) == 100)
+        wait_until(lambda: sim.server.dispatcher.idle(0))
         start = sim.network.now
         assert [ends(sim, future) for future in futures] == [*range(100)]
         assert counting.effects == dict.fromkeys(range(100), 1)

@@ -98,11 +98,11 @@ def test_32_threads_make_1000_calls_each_on_one_proxy() -> None:
             while thread.running:
                 thread._thread.join(1)
         assert sum(thread.result() for thread in threads) == THREADS * CALLS
-        assert is_clean(alice.rpc_client)
+        wait_until(lambda: is_clean(alice.rpc_client))
         assert alice.rpc_client.late_replies == 0
         wait_until(lambda: alice.messaging.queued_messages() == 0)
         wait_until(lambda: bob.messaging.queued_messages() == 0)
-    wait_until(lambda: threading.active_count() == threads_before)
+    wait_until(lambda: threading.active_count() <= threads_before)
 
 
 @pytest.mark.slow
@@ -130,9 +130,9 @@ def test_10000_futures_are_outstanding_and_answered_in_any_order() -> None:
             bob.messaging.send_message("alice", Message(REPLY_PREFIX + reply))
         results = [call.result(DEADLINE) for call in calls]
         assert results == [number**2 for number in range(FUTURES)]
-        assert is_clean(client)
+        wait_until(lambda: is_clean(client))
         assert client.late_replies == 0
-    wait_until(lambda: threading.active_count() == threads_before)
+    wait_until(lambda: threading.active_count() <= threads_before)
 
 
 def test_futures_from_a_callback(peers: tuple[Peer, Peer]) -> None:
@@ -302,4 +302,4 @@ def test_nothing_is_left_of_anything() -> None:
         assert client._receiver.held_bytes == 0
         wait_until(lambda: alice.messaging.queued_messages() == 0)
         wait_until(lambda: bob.messaging.queued_messages() == 0)
-    wait_until(lambda: threading.active_count() == threads_before)
+    wait_until(lambda: threading.active_count() <= threads_before)
