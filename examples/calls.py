@@ -68,7 +68,7 @@ with bob, Peer("alice", connect=bob.addresses) as alice:
 
     # A deadline is for the whole call, with everything that it may take.
     try:
-        there.slow.with_options(timeout=0.2)(11)
+        there.slow.with_options(timeout=1)(11)
         print("in time: True")
     except PartialCall:
         print("in time: False")
