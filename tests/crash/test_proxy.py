@@ -105,9 +105,10 @@ def test_what_nobody_reads_is_not_read(ends: Ends) -> None:
     near.settimeout(0.5)
     data = b"0123456789abcdef" * (4 << 20)
     sent = 0
-    with pytest.raises(TimeoutError):
+    with contextlib.suppress(TimeoutError):
         while sent < len(data):
             sent += near.send(data[sent : sent + 65536])
+    assert sent < len(data)
     assert read(far, sent) == data[:sent]
 
 
