@@ -69,7 +69,7 @@ def test_a_signal(ends: Ends) -> None:
 def test_a_cancelled_and_an_expired_call_and_their_late_answers(ends: Ends) -> None:
     """1.6 does not know that a call can be cancelled: it answers."""
     cancelled = ends.proxy.hold.future("cancelled")
-    expiring = ends.proxy.hold.with_options(timeout=0.1).future("expiring")
+    expiring = ends.proxy.hold.with_options(timeout=1).future("expiring")
     for token in ("cancelled", "expiring"):
         ends.server.wait_one("holding", token=token)
     assert cancelled.cancel()
