@@ -128,7 +128,8 @@ class Queue(Pushing):
             self._keep_in_memory(entry, len(item.data))
             self._outbox.waiting.append(entry)
         else:
-            self.manager.room.take_back(self)  # nothing goes before it now
+            if self.left_messages:
+                self.manager.room.take_back(self)  # nothing goes before it now
             stored.leave_on_disk(position, len(item.data), entry.expires)
 
     def take_over(

@@ -113,6 +113,7 @@ class Receiving:
                             if connection.interrupted:
                                 break
                             continue
+                        take_data = None  # what comes together is mostly alike
                     message = decode_message(buffer, start, end, body)
                     wanted = not connection.doubtful or incoming.is_wanted(connection, message)
                     count += 1

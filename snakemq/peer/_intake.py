@@ -46,36 +46,11 @@ class Intake(MessageHandler):
         """A message has arrived."""
         if message.data.startswith(CALL_PREFIXES):
             self._calls.take(conn_id, ident, message)
-        else:
-            self._hand_over(ReceivedMessage(ident, message, conn_id, self._durable))
-
-    def take_data(self, conn_id: str, ident: str, uuid: bytes, data: bytes) -> None:
-        """Likewise; of one without TTL and flags."""
-        # One look at its beginning, instead of six, tells it from the messages of calls.
-        if data[:_LENGTH] == COMMON_PREFIX and data.startswith(CALL_PREFIXES):
-            self._calls.take(conn_id, ident, Message(data, None, 0, uuid))
             return
-        # Made without __init__, which takes a message.
-        received = _new(ReceivedMessage)
-        received.ident = ident
-        received.data = data
-        received.conn_id = conn_id
-        received._uuid = uuid
-        received._durable = self._durable
+        received = ReceivedMessage(ident, message, conn_id, self._durable)
         on_message = self._on_message
         funcs = on_message.funcs
-        if len(funcs) != 1 or self._durable is not None or self._inbox.items:
-            self._hand_over(received)
-            return
-        # As on_message.call(), for less: this is done for each message.
-        try:
-            funcs[0](received)
-        except Exception as exc:
-            on_message.failed(funcs[0], (received,), exc)
-
-    def _hand_over(self, received: ReceivedMessage) -> None:
-        on_message = self._on_message
-        if not on_message.funcs:
+        if not funcs:
             self._inbox.put(received)
             return
         if self._inbox.items:
@@ -83,8 +58,42 @@ class Intake(MessageHandler):
                 self._hand_over_earlier(earlier)
         if self._durable is not None:
             self._durable.call(on_message, received)
-        else:
+        elif len(funcs) > 1:
             on_message.call(received)
+        else:
+            # As on_message.call(), for less: this is done for each message.
+            try:
+                funcs[0](received)
+            except Exception as exc:
+                on_message.failed(funcs[0], (received,), exc)
+
+    def take_data(self, conn_id: str, ident: str, uuid: bytes, data: bytes) -> None:
+        """Likewise; of one without TTL and flags."""
+        on_message = self._on_message
+        funcs = on_message.funcs
+        if (
+            # One look at its beginning, instead of six, tells it from the messages of calls.
+            data[:_LENGTH] == COMMON_PREFIX
+            or self._durable is not None
+            or len(funcs) > 1
+            or (funcs and self._inbox.items)
+        ):
+            self(conn_id, ident, Message(data, None, 0, uuid))
+            return
+        # Made without __init__, which takes a message.
+        received = _new(ReceivedMessage)
+        received.ident = ident
+        received.data = data
+        received.conn_id = conn_id
+        received._uuid = uuid
+        received._durable = None
+        if not funcs:
+            self._inbox.put(received)
+            return
+        try:
+            funcs[0](received)
+        except Exception as exc:
+            on_message.failed(funcs[0], (received,), exc)
 
     def _hand_over_earlier(self, received: ReceivedMessage) -> None:
         """It waited for a reader, and now there is a callback."""

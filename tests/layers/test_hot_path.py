@@ -322,5 +322,5 @@ class TestPeer:
         # send() and three more below it; the first one makes the queue.
         assert sending.calls <= 4 * COUNT + 100
         assert alice_work.calls <= 0.5 * COUNT
-        # Decoding, the object for the program, and its callback.
-        assert bob_work.calls <= 6 * COUNT
+        # Who makes the object for the program, and its callback.
+        assert bob_work.calls <= 3 * COUNT
