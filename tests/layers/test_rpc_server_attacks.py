@@ -530,7 +530,7 @@ def test_a_quick_generator_does_not_keep_the_loop_waiting(
     serve(side, items, quick=True)
     delivered = InThread(call, side)
     try:
-        wait_until(lambda: not delivered.running, timeout=1)
+        wait_until(lambda: not delivered.running, timeout=DEADLINE / 2)
     finally:
         gate.set()
     delivered.join()
@@ -682,7 +682,7 @@ def test_a_method_that_waits_in_its_transaction_does_not_stop_the_loop(durable: 
     assert entered.wait(DEADLINE)
     acknowledged = InThread(side.acknowledge)
     try:
-        wait_until(lambda: not acknowledged.running, timeout=1)
+        wait_until(lambda: not acknowledged.running, timeout=DEADLINE / 2)
     finally:
         gate.set()
     acknowledged.join()
@@ -704,7 +704,7 @@ def test_a_quick_method_does_not_wait_for_a_transaction(durable: Durable) -> Non
     assert entered.wait(DEADLINE)
     called = InThread(lambda: call(side, name="quick"))
     try:
-        wait_until(lambda: not called.running, timeout=1)
+        wait_until(lambda: not called.running, timeout=DEADLINE / 2)
     finally:
         gate.set()
     called.join()
@@ -730,7 +730,7 @@ def test_a_repeated_call_does_not_wait_for_a_transaction(durable: Durable) -> No
     assert entered.wait(DEADLINE)
     called = InThread(lambda: side.send("note", "value", req_id=req_id))
     try:
-        wait_until(lambda: not called.running, timeout=1)
+        wait_until(lambda: not called.running, timeout=DEADLINE / 2)
     finally:
         gate.set()
     called.join()
