@@ -82,9 +82,9 @@ _ALERT_BLOCK: Final = 64 * 1024
 #: What belongs together is read at once up to this size, in bytes.
 MOST_AT_ONCE: Final = 1024 * 1024
 
-#: From this size on, in bytes, the loop sleeps until all of it is there. Between two
-#: processes of a machine it came in six pieces, each with a pass of the loop, and the
-#: sender spent a fifth of its time on waking it.
+#: From this size on, in bytes, the loop sleeps until all of it is there. A mebibyte from
+#: another process of the machine came in six pieces, with a pass of the loop each, which
+#: then had to be joined; and the sender spent a fifth of its time on waking it.
 _WORTH_WAITING: Final = 64 * 1024
 
 
@@ -268,11 +268,11 @@ class LinkSocket:
     def expect(self, size: int) -> None:
         """The next ``size`` bytes belong together; 0: nothing is known of what comes.
 
-        There may be no event until all of them are there, or :data:`MOST_AT_ONCE`.
+        There may be no event until all of them are there, if that can be read at once.
         """
         self.expected = size
         if _WAITS_FOR_ALL and self._tls is None:
-            least = min(size, MOST_AT_ONCE) if size >= _WORTH_WAITING else 1
+            least = size if _WORTH_WAITING <= size <= MOST_AT_ONCE else 1
             if least != self.least:
                 self.least = least
                 # A socket that is broken says so to whoever reads.
