@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from snakemq._core.outbox import Entry, Taken, message_of
-from snakemq._core.packed import Sendable, are_packed, total_size, unpacked
+from snakemq._core.packed import Sendable, Unpacked, packed_size, total_size, unpacked
 from snakemq._core.ttl import ExpiryHeap, OfflineClock, Placed, Timed
 from snakemq._pushing import Pushing
 from snakemq._stored import PAGE_BYTES, PAGE_MESSAGES, WINDOW_BYTES, WINDOW_MESSAGES
@@ -193,10 +193,11 @@ class Queue(Pushing):
         :param expired: they have left the heap, and may be where they were
         :return: their messages, and what is to be removed from the storage
         """
-        if are_packed(entries):
-            self.manager.room.count(self, -len(entries), -total_size(entries))
+        size = packed_size(entries)
+        if size is not None:
+            self.manager.room.count(self, -len(entries), -size)
             self.manager.room.tell()
-            return unpacked(entries), []
+            return Unpacked(cast("Sequence[Sendable]", entries)), []
         messages: list[Sendable] = []
         positions: list[int] = []
         stored_size = 0

@@ -29,7 +29,9 @@ from typing import NamedTuple, TypeAlias, cast
 from snakemq._core.packed import (
     PACKET_OVERHEAD,
     Sendable,
+    Unpacked,
     are_packed,
+    packed_size,
     size_of,
     total_size,
     unpack,
@@ -388,7 +390,9 @@ class Outbox:
         entries = self._in_flight[:count]
         del self._in_flight[:count]
         # What is under way has its message.
-        messages = unpacked(sendables_of(entries))
+        messages: Sequence[Message] = (
+            Unpacked(entries) if are_packed(entries) else unpacked(sendables_of(entries))
+        )
         leaving: list[Entry] = []
         if self._confirms_all:
             self._unconfirmed.extend(entries)
@@ -418,7 +422,8 @@ class Outbox:
                 flights.insert(0, (number + left, size - left))
                 break
             left -= size
-        self.bytes_flying -= total_size(sendables_of(entries))
+        packed = packed_size(entries)
+        self.bytes_flying -= total_size(sendables_of(entries)) if packed is None else packed
         return entries
 
     def disconnect(self) -> list[Message]:

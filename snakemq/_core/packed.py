@@ -25,6 +25,7 @@ __all__ = [
     "Unpacked",
     "are_packed",
     "pack",
+    "packed_size",
     "size_of",
     "total_size",
     "unpack",
@@ -85,10 +86,18 @@ def size_of(entry: Sendable) -> int:
     return len(entry) - PACKET_OVERHEAD if isinstance(entry, bytes) else len(entry.data)
 
 
-def total_size(entries: Sequence[Sendable]) -> int:
-    """Their data, in bytes."""
+def packed_size(entries: Sequence[object]) -> int | None:
+    """Their data, in bytes, if all of these are packets."""
     if are_packed(entries):
         return sum(map(len, entries)) - PACKET_OVERHEAD * len(entries)
+    return None
+
+
+def total_size(entries: Sequence[Sendable]) -> int:
+    """Their data, in bytes."""
+    size = packed_size(entries)
+    if size is not None:
+        return size
     # A list, and not size_of(): a generator and a function are a call for each.
     return sum(
         [
