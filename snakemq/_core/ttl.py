@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -103,45 +104,71 @@ _SWEEP: Final = 64
 
 
 class ExpiryHeap:
-    """Which of many :class:`Timed` expires next. Entries may die in place."""
+    """Which of many :class:`Timed` expires next. Entries may die in place.
 
-    __slots__ = ("_dead", "_heap", "_next_number")
+    Most messages of a queue have the same time to live and expire in the order in which
+    they came. Those wait in a line, where each takes 8 bytes and not 110.
+    """
+
+    __slots__ = ("_dead", "_heap", "_line", "_next_number")
 
     def __init__(self) -> None:
+        #: made when it is needed: an empty one takes 760 bytes
+        self._line: deque[Timed] | None = None
         self._heap: list[tuple[float, int, Timed]] = []
         self._next_number = 0  # the first in expires first on a tie
         self._dead = 0
 
     def __len__(self) -> int:
-        return len(self._heap) - self._dead
-
-    def __iter__(self) -> Iterator[Timed]:
-        """The entries, in no order; the dead among them."""
-        return (item[2] for item in self._heap)
+        return len(self._heap) + len(self._line or ()) - self._dead
 
     def push(self, entry: Timed) -> None:
         """Watch ``entry``."""
-        heapq.heappush(self._heap, (entry.expires, self._next_number, entry))
-        self._next_number += 1
+        line = self._line
+        # What is in the line was there before all in the heap that expire with it: it does
+        # not begin anew as long as there are any.
+        if line and line[-1].expires <= entry.expires:
+            line.append(entry)
+        elif line or self._heap:
+            heapq.heappush(self._heap, (entry.expires, self._next_number, entry))
+            self._next_number += 1
+        else:
+            self._line = deque((entry,))
 
     def discard(self, entry: Timed) -> None:
         """``entry`` is needed no more; its ``message`` becomes ``None``."""
         entry.message = None
         self._dead += 1
-        if self._dead > _SWEEP and self._dead * 2 > len(self._heap):
+        if self._dead > _SWEEP and self._dead > len(self):
+            if self._line:
+                self._line = deque(entry for entry in self._line if entry.message is not None)
             self._heap = [item for item in self._heap if item[2].message is not None]
             heapq.heapify(self._heap)
             self._dead = 0
 
     def next_expiry(self) -> float | None:
         """The reading at which the next entry expires."""
-        heap = self._heap
-        while heap and heap[0][2].message is None:
-            heapq.heappop(heap)
-            self._dead -= 1
-        return heap[0][0] if heap else None
+        first = self._first()
+        return None if first is None else first.expires
 
     def pop_expired(self, reading: float) -> Iterator[Timed]:
         """Take out what has expired, in order. The entries keep their messages."""
-        while (expires := self.next_expiry()) is not None and expires <= reading:
-            yield heapq.heappop(self._heap)[2]
+        while (entry := self._first()) is not None and entry.expires <= reading:
+            if self._line and self._line[0] is entry:
+                self._line.popleft()
+            else:
+                heapq.heappop(self._heap)
+            yield entry
+
+    def _first(self) -> Timed | None:
+        """What expires next; it stays."""
+        line, heap = self._line, self._heap
+        while line and line[0].message is None:
+            line.popleft()
+            self._dead -= 1
+        while heap and heap[0][2].message is None:
+            heapq.heappop(heap)
+            self._dead -= 1
+        if line and not (heap and heap[0][0] < line[0].expires):
+            return line[0]
+        return heap[0][2] if heap else None

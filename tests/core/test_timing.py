@@ -146,6 +146,50 @@ def test_what_is_sent_does_not_stay_in_the_heap() -> None:
     assert len(heap._heap) < 200
 
 
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("push"), st.integers(0, 5)),
+            st.tuples(st.just("discard"), st.integers(0, 200)),
+            st.tuples(st.just("expire"), st.integers(0, 5)),
+        ),
+        max_size=60,
+    )
+)
+def test_the_heap_is_a_sorted_list(steps: list[tuple[str, int]]) -> None:
+    heap = ExpiryHeap()
+    there: list[Timed] = []  # in the order in which they came
+    for what, number in steps:
+        if what == "push":
+            there.append(Timed(Message(b""), float(number)))
+            heap.push(there[-1])
+        elif what == "discard" and there:
+            heap.discard(there.pop(number % len(there)))
+        elif what == "expire":
+            expired = sorted(
+                (entry for entry in there if entry.expires <= number),
+                key=lambda entry: entry.expires,
+            )
+            popped = list(heap.pop_expired(float(number)))
+            assert [*map(id, popped)] == [*map(id, expired)]
+            assert all(entry.message is not None for entry in popped)
+            there = [entry for entry in there if entry.expires > number]
+        assert len(heap) == len(there)
+        assert heap.next_expiry() == min((entry.expires for entry in there), default=None)
+
+
+def test_a_thousand_with_the_same_ttl_come_and_go() -> None:
+    heap = ExpiryHeap()
+    entries = [Timed(Message(b""), float(number)) for number in range(1000)]
+    for entry in entries:
+        heap.push(entry)
+    for entry in entries[10:990]:
+        heap.discard(entry)
+    assert len(heap) == 20
+    assert list(heap.pop_expired(1e9)) == entries[:10] + entries[990:]
+    assert heap.next_expiry() is None
+
+
 def test_what_remains_of_a_ttl() -> None:
     message = Message(b"data", ttl=10)
     entry = Timed(message, expires=15.0)
