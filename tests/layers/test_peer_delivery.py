@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -345,7 +346,7 @@ def test_sending_while_the_peer_stops_leaves_no_delivery_open() -> None:
         with Peer("alice") as alice, ThreadPoolExecutor(1) as pool:
 
             def send(alice: Peer = alice, deliveries: Any = deliveries) -> None:
-                for number in range(100_000):
+                for number in itertools.count():
                     deliveries.append(alice.send("bob", str(number), track=True))
 
             sending = pool.submit(send)
