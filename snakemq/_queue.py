@@ -15,7 +15,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from snakemq._core.outbox import Entry, Taken, message_of
-from snakemq._core.packed import Sendable, Unpacked, packed_size, total_size, unpacked
+from snakemq._core.packed import (
+    Sendable,
+    Unpacked,
+    are_packed,
+    mixed_size,
+    packed_size,
+    total_size,
+    unpacked,
+)
 from snakemq._core.ttl import ExpiryHeap, OfflineClock, Placed, Timed
 from snakemq._pushing import Pushing
 from snakemq._stored import PAGE_BYTES, PAGE_MESSAGES, WINDOW_BYTES, WINDOW_MESSAGES
@@ -193,11 +201,10 @@ class Queue(Pushing):
         :param expired: they have left the heap, and may be where they were
         :return: their messages, and what is to be removed from the storage
         """
-        size = packed_size(entries)
-        if size is not None:
-            self.manager.room.count(self, -len(entries), -size)
+        if are_packed(entries):
+            self.manager.room.count(self, -len(entries), -packed_size(entries))
             self.manager.room.tell()
-            return Unpacked(cast("Sequence[Sendable]", entries)), []
+            return Unpacked(entries), []
         messages: list[Sendable] = []
         positions: list[int] = []
         stored_size = 0
@@ -216,7 +223,7 @@ class Queue(Pushing):
             else:
                 messages.append(entry)
         manager = self.manager
-        manager.room.count(self, len(positions) - len(messages), stored_size - total_size(messages))
+        manager.room.count(self, len(positions) - len(messages), stored_size - mixed_size(messages))
         manager.room.tell()
         if not positions:
             return unpacked(messages), []

@@ -55,13 +55,11 @@ class Receiving:
         self._fail = fail
 
     def _take_data(
-        self, funcs: tuple[Callable[[str, str, Message], object], ...]
+        self, func: Callable[[str, str, Message], object]
     ) -> Callable[[str, str, bytes, bytes], object] | None:
-        """Who takes messages without an object, if nobody else needs it."""
-        if len(funcs) == 1 and not self._stores and not self._incoming.notes_all:
-            func = funcs[0]
-            if isinstance(func, MessageHandler):
-                return func.take_data
+        """How the only callback takes messages without an object, if it can do that."""
+        if isinstance(func, MessageHandler) and not self._stores and not self._incoming.notes_all:
+            return func.take_data
         return None
 
     def receive(
@@ -83,7 +81,7 @@ class Receiving:
         tracked = connection.memory is not None
         count, size, wait = 0, 0, True  # with the acknowledgement
         funcs = callback.funcs
-        take_data = self._take_data(funcs) if body is None else None
+        take_data = self._take_data(funcs[0]) if len(funcs) == 1 and body is None else None
         rest = iter(bounds)
         try:
             for start, end in zip(rest, rest, strict=True):

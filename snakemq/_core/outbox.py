@@ -31,6 +31,7 @@ from snakemq._core.packed import (
     Sendable,
     Unpacked,
     are_packed,
+    mixed_size,
     packed_size,
     size_of,
     total_size,
@@ -64,8 +65,6 @@ def message_of(entry: Entry) -> Message | None:
 
 def sendables_of(entries: Sequence[Entry]) -> Sequence[Sendable]:
     """What is to be sent of entries that have not expired."""
-    if are_packed(entries):
-        return entries
     # One cast, and not for each: it is a call.
     return cast(
         "list[Sendable]",
@@ -264,7 +263,7 @@ class Outbox:
         messages: list[Sendable] = []
         if self._urgent:
             max_bytes = self._take_urgent(max_count, max_bytes, messages)
-        size = total_size(messages)
+        size = total_size(messages) if messages else 0
         if max_bytes > 0:
             size += self._take_new(max_count - len(messages), max_bytes, reading, messages)
         self._next_number += len(messages)
@@ -422,8 +421,9 @@ class Outbox:
                 flights.insert(0, (number + left, size - left))
                 break
             left -= size
-        packed = packed_size(entries)
-        self.bytes_flying -= total_size(sendables_of(entries)) if packed is None else packed
+        self.bytes_flying -= (
+            packed_size(entries) if are_packed(entries) else mixed_size(sendables_of(entries))
+        )
         return entries
 
     def disconnect(self) -> list[Message]:

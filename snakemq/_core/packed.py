@@ -24,6 +24,7 @@ __all__ = [
     "Sendable",
     "Unpacked",
     "are_packed",
+    "mixed_size",
     "pack",
     "packed_size",
     "size_of",
@@ -86,18 +87,13 @@ def size_of(entry: Sendable) -> int:
     return len(entry) - PACKET_OVERHEAD if isinstance(entry, bytes) else len(entry.data)
 
 
-def packed_size(entries: Sequence[object]) -> int | None:
-    """Their data, in bytes, if all of these are packets."""
-    if are_packed(entries):
-        return sum(map(len, entries)) - PACKET_OVERHEAD * len(entries)
-    return None
-
-
-def total_size(entries: Sequence[Sendable]) -> int:
+def packed_size(packets: Sequence[bytes]) -> int:
     """Their data, in bytes."""
-    size = packed_size(entries)
-    if size is not None:
-        return size
+    return sum(map(len, packets)) - PACKET_OVERHEAD * len(packets)
+
+
+def mixed_size(entries: Sequence[Sendable]) -> int:
+    """Their data, in bytes; quicker if they are not all packets."""
     # A list, and not size_of(): a generator and a function are a call for each.
     return sum(
         [
@@ -105,6 +101,11 @@ def total_size(entries: Sequence[Sendable]) -> int:
             for entry in entries
         ]
     )
+
+
+def total_size(entries: Sequence[Sendable]) -> int:
+    """Their data, in bytes."""
+    return packed_size(entries) if are_packed(entries) else mixed_size(entries)
 
 
 def unpacked(entries: Sequence[Sendable]) -> Sequence[Message]:
