@@ -273,7 +273,7 @@ class Messaging(CallbackOwner):
             queued = queue.push(message)
         if not queue.dirty and not hold:
             # Who has waited for the disk sends it, too: the loop would be in its way.
-            stored = bool(message.flags & FLAG_PERSISTENT) and self.queues_manager.stores
+            stored = (message.flags & FLAG_PERSISTENT) != 0 and self.queues_manager.stores
             self._attendant.attend(queue, prompt=prompt or stored)
         return queued
 
