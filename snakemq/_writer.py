@@ -295,13 +295,15 @@ class Writer:
         try:
             if first.turn is not None or self._together > 1:
                 self._let_join()
+            together = 1
             with self._lock:
                 if self._jobs:
                     self._group = group
                     self._gather(group)
+                    together = len(group)
                 if self._left:
                     self._take_removals(removals)
-            self._together = len(group)
+            self._together = together
             self._write(group, removals)
         except BaseException:  # KeyboardInterrupt
             # They may be gone, which does no harm.

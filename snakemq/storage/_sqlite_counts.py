@@ -143,11 +143,15 @@ class QueueCounts:
         self._items_unsaved += items
 
     def has_room(self, items: int) -> bool:
-        """Whether so many can be added without any change of the table."""
+        """Whether so many can be added without any change of the table, perhaps."""
         return self._items_unsaved + items <= _MAX_UNSAVED
 
     def is_unsaved(self, position: int) -> bool:
-        """Whether the table is not about an item. After :meth:`current`."""
+        """Whether the table is surely not about an item.
+
+        Like :meth:`has_room`, it needs no :meth:`current`: after a change that was undone
+        it takes the table to be about more than it is.
+        """
         return position > self._saved_to
 
     def is_in_table(self, name: str) -> bool:

@@ -171,7 +171,7 @@ class SqliteQueues:
             # The writer's lock may be somebody else's; nothing is worth waiting.
             self._file.check_usable()
             return []
-        if len(push) == 1 and len(remove) < 2 and sync:
+        if len(push) == 1 and sync and (not remove or len(remove) == 1):
             position = self._push_one(*push[0], *remove)
             if position is not None:
                 return [position]
@@ -193,7 +193,6 @@ class SqliteQueues:
         :return: its position; ``None``: nothing was done, it takes more
         """
         with self._file.exclusive():
-            self._counts.current()
             if not self._counts.has_room(1):
                 return None
             statement = _INSERT_ONE
