@@ -74,7 +74,7 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
         "altogether: system calls": 11,
     },
     "one call": {
-        "caller: Python calls": 69,
+        "caller: Python calls": 66,
         "altogether: Python calls": 288.8,
         "altogether: rings of the bell": 1,
         "altogether: system calls": 8,
@@ -95,7 +95,7 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
     },
     "one call, stepped": {
         "callers: Python calls": 32,
-        "alice's loop: Python calls": 131,
+        "alice's loop: Python calls": 128,
         "bob's loop: Python calls": 146,
         "workers: Python calls": 36,
         "alice's loop: sends and receives for 1": 2,
