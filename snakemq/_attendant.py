@@ -46,7 +46,7 @@ class Attendant:
         self._expiry = ExpiryTimers(packeter, self._expire)
         manager.attend = self.look_soon
         manager.let_loop_look = self.let_loop_look
-        self._is_late = False
+        self._is_late = False  # it was waited for in vain, and has not looked at anything since
         manager.try_later = self._look_later
         for queue in self._queues.values():
             self._expiry.arm(queue)
@@ -98,7 +98,6 @@ class Attendant:
         try:
             self.look(queue)
         finally:
-            self._is_late = False
             wake(looked)
 
     def _interrupted(self, queues: Iterable[Queue]) -> None:
@@ -116,7 +115,7 @@ class Attendant:
     def look(self, queue: Queue) -> None:
         """Do what is to be done."""
         # Cleared first: who pushes from now on asks for another look.
-        queue.dirty = False
+        queue.dirty = self._is_late = False
         # It may have been forgotten while somebody pushed, who was then sent on.
         queue = self._queues.get(queue.name, queue)
         queue.report_drops()
