@@ -87,7 +87,7 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
         "altogether: Python calls": 7.427,
     },
     "durable, 16 threads": {
-        "commits for 128": 37.33,
+        "commits for 128": 35.33,
     },
     "rest": {
         "alice's loop: passes in a minute": 2.101,
@@ -125,7 +125,7 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
     },
     "system calls, durable": {
         "syncs of the disk": 1,
-        "all": 44,
+        "all": 40,
     },
     "system calls, a durable batch": {
         "syncs of the disk": 1,
