@@ -35,7 +35,7 @@ class ReceiveHook:
         self._hooks: dict[bytes, tuple[_Matches, bytes, _Callback]] = {}
         self._is_wired = False
 
-    def register(self, regexp: bytes, callback: _Callback) -> None:
+    def register(self, regexp: bytes, callback: _Callback, *, any_thread: bool = False) -> None:
         """Have messages whose data begins with what ``regexp`` matches passed on.
 
         Every match is called, in the order of registration. Registering an
@@ -43,11 +43,15 @@ class ReceiveHook:
 
         :param regexp: as for :func:`re.match`
         :param callback: ``func(conn_id, ident, message)``, from the loop's thread
+        :param any_thread: for services: it may also come from a thread that waits for the
+            message and has borrowed the stack, while the loop sleeps
         """
         hooks = dict(self._hooks)
         matches = None if _PLAIN(regexp) else re.compile(regexp).match
         hooks[regexp] = (matches, regexp, callback)
         self._hooks = hooks
+        if not any_thread:
+            self.messaging.polling.forbid()
         if not self._is_wired:  # as long as nobody registers, no message has to be looked at
             self._is_wired = True
             self.messaging.on_message_recv.wire(self.pass_on)

@@ -39,9 +39,10 @@ class Callback(Generic[P]):
 
     :ivar funcs: the callables, the stack's own first; a tuple that is replaced
         and never changed
+    :ivar users: how many of them the stack has not wired
     """
 
-    __slots__ = ("_name", "_owner", "_wired", "funcs")
+    __slots__ = ("_name", "_owner", "_wired", "funcs", "users")
 
     def __init__(self, owner: CallbackOwner | None = None, name: str = "callback") -> None:
         self._owner = owner
@@ -51,6 +52,7 @@ class Callback(Generic[P]):
         # The wired ones are the first of all.
         self.funcs: tuple[Callable[P, object], ...] = ()
         self._wired: tuple[Callable[P, object], ...] = ()
+        self.users = 0
 
     @property
     def callbacks(self) -> list[Callable[P, object]]:
@@ -64,7 +66,7 @@ class Callback(Generic[P]):
         Also by way of another slot that is wired here.
         """
         return bool(self.funcs) and (
-            len(self.funcs) > len(self._wired)
+            self.users > 0
             or any(isinstance(func, Callback) and func.has_user_callbacks for func in self._wired)
         )
 
@@ -72,6 +74,7 @@ class Callback(Generic[P]):
         """Call ``func`` after the callables that are already there. Thread-safe."""
         with _changing:
             self.funcs = (*self.funcs, func)
+            self.users += 1
 
     def remove(self, func: Callable[P, object]) -> None:
         """Take ``func`` out once.
@@ -84,6 +87,7 @@ class Callback(Generic[P]):
             (users if func in users else wired).remove(func)
             self._wired = tuple(wired)
             self.funcs = (*wired, *users)
+            self.users = len(users)
 
     def wire(self, func: Callable[P, object]) -> None:
         """Like :meth:`add`, for the stack itself.
@@ -100,6 +104,7 @@ class Callback(Generic[P]):
         """Replace everything that is not wired by ``func`` (``None``: by nothing)."""
         with _changing:
             self.funcs = (*self._wired, func) if func is not None else self._wired
+            self.users = int(func is not None)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Exception | None:
         """Call them all.

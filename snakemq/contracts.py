@@ -9,12 +9,15 @@ network. Every implementation passes the contract suites in
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from snakemq.callbacks import Callback
 from snakemq.limits import ConnectionLimits
 
-__all__ = ["Buffer", "LinkInterface", "TimerHandle", "TlsInfo"]
+__all__ = ["LARGEST_POLLED", "Buffer", "LinkInterface", "TimerHandle", "TlsInfo"]
+
+#: What is read at once at most by a thread that does not sleep, in bytes.
+LARGEST_POLLED: Final = 64 * 1024
 
 #: What can be sent: any object that holds bytes.
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
@@ -189,6 +192,27 @@ class LinkInterface(Protocol):
         to wait meanwhile; but for timers. A link that can't do this never does.
 
         :return: what ``func`` returned; false if it was not called
+        """
+
+    def poll_here(
+        self,
+        conn_id: str,
+        accepts: Callable[[bytes], bool],
+        wanted: Callable[[], bool],
+        deadline: float,
+    ) -> bool:
+        """Receive in this thread and without sleeping, while the loop sleeps. From any thread.
+
+        It ends at the deadline at the latest, and before that as soon as the loop has
+        anything to do. A link that can't do this never does.
+
+        :param accepts: ``func(data)``, with :data:`LARGEST_POLLED` bytes at most; whether
+            ``on_recv`` may be called with that in this thread. If not, the loop does it, as
+            if nobody had polled.
+        :param wanted: ``func()``; whether to go on
+        :param deadline: on the clock of :meth:`time`; there should be less than a
+            millisecond left
+        :return: whether anything was received here
         """
 
     def call_later(self, delay: float, func: Callable[..., object], *args: object) -> TimerHandle:

@@ -12,10 +12,12 @@ import random
 import selectors
 import ssl
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from snakemq._core.admission import Admission
 from snakemq._core.backoff import DEFAULT_CAP
+from snakemq._io.busy_poller import BusyPoller
 from snakemq._io.capacity import fitting
 from snakemq._io.clock import monotonic
 from snakemq._io.connector import Connector
@@ -117,6 +119,7 @@ class Link(Loop):
         self._sockets: dict[str, LinkSocket] = {}
         self._anonymous: set[LinkSocket] = set()  # in handshake or lingering
         self._handshakes = Handshakes(self)
+        self._poller = BusyPoller(self)
         self._listeners: dict[Address, Listener] = {}
         self._connectors: dict[Address, Connector] = {}
         self._last_conn_id = 0
@@ -274,8 +277,7 @@ class Link(Loop):
             done = sock.send(*data)
         except OSError as exc:
             # Not reported from inside this call: the caller is not prepared.
-            sock.failure = exc
-            self.call_soon(self._report_failure, sock)
+            self.failed_here(sock, exc)
             return
         if done:
             self._ready.append(sock)
@@ -286,6 +288,28 @@ class Link(Loop):
             if self._sleeping:
                 # In another thread. Not every selector hears of it while it waits.
                 self.wakeup_poll()
+
+    def poll_here(
+        self,
+        conn_id: str,
+        accepts: Callable[[bytes], bool],
+        wanted: Callable[[], bool],
+        deadline: float,
+    ) -> bool:
+        """See :meth:`snakemq.contracts.LinkInterface.poll_here`.
+
+        Not if anybody listens to ``on_recv`` or ``on_ready_to_send`` but the stack
+        itself: the callbacks of a program come from the loop's thread.
+        """
+        sock = self._sockets.get(conn_id)
+        if (
+            sock is None
+            or not self._poller.is_possible
+            or self._recv_slot.users
+            or self._ready_slot.users
+        ):
+            return False
+        return self.run_here(self._poller.poll, sock, accepts, wanted, deadline)
 
     def is_mesh(self) -> bool:
         """Whether there are both connectors and listeners."""
@@ -476,6 +500,40 @@ class Link(Loop):
         else:
             self.log.debug("%s: %s", sock.conn_id, exc)
         self._close_socket(sock)
+
+    # For the busy poller, in a thread that has borrowed the stack.
+
+    def receive_here(self, sock: LinkSocket, data: bytes) -> None:
+        """This was read."""
+        try:
+            self._do_here(self._recv_slot, sock.conn_id, data)
+        except BaseException:
+            # Ctrl-C, in the middle of something. What was lost comes again on the next
+            # connection.
+            self.call_soon(self._close_socket, sock)
+            raise
+
+    def report_here(self, sock: LinkSocket) -> bool:
+        """Tell that its last send is finished; false if there is nothing to tell."""
+        # If others have finished, too, the loop tells of all of them when it wakes.
+        if len(self._ready) != 1 or self._ready[0] is not sock:
+            return False
+        self._ready.clear()
+        try:
+            self._do_here(self._report_ready, sock)
+        except BaseException:
+            self.call_soon(self._close_socket, sock)  # as above
+            raise
+        return True
+
+    def failed_here(self, sock: LinkSocket, exc: OSError) -> None:
+        """It is broken: callbacks are told of that by the loop."""
+        sock.failure = exc
+        self.call_soon(self._report_failure, sock)
+
+    def read(self, sock: LinkSocket) -> None:
+        """There is something to read, whatever the selector says. In the loop."""
+        self._handle_readable(sock)
 
     # What the loop calls.
 

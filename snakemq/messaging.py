@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from snakemq._attendant import Attendant
 from snakemq._core.features import Feature
-from snakemq._core.frames import (
-    FRAME_PING,
-    MAX_IDENT_LENGTH,
-    MESSAGE_OVERHEAD,
-    FrameType,
-)
+from snakemq._core.frames import FRAME_PING, MAX_IDENT_LENGTH, MESSAGE_OVERHEAD, FrameType
 from snakemq._core.framing import encode_packet
 from snakemq._core.packed import MAX_PACKED
 from snakemq._core.session import Event, Session, SessionState
@@ -30,6 +25,7 @@ from snakemq._keepalive_timers import KeepaliveTimers
 from snakemq._outgoing import Outgoing
 from snakemq._peer_connection import Hold, PeerConnection
 from snakemq._peer_log import PeerLog
+from snakemq._polling import Polling
 from snakemq._pongs import Pongs
 from snakemq._receive_hook import ReceiveHook
 from snakemq._receiving import Receiving
@@ -41,12 +37,7 @@ from snakemq._upkeep import Upkeep
 from snakemq.authentication import Authentication
 from snakemq.callbacks import CallbackOwner, CallbackSlot
 from snakemq.counters import Counters
-from snakemq.exceptions import (
-    NoConnection,
-    PacketTooLarge,
-    SnakeMQBrokenMessage,
-    StorageError,
-)
+from snakemq.exceptions import NoConnection, PacketTooLarge, SnakeMQBrokenMessage, StorageError
 from snakemq.limits import ConnectionLimits, DropReason, QueueLimits
 from snakemq.message import FLAG_PERSISTENT, Message
 from snakemq.packeter import Packeter
@@ -196,6 +187,11 @@ class Messaging(CallbackOwner):
         )
         self._attendant = Attendant(packeter, self.queues_manager, self._pump, self._pump_here)
         self._queues = self.queues_manager.queues
+
+        #: for services that wait for messages
+        self.polling = Polling(packeter, self._by_ident, is_allowed=not durable_receive)
+        for slot in (self.on_message_recv, self.on_messages_sent, self.on_message_sent):
+            self.polling.unless_used(slot)
 
         self.on_messages_sent.wire(functools.partial(tell_each, self.on_message_sent))
         self.on_messages_acked.wire(functools.partial(tell_each, self.on_message_acked))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
 from typing import Any, Final
 
 from snakemq._core.framing import HEADER_SIZE, MAX_LENGTH, PacketDecoder, encode_header
 from snakemq._peer_log import PeerLog
 from snakemq.callbacks import CallbackOwner, CallbackSlot
-from snakemq.contracts import Buffer, LinkInterface, TimerHandle, TlsInfo
+from snakemq.contracts import LARGEST_POLLED, Buffer, LinkInterface, TimerHandle, TlsInfo
 from snakemq.counters import Counters
 from snakemq.exceptions import NoConnection, PacketTooLarge, SnakeMQException, TooMuchUnfinished
 from snakemq.limits import ConnectionLimits
@@ -339,6 +339,33 @@ class Packeter(CallbackOwner):
         self._last_packet_id += len(sizes)
         self._pump(conn_id, connection)
         return self._last_packet_id
+
+    def poll_here(
+        self,
+        conn_id: str,
+        accepts: Callable[[bytes], bool],
+        wanted: Callable[[], bool],
+        deadline: float,
+    ) -> bool:
+        """See :meth:`snakemq.contracts.LinkInterface.poll_here`.
+
+        Not in the middle of a packet, nor if any callback here is not the stack's own.
+
+        :param accepts: gets whole packets with their headers, or else what may be anything
+        """
+        connection = self._connections.get(conn_id)
+        if (
+            connection is None
+            or connection.finishing is not None
+            or connection.decoder.pending
+            or connection.decoder.max_size < LARGEST_POLLED
+            or self._recv_slot.users
+            or self._all_recv_slot.users
+            or self._sent_slot.users
+            or self._all_sent_slot.users
+        ):
+            return False
+        return self.link.poll_here(conn_id, accepts, wanted, deadline)
 
     def is_sending(self, conn_id: str) -> bool:
         """Whether what is sent now has to wait for something sent before.

@@ -155,6 +155,16 @@ class Throttle(CallbackOwner):
         """Nothing is called: to send slowly takes timers."""
         return False
 
+    def poll_here(
+        self,
+        conn_id: str,
+        accepts: Callable[[bytes], bool],
+        wanted: Callable[[], bool],
+        deadline: float,
+    ) -> bool:
+        """Nothing is received: who sends slowly need not hurry."""
+        return False
+
     def is_inside_loop(self) -> bool:
         """See :meth:`snakemq.contracts.LinkInterface.is_inside_loop`."""
         return self.link.is_inside_loop()

@@ -84,6 +84,7 @@ PARTS = {
     "_stored": "queues",
     "_writer": "queues",
     "_peer_connection": "messaging",
+    "_polling": "messaging",
     "_pongs": "messaging",
     "_receive_hook": "messaging",
     "_receiving": "messaging",

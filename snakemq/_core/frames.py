@@ -45,6 +45,7 @@ __all__ = [
     "MESSAGE_OVERHEAD",
     "FrameType",
     "Sequence",
+    "are_fleeting",
     "decode_acknowledgement",
     "decode_identification",
     "decode_message",
@@ -273,3 +274,20 @@ def decode_message(buffer: bytes, start: int, end: int, data: bytes | None = Non
 
 
 _new_message = Message.__new__
+
+
+def are_fleeting(packets: bytes, prefix: bytes, about: bytes = b"") -> bool:
+    """Whether these are whole packets, each a message with TTL 0 whose data begins so.
+
+    :param about: not empty: whether it is a single one, and contains this
+    """
+    position, size = 0, len(packets)
+    while position < size:
+        data = position + HEADER_SIZE + MESSAGE_OVERHEAD
+        if not packets.startswith(prefix, data) or (about and (position or about not in packets)):
+            return False
+        length, kind, _, ttl, _ = _PACKET_AND_MESSAGE.unpack_from(packets, position)
+        if kind != FrameType.MESSAGE or ttl:
+            return False
+        position += HEADER_SIZE + length
+    return position == size

@@ -52,3 +52,20 @@ class LinkHost(Protocol):
 
     def adopt(self, sock: LinkSocket, tls: TlsSide | None) -> None:
         """Take over a connected socket."""
+
+    # For who has borrowed the stack.
+
+    def is_asleep(self) -> bool:
+        """Whether the loop waits for events, and nobody has asked it for anything."""
+
+    def receive_here(self, sock: LinkSocket, data: bytes) -> None:
+        """Tell the layer above what was read."""
+
+    def report_here(self, sock: LinkSocket) -> bool:
+        """Tell the layer above that the last send is finished; false: there is nothing to tell."""
+
+    def failed_here(self, sock: LinkSocket, exc: OSError) -> None:
+        """Have the loop close a broken connection."""
+
+    def read(self, sock: LinkSocket) -> None:
+        """There is something to read, whatever the selector says. In the loop's thread."""

@@ -144,6 +144,7 @@ class LinkSocket:
         "ssl_config",
         "state",
         "timer",
+        "unread",
         "was_heard",
     )
 
@@ -182,6 +183,7 @@ class LinkSocket:
         self.send_finished = True
         self.eof = False
         self.failure: OSError | None = None  # broke in send; reported soon
+        self.unread = b""  # what was read and given back: comes first with the next recv
         self._taken = 0  # of the last send, without TLS
         self._tls: TlsSocket | None = None
 
@@ -286,6 +288,9 @@ class LinkSocket:
             there is nothing to read now
         :raises OSError: the connection is broken
         """
+        if self.unread:
+            data, self.unread = self.unread, b""
+            return data
         if self._tls is not None:
             data = self._tls.recv(size)
             self.eof = self._tls.eof
@@ -319,7 +324,7 @@ class LinkSocket:
 
     def has_buffered(self) -> bool:
         """Whether there is something to read that no selector knows of."""
-        return self._tls is not None and self._tls.has_buffered()
+        return bool(self.unread) or (self._tls is not None and self._tls.has_buffered())
 
     def send(self, *data: Buffer) -> bool:
         """Hand over what the system takes; :attr:`last_send_size` tells how much.

@@ -85,7 +85,10 @@ class Loop(CallbackOwner):
 
     def call_later(self, delay: float, func: Callable[..., object], *args: object) -> Timer:
         """Call ``func(*args)`` in the loop's thread after ``delay`` seconds."""
-        return self._timers.call_at(monotonic() + delay, func, args)
+        timer = self._timers.call_at(monotonic() + delay, func, args)
+        if self._is_lent and self._timers.is_next(timer):
+            self.wakeup_poll()  # it sleeps for longer
+        return timer
 
     def call_soon(self, func: Callable[..., object], *args: object) -> None:
         """Call ``func(*args)`` in the loop's thread, soon, in order. Thread-safe."""
@@ -124,6 +127,18 @@ class Loop(CallbackOwner):
                 except RuntimeError:
                     if mine:
                         raise
+
+    def is_asleep(self) -> bool:
+        """Whether nobody wants anything of the loop, and it waits for events."""
+        return self._sleeping
+
+    def _do_here(self, func: Callable[..., object], *args: object) -> None:
+        """What the loop does otherwise, in a thread that has borrowed the stack."""
+        self._thread = threading.get_ident()
+        try:
+            func(*args)
+        finally:
+            self._thread = None
 
     def wakeup_poll(self) -> None:
         """Make the loop do a pass now. Thread-safe, also from signal handlers.

@@ -75,6 +75,10 @@ class Timers:
             self._cancelled -= 1
         return heap[0][0] if heap else None
 
+    def is_next(self, timer: Timer) -> bool:
+        """Whether this one comes before all others."""
+        return self.deadline() is not None and self._heap[0][2] is timer
+
     def pop(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         """Take out the next one; :meth:`deadline` has said that there is one."""
         timer = heapq.heappop(self._heap)[2]

@@ -42,14 +42,24 @@ class WorkerPool:
     :param name: threads are called ``name-1``, ``name-2``, ...
     :param idle_timeout: how long a thread waits for the next task before it
         ends, in seconds
+    :param linger: ``func(wanted)``; called by a worker that has no task left, before it
+        falls asleep. It may bring about the next task, and must return when ``wanted()``
+        is false. One worker does so at a time, and takes what comes.
     """
 
-    def __init__(self, max_workers: int, name: str, idle_timeout: float = IDLE_TIMEOUT) -> None:
+    def __init__(
+        self,
+        max_workers: int,
+        name: str,
+        idle_timeout: float = IDLE_TIMEOUT,
+        linger: Callable[[Callable[[], bool]], object] | None = None,
+    ) -> None:
         if max_workers < 1:
             raise ValueError(f"max_workers must be at least 1, not {max_workers!r}")
         self.max_workers = max_workers
         self.name = name
         self.idle_timeout = idle_timeout
+        self._linger = linger
         self._stopped = False
         self._begin()
         _pools.add(self)
@@ -191,7 +201,16 @@ class WorkerPool:
                 if self._stopped:
                     self._forget_thread()
                     return None
-                self._idle.append(called)
+                # Who was called and came too late does not stay awake for that.
+                lingers = self._linger is not None and not (was_called or self._calling)
+                if lingers:
+                    self._calling = True
+                else:
+                    self._idle.append(called)
+            if lingers:
+                self._stay_awake()
+                was_called = True
+                continue
             was_called = called.acquire(timeout=self.idle_timeout)
             if not was_called:
                 with self._lock:
@@ -203,6 +222,16 @@ class WorkerPool:
                         return None
                 # It was called in the last moment.
                 was_called = called.acquire()
+
+    def _stay_awake(self) -> None:
+        assert self._linger is not None
+        try:
+            self._linger(self._has_nothing)
+        except BaseException:  # as of a task: the thread is needed again
+            _log.exception("exception in %r", self._linger)
+
+    def _has_nothing(self) -> bool:
+        return not (self._waiting or self._stopped)
 
     def _forget_thread(self) -> None:
         self._threads.discard(threading.current_thread())

@@ -293,6 +293,7 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         messaging = self.messaging
         messaging.on_message_recv.wire(self._intake)
         messaging.on_messages_sent.wire(self._handle_sent)
+        messaging.polling.unless_used(self.on_message_sent)
         messaging.on_messages_left.wire(self._handle_left)
         messaging.on_messages_acked.wire(self._handle_acked)
         messaging.on_messages_dropped.wire(self._handle_drops)
@@ -332,10 +333,9 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         Calls that were taken are served to their end and answered; new ones are
         left to the next process, see :meth:`snakemq.rpc.RpcServer.drain`. Then
         this waits until connected peers have acknowledged all that is queued. Messages for peers
-        that are not connected are not waited for: the
-        persistent ones stay in the storage, the others are lost, which is
-        logged as a warning. (:meth:`flush` waits for them.) When this returns
-        there is no thread, no socket and no open file left.
+        that are not connected are not waited for: the persistent ones stay in the storage, the
+        others are lost, which is logged as a warning. (:meth:`flush` waits for them.) When this
+        returns there is no thread, no socket and no open file left.
 
         In a callback or a signal handler of the loop's thread it can't wait:
         it returns at once and all of this happens afterwards. Harmless if the

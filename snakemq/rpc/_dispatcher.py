@@ -21,6 +21,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
 from snakemq._io.workers import WorkerPool
@@ -169,6 +170,7 @@ class Dispatcher:
     :param max_waiting_per_peer: how many of one peer may wait
     :param max_waiting_bytes_per_peer: likewise, in bytes; a larger one may wait
         as the only one of its peer
+    :param linger: ``func(wanted)``; see :class:`snakemq._io.workers.WorkerPool`
     """
 
     def __init__(
@@ -182,6 +184,7 @@ class Dispatcher:
         max_waiting_bytes: int = DEFAULT_MAX_WAITING_BYTES,
         max_waiting_per_peer: int = DEFAULT_MAX_WAITING_PER_PEER,
         max_waiting_bytes_per_peer: int = DEFAULT_MAX_WAITING_BYTES_PER_PEER,
+        linger: Callable[[Callable[[], bool]], object] | None = None,
     ) -> None:
         for what, value, least in (
             ("max_workers", max_workers, 1),
@@ -203,7 +206,7 @@ class Dispatcher:
         self.max_waiting_bytes_per_peer = max_waiting_bytes_per_peer
         self._closed = False
         self._stopped = False
-        self._pool = WorkerPool(max_workers, name)
+        self._pool = WorkerPool(max_workers, name, linger=linger)
         self._begin()
         _dispatchers.add(self)
 

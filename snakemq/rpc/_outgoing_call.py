@@ -134,6 +134,10 @@ class BlockingCall(OutgoingCall):
         """See :class:`OutgoingCall`."""
         self.end(Reply(self.req_id, True, stream))
 
+    def is_pending(self) -> bool:
+        """Whether it has not ended."""
+        return self._ended.locked()
+
     def wait(self, timeout: float | None) -> bool:
         """Whether it ended within ``timeout`` seconds."""
         remaining = _FOR_EVER if timeout is None else timeout

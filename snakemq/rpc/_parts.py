@@ -144,7 +144,7 @@ class PartSender:
         self._bytes = 0
         self._closed = False
         self._listens = False
-        receive_hook.register(kind.refusal, self._handle_refusal)
+        receive_hook.register(kind.refusal, self._handle_refusal, any_thread=True)
 
     def _slots(self) -> list[tuple[Callback[Any], Callable[..., object]]]:
         messaging = self._messaging
@@ -511,7 +511,7 @@ class PartReceiver:
         self.held_bytes = 0
         # The connections whose parts are to be acknowledged.
         self._acknowledging: set[str] = set()
-        receive_hook.register(kind.part, self._handle_part)
+        receive_hook.register(kind.part, self._handle_part, any_thread=True)
         messaging.on_disconnect.wire(self._handle_disconnect)
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from snakemq._core.rpc_records import (
 from snakemq._peer_log import PeerLog, quoted
 from snakemq.counters import Counters
 from snakemq.message import Message
+from snakemq.rpc._awake import WaitingAwake
 from snakemq.rpc._call_future import CallFuture
 from snakemq.rpc._deadlines import Deadlines
 from snakemq.rpc._hook_chain import HookChain, Hooked
@@ -116,7 +117,8 @@ class RpcClient(Hooked):
         )
         self._outstanding = Outstanding(messaging, self._sender, self.log)
         self._deadlines: Deadlines[FutureCall] = Deadlines(messaging, self._expire)
-        receive_hook.register(REPLY_PREFIX, self.on_recv)
+        self._awake = WaitingAwake(messaging, REPLY_PREFIX)
+        receive_hook.register(REPLY_PREFIX, self.on_recv, any_thread=True)
         messaging.on_connect.wire(self.on_connect)
         messaging.on_disconnect.wire(self.on_disconnect)
         # Who is connected already does not connect again; asked in the loop,
@@ -425,6 +427,8 @@ class RpcClient(Hooked):
         ident = call.ident
         try:
             self._outstanding.begin(ident, call)
+            if self._outstanding.count(ident) == 1:  # else there are many to be woken anyway
+                self._awake.wait(ident, call.is_pending, longest=call.timeout, about=call.req_id)
             ended = call.wait(call.timeout)
         except BaseException:
             self._outstanding.give_up(ident, call, self._cancel_message(call.req_id))

@@ -25,6 +25,7 @@ from snakemq.exceptions import StorageError
 from snakemq.message import Message
 from snakemq.rpc._answers import Answers
 from snakemq.rpc._authorizer import Authorizer, unambiguous
+from snakemq.rpc._awake import Lingering
 from snakemq.rpc._deferred import Later, Unread
 from snakemq.rpc._dispatcher import (
     DEFAULT_MAX_PER_OBJECT,
@@ -205,6 +206,7 @@ class RpcServer(Registry, Hooked):
             messaging.time, answers or AnswerLimits(), self._ledger, self.counters
         )
         self.answers = Answers(receive_hook, self.executions, self.replies, self.peer_log)
+        self._lingering = Lingering(messaging, lambda: bool(self.dispatcher.running))
         self.dispatcher = Dispatcher(
             "snakemq-rpc",
             max_workers=max_workers,
@@ -214,6 +216,7 @@ class RpcServer(Registry, Hooked):
             max_waiting_bytes=max_waiting_bytes,
             max_waiting_per_peer=max_waiting_per_peer,
             max_waiting_bytes_per_peer=max_waiting_bytes_per_peer,
+            linger=self._lingering.wait,
         )
         #: write what is ready while those who made it do something else
         self.helpers = WorkerPool(_MAX_HELPERS, "snakemq-rpc-helper")
@@ -234,7 +237,7 @@ class RpcServer(Registry, Hooked):
             objection=self._objection,
             refused=lambda: self.counters.add("large_requests_refused"),
         )
-        receive_hook.register(REQUEST_PREFIX, self.on_recv)
+        receive_hook.register(REQUEST_PREFIX, self.on_recv, any_thread=True)
 
     def get_registered_objects(self) -> dict[str, Any]:
         """The registered objects by name: the dictionary itself, as in 1.6."""
@@ -317,12 +320,13 @@ class RpcServer(Registry, Hooked):
             with self._change:
                 self._change.notify_all()
 
-    # Receiving; in the thread of the loop.
+    # Receiving; in the thread of the loop, or in a worker while that sleeps.
 
     def on_recv(self, conn_id: str, ident: str, message: Message) -> None:
-        """A request. Called by the receive hook, in the thread of the loop."""
+        """A request. Called by the receive hook."""
         if self._is_closed:
             return
+        self._lingering.caller = ident
         data = message.data
         if self._reader is not None and len(data) <= _MAX_READ_IN_LOOP:
             try:
@@ -570,7 +574,7 @@ class RpcServer(Registry, Hooked):
             )
         # Where answers are stored, that may take a while.
         if served.is_quick and self._ledger is None and messaging.is_inside_loop():
-            served.run()
+            self._lingering.run_in_loop(served.run)
         elif not self._submit(served):
             self._no_room_for(served)
 

@@ -328,6 +328,16 @@ class SimLink(CallbackOwner):
         """See :meth:`snakemq.contracts.LinkInterface.run_here`: it sleeps between two passes."""
         return self._in_pass is None and func(*args)
 
+    def poll_here(
+        self,
+        conn_id: str,
+        accepts: Callable[[bytes], bool],
+        wanted: Callable[[], bool],
+        deadline: float,
+    ) -> bool:
+        """Nothing is received: time does not pass while somebody looks."""
+        return False
+
     def is_inside_loop(self) -> bool:
         """See :meth:`snakemq.contracts.LinkInterface.is_inside_loop`."""
         return self._in_pass == threading.get_ident()

@@ -83,6 +83,15 @@ class FakeLink(CallbackOwner):
     def run_here(self, func: Callable[..., bool], *args: object) -> bool:
         return False  # the loop runs all the time
 
+    def poll_here(
+        self,
+        conn_id: str,
+        accepts: Callable[[bytes], bool],
+        wanted: Callable[[], bool],
+        deadline: float,
+    ) -> bool:
+        return False
+
     def is_inside_loop(self) -> bool:
         return True
 

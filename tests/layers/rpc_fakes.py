@@ -38,6 +38,13 @@ class FakePacketer:
     max_packet_size = 1_000_000
 
 
+class FakePolling:
+    """There is nothing to be received."""
+
+    def poll(self, *args: object) -> bool:
+        return False
+
+
 class FakeMessaging:
     """Keeps what is sent. The test says when the loop is in a callback."""
 
@@ -53,6 +60,7 @@ class FakeMessaging:
         self.on_messages_dropped: Callback[[str, list[Message], DropReason]] = Callback()
         self.on_error: Callback[[str | None, Exception]] = Callback()
         self.packeter = FakePacketer()
+        self.polling = FakePolling()
         self.sent: list[Sent] = []
         #: of each that was sent: whether it was urgent
         self.urgent: list[bool] = []
@@ -180,7 +188,13 @@ class FakeHook:
         self.messaging = messaging
         self.hooks: dict[bytes, Callable[[str, str, Message], object]] = {}
 
-    def register(self, prefix: bytes, callback: Callable[[str, str, Message], object]) -> None:
+    def register(
+        self,
+        prefix: bytes,
+        callback: Callable[[str, str, Message], object],
+        *,
+        any_thread: bool = False,
+    ) -> None:
         self.hooks[prefix] = callback
 
     def unregister(self, prefix: bytes) -> None:

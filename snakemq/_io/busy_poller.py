@@ -1,0 +1,109 @@
+"""Receiving in a thread that waits for what comes, without sleeping."""
+
+from __future__ import annotations
+
+import os
+import selectors
+from collections.abc import Callable
+from typing import Final
+
+from snakemq._io.clock import monotonic
+from snakemq._io.host import LinkHost
+from snakemq._io.link_socket import LinkSocket, SocketState
+from snakemq.contracts import LARGEST_POLLED
+
+__all__ = ["BusyPoller"]
+
+#: Those that notice while they wait that they are told to watch something else.
+_ATTENTIVE: Final = tuple(
+    getattr(selectors, name)
+    for name in ("EpollSelector", "KqueueSelector", "DevpollSelector")
+    if hasattr(selectors, name)
+)
+
+
+def _go_on() -> None:
+    """There is no way to let others have the processor."""
+
+
+#: Others that could run on this processor come first: it may be they who are waited for.
+_yield_processor: Final[Callable[[], object]] = getattr(os, "sched_yield", _go_on)
+
+
+class BusyPoller:
+    """Reads from a socket again and again instead of sleeping, for less than a millisecond.
+
+    A processor that nobody uses goes to sleep, and the thread that then runs on it finds
+    cold caches: to be woken by what arrives makes a remote call three times as slow as it
+    is if both sides stay awake (see :doc:`/explanation/where_the_time_goes`).
+
+    For a thread that has borrowed the stack of a link whose loop sleeps. The socket is
+    taken from the selector meanwhile, so the loop stays asleep; if anything else wakes it,
+    this ends.
+
+    :param link: the link
+    """
+
+    def __init__(self, link: LinkHost) -> None:
+        self._link = link
+        #: whether this can be done here
+        self.is_possible = isinstance(link.selector, _ATTENTIVE)
+
+    def poll(
+        self,
+        sock: LinkSocket,
+        accepts: Callable[[bytes], bool],
+        wanted: Callable[[], bool],
+        deadline: float,
+    ) -> bool:
+        """See :meth:`snakemq.contracts.LinkInterface.poll_here`.
+
+        What was sent before is reported here as well: else nothing could be sent again.
+        """
+        if (
+            sock.state is not SocketState.OPEN
+            or sock.interest != selectors.EVENT_READ
+            or not sock.was_heard
+            or sock.expected
+            or sock.has_buffered()
+        ):
+            return False
+        link = self._link
+        link.watch(sock, 0)
+        try:
+            return self._poll(sock, accepts, wanted, deadline)
+        finally:
+            if sock.state is SocketState.OPEN:
+                if not sock.paused:
+                    link.watch(sock, sock.interest | selectors.EVENT_READ)
+                if sock.eof or sock.has_buffered():
+                    link.call_soon(link.read, sock)
+
+    def _poll(
+        self,
+        sock: LinkSocket,
+        accepts: Callable[[bytes], bool],
+        wanted: Callable[[], bool],
+        deadline: float,
+    ) -> bool:
+        link = self._link
+        received = False
+        while link.is_asleep() and wanted() and sock.state is SocketState.OPEN and not sock.paused:
+            try:
+                data = sock.recv(LARGEST_POLLED)
+            except OSError as exc:
+                link.failed_here(sock, exc)
+                break
+            if data:
+                if not accepts(data):
+                    sock.unread = data
+                    break
+                received = True
+                link.receive_here(sock, data)
+            elif sock.eof:
+                break
+            elif not link.report_here(sock):
+                if monotonic() >= deadline:
+                    break
+                _yield_processor()
+        return received

@@ -1,0 +1,98 @@
+"""Waiting awake for the next message of a peer, as long as it is worth it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from snakemq._core.rpc_records import REQUEST_PREFIX
+
+if TYPE_CHECKING:
+    from snakemq.messaging import Messaging
+
+__all__ = ["LONGEST_WAIT", "Lingering", "WaitingAwake"]
+
+#: How long a thread stays awake at most, in seconds. To fall asleep and be woken costs it
+#: about half of that, and as much again on the other side.
+LONGEST_WAIT: Final = 0.0005
+
+#: If it was in vain this often, it is not tried the next two to the power of that times.
+_MOST_MISSES: Final = 8
+
+
+class WaitingAwake:
+    """Whether to wait for messages of one kind without sleeping, and doing it. Any thread.
+
+    What it learns from is how it went before: where answers take long, or calls do not
+    follow one another at once, it is tried less and less, at last for one of 256.
+
+    :param messaging: receives
+    :param prefix: what the data of the messages begins with
+    """
+
+    def __init__(self, messaging: Messaging, prefix: bytes) -> None:
+        self._messaging = messaging
+        self._prefix = prefix
+        # Several threads may change these at the same time: nothing depends on it that
+        # somebody would notice.
+        self._misses = 0
+        self._left_out = 0
+
+    def wait(
+        self,
+        ident: str,
+        wanted: Callable[[], bool],
+        *,
+        longest: float | None = None,
+        about: bytes = b"",
+    ) -> None:
+        """Wait for a message of this peer, if that seems to be worth it.
+
+        :param wanted: false when it has come
+        :param longest: for so many seconds at most, if that is less than usual
+        :param about: a single message that contains this, and nothing else
+        """
+        if self._left_out:
+            self._left_out -= 1
+            return
+        messaging = self._messaging
+        seconds = LONGEST_WAIT if longest is None else min(longest, LONGEST_WAIT)
+        deadline = messaging.time() + seconds
+        if messaging.polling.poll(ident, self._prefix, about, wanted, deadline):
+            self._misses = 0
+        elif messaging.time() >= deadline:
+            self._misses = min(self._misses + 1, _MOST_MISSES)
+            self._left_out = 2**self._misses - 1
+
+
+class Lingering:
+    """A worker that has answered waits awake for the next request, which it takes itself.
+
+    :param messaging: receives
+    :param is_busy: ``func()``; whether other workers are at work
+    """
+
+    def __init__(self, messaging: Messaging, is_busy: Callable[[], bool]) -> None:
+        #: who has called last
+        self.caller = ""
+        self._messaging = messaging
+        self._is_busy = is_busy
+        self._awake = WaitingAwake(messaging, REQUEST_PREFIX)
+        self._is_active = False
+
+    def wait(self, wanted: Callable[[], bool]) -> None:
+        """Wait for a request. One worker at a time."""
+        if not self.caller or self._is_busy():
+            return
+        self._is_active = True
+        try:
+            self._awake.wait(self.caller, wanted)
+        finally:
+            self._is_active = False
+
+    def run_in_loop(self, func: Callable[[], object]) -> None:
+        """Run something in the loop's thread: now, if this certainly is that. Inside the loop."""
+        if self._is_active:
+            self._messaging.call_soon(func)
+        else:
+            func()
