@@ -128,6 +128,41 @@ class Outgoing:
             raise
         return True
 
+    def send_here(self, connection: PeerConnection, message: Message) -> bool:
+        """Send a message with TTL 0, likewise, if nothing has to be sent before it.
+
+        A third of the Python calls that it takes by way of the queue.
+
+        :return: false: nothing was done
+        """
+        queue = connection.queue
+        window = connection.session.delivery
+        number = connection.next_number
+        conn_id = connection.conn_id
+        if (
+            queue is None
+            or queue.dirty
+            or window is None
+            or number is None
+            or connection.settle_timer is not None
+            or self._packeter.is_sending(conn_id)
+        ):
+            return False
+        try:
+            if not queue.fly(message, number, window):
+                return False
+            connection.next_number = number + 1
+            buffers: list[bytes] = []
+            sizes: list[int] = []
+            encode_message_packets((message,), buffers, sizes)
+            packet = self._packeter.send_encoded(conn_id, buffers, sizes)
+            connection.flights.append((packet, packet))
+            connection.sent_total += 1
+        except BaseException:
+            self._packeter.call_soon(self._give_up, conn_id)  # as above
+            raise
+        return True
+
     def _give_up(self, conn_id: str) -> None:
         with contextlib.suppress(KeyError):  # it may be gone already
             self._packeter.close(conn_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from snakemq._core.features import DeliveryFeature
 from snakemq._core.outbox import Outbox
 from snakemq._core.packed import pack
 from snakemq._room import PORTION_MESSAGES
@@ -172,3 +173,32 @@ class Pushing:
             self._has_untimed = True
             self._outbox.put_urgent(item)
             return True
+
+    def fly(self: Queue, item: Message, number: int, window: DeliveryFeature) -> bool:  # type: ignore[misc]
+        """Put a message with TTL 0 in flight, if it can be sent at once.
+
+        For a thread that has borrowed the stack; see :meth:`Outbox.fly`.
+
+        :return: false: nothing was done
+        """
+        size = len(item.data)
+        room = self.manager.room
+        limits = room.limits
+        with room.lock:
+            if (
+                self.messages >= limits.max_messages
+                or self.bytes + size > limits.max_bytes
+                or room.messages >= limits.total_messages
+                or room.bytes + size > limits.total_bytes
+                or self._forgotten
+                or self.stored.unloaded
+                or self.stored.is_from_before
+                or not self._outbox.fly(item, number, window.window_messages, window.window_bytes)
+            ):
+                return False
+            self._has_untimed = True
+            self.messages += 1
+            self.bytes += size
+            room.messages += 1
+            room.bytes += size
+        return True

@@ -51,9 +51,10 @@ class ReceiveHook:
         hooks[regexp] = (matches, regexp, callback)
         self._hooks = hooks
         if not any_thread:
-            self.messaging.polling.forbid()
+            self.messaging.shortcut.forbid()
         if not self._is_wired:  # as long as nobody registers, no message has to be looked at
             self._is_wired = True
+            self.messaging.shortcut.hooks += 1
             self.messaging.on_message_recv.wire(self.pass_on)
 
     def unregister(self, regexp: bytes) -> None:

@@ -197,7 +197,7 @@ class LinkInterface(Protocol):
     def poll_here(
         self,
         conn_id: str,
-        accepts: Callable[[bytes], bool],
+        take: Callable[[bytes], bool],
         wanted: Callable[[], bool],
         deadline: float,
     ) -> bool:
@@ -206,9 +206,9 @@ class LinkInterface(Protocol):
         It ends at the deadline at the latest, and before that as soon as the loop has
         anything to do. A link that can't do this never does.
 
-        :param accepts: ``func(data)``, with :data:`LARGEST_POLLED` bytes at most; whether
-            ``on_recv`` may be called with that in this thread. If not, the loop does it, as
-            if nobody had polled.
+        :param take: ``func(data)``, with :data:`LARGEST_POLLED` bytes at most; handles that
+            and returns true, or leaves it to the loop, whose ``on_recv`` gets it as if nobody
+            had polled
         :param wanted: ``func()``; whether to go on
         :param deadline: on the clock of :meth:`time`; there should be less than a
             millisecond left

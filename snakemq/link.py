@@ -292,7 +292,7 @@ class Link(Loop):
     def poll_here(
         self,
         conn_id: str,
-        accepts: Callable[[bytes], bool],
+        take: Callable[[bytes], bool],
         wanted: Callable[[], bool],
         deadline: float,
     ) -> bool:
@@ -309,7 +309,7 @@ class Link(Loop):
             or self._ready_slot.users
         ):
             return False
-        return self.run_here(self._poller.poll, sock, accepts, wanted, deadline)
+        return self.run_here(self._poller.poll, sock, take, wanted, deadline)
 
     def is_mesh(self) -> bool:
         """Whether there are both connectors and listeners."""
@@ -380,6 +380,7 @@ class Link(Loop):
             for sock in list(self._anonymous):
                 self._finish(sock)
             self._ready.clear()
+            self._poller.close()
             self._close_loop()
 
     # Life of a connection. Connectors and listeners bring connected sockets.
@@ -503,10 +504,10 @@ class Link(Loop):
 
     # For the busy poller, in a thread that has borrowed the stack.
 
-    def receive_here(self, sock: LinkSocket, data: bytes) -> None:
-        """This was read."""
+    def receive_here(self, sock: LinkSocket, data: bytes, take: Callable[[bytes], bool]) -> bool:
+        """Give away what was read; what ``take`` returns."""
         try:
-            self._do_here(self._recv_slot, sock.conn_id, data)
+            return self._do_here(take, data)
         except BaseException:
             # Ctrl-C, in the middle of something. What was lost comes again on the next
             # connection.

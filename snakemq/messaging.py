@@ -25,11 +25,11 @@ from snakemq._keepalive_timers import KeepaliveTimers
 from snakemq._outgoing import Outgoing
 from snakemq._peer_connection import Hold, PeerConnection
 from snakemq._peer_log import PeerLog
-from snakemq._polling import Polling
 from snakemq._pongs import Pongs
 from snakemq._receive_hook import ReceiveHook
 from snakemq._receiving import Receiving
 from snakemq._refusals import REFUSAL_COUNTERS, Refusals
+from snakemq._shortcut import Shortcut
 from snakemq._strangers import Strangers
 from snakemq._takeover import Takeover
 from snakemq._transaction import Transaction, begin
@@ -83,9 +83,8 @@ class Messaging(CallbackOwner):
         what is stored can't be read
     """
 
-    #: ``func(conn_id, exception)``; a callback raised, or the other side made
-    #: a mistake and is disconnected, or the storage failed where nobody waits
-    #: for it. ``conn_id`` may be ``None``.
+    #: ``func(conn_id, exception)``; a callback raised, or the other side made a mistake and is
+    #: disconnected, or the storage failed where nobody waits for it. ``conn_id`` may be ``None``.
     on_error = CallbackSlot[[str | None, Exception]]()
     #: ``func(conn_id, ident, message)``
     on_message_recv = CallbackSlot[[str, str, Message]]()
@@ -98,10 +97,9 @@ class Messaging(CallbackOwner):
     #: peer that does not acknowledge them, and nothing more will be heard of
     #: them. After ``on_messages_sent``, for layers.
     on_messages_left = CallbackSlot[[str, str, Sequence[Message]]]()
-    #: ``func(conn_id, ident, message_uuid)``; it is known to have arrived: the
-    #: other side acknowledged it, or, for a persistent message to a 1.6 peer,
-    #: answered a ping that was sent after it. Never for other messages to a
-    #: 1.6 peer.
+    #: ``func(conn_id, ident, message_uuid)``; it is known to have arrived: the other side
+    #: acknowledged it, or, for a persistent message to a 1.6 peer, answered a ping that was
+    #: sent after it. Never for other messages to a 1.6 peer.
     on_message_acked = CallbackSlot[[str, str, bytes]]()
     #: ``func(conn_id, ident, messages)``; likewise, for layers
     on_messages_acked = CallbackSlot[[str, str, Sequence[Message]]]()
@@ -188,10 +186,17 @@ class Messaging(CallbackOwner):
         self._attendant = Attendant(packeter, self.queues_manager, self._pump, self._pump_here)
         self._queues = self.queues_manager.queues
 
-        #: for services that wait for messages
-        self.polling = Polling(packeter, self._by_ident, is_allowed=not durable_receive)
+        #: for remote calls
+        self.shortcut = Shortcut(
+            packeter,
+            self._by_ident,
+            self._outgoing,
+            self._incoming,
+            functools.partial(self.callback_failed, "a message of a remote call"),
+            is_allowed=not durable_receive,
+        )
         for slot in (self.on_message_recv, self.on_messages_sent, self.on_message_sent):
-            self.polling.unless_used(slot)
+            self.shortcut.unless_used(slot)
 
         self.on_messages_sent.wire(functools.partial(tell_each, self.on_message_sent))
         self.on_messages_acked.wire(functools.partial(tell_each, self.on_message_acked))

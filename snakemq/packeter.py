@@ -343,7 +343,7 @@ class Packeter(CallbackOwner):
     def poll_here(
         self,
         conn_id: str,
-        accepts: Callable[[bytes], bool],
+        take: Callable[[bytes], bool],
         wanted: Callable[[], bool],
         deadline: float,
     ) -> bool:
@@ -351,7 +351,7 @@ class Packeter(CallbackOwner):
 
         Not in the middle of a packet, nor if any callback here is not the stack's own.
 
-        :param accepts: gets whole packets with their headers, or else what may be anything
+        :param take: gets what was read from where a packet begins on, which may be anything
         """
         connection = self._connections.get(conn_id)
         if (
@@ -365,7 +365,10 @@ class Packeter(CallbackOwner):
             or self._all_sent_slot.users
         ):
             return False
-        return self.link.poll_here(conn_id, accepts, wanted, deadline)
+        received = self.link.poll_here(conn_id, take, wanted, deadline)
+        if received:
+            connection.last_recv = self.link.time()
+        return received
 
     def is_sending(self, conn_id: str) -> bool:
         """Whether what is sent now has to wait for something sent before.

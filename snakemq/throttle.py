@@ -158,7 +158,7 @@ class Throttle(CallbackOwner):
     def poll_here(
         self,
         conn_id: str,
-        accepts: Callable[[bytes], bool],
+        take: Callable[[bytes], bool],
         wanted: Callable[[], bool],
         deadline: float,
     ) -> bool:

@@ -45,8 +45,8 @@ __all__ = [
     "MESSAGE_OVERHEAD",
     "FrameType",
     "Sequence",
-    "are_fleeting",
     "decode_acknowledgement",
+    "decode_fleeting",
     "decode_identification",
     "decode_message",
     "decode_sequence",
@@ -276,18 +276,22 @@ def decode_message(buffer: bytes, start: int, end: int, data: bytes | None = Non
 _new_message = Message.__new__
 
 
-def are_fleeting(packets: bytes, prefix: bytes, about: bytes = b"") -> bool:
-    """Whether these are whole packets, each a message with TTL 0 whose data begins so.
+def decode_fleeting(packet: bytes, prefix: bytes, about: bytes = b"") -> Message | None:
+    """The message in a packet, if that is all there is, and the message has TTL 0.
 
-    :param about: not empty: whether it is a single one, and contains this
+    :param prefix: what its data begins with
+    :param about: what else its data contains
+    :return: ``None``: it is something else, or more, or less
     """
-    position, size = 0, len(packets)
-    while position < size:
-        data = position + HEADER_SIZE + MESSAGE_OVERHEAD
-        if not packets.startswith(prefix, data) or (about and (position or about not in packets)):
-            return False
-        length, kind, _, ttl, _ = _PACKET_AND_MESSAGE.unpack_from(packets, position)
-        if kind != FrameType.MESSAGE or ttl:
-            return False
-        position += HEADER_SIZE + length
-    return position == size
+    data = HEADER_SIZE + MESSAGE_OVERHEAD
+    if not packet.startswith(prefix, data) or packet.find(about, data) < 0:
+        return None
+    length, kind, uuid, ttl, flags = _PACKET_AND_MESSAGE.unpack_from(packet)
+    if kind != FrameType.MESSAGE or ttl or length != len(packet) - HEADER_SIZE:
+        return None
+    message = _new_message(Message)
+    message.data = packet[data:]
+    message.ttl = 0.0
+    message.flags = flags
+    message.uuid = uuid
+    return message

@@ -269,6 +269,33 @@ class Outbox:
         self._next_number += len(messages)
         return self._taken(Taken(messages, number), size)
 
+    def fly(self, message: Message, number: int, window_messages: int, window_bytes: int) -> bool:
+        """Put a new message in flight at once, if nothing has to be sent before it.
+
+        What :meth:`put_urgent` and :meth:`take` do for the only message that there is.
+
+        :param number: which one the other side expects it to have
+        :param window_messages: how many may be under way
+        :param window_bytes: when there are so many bytes of data under way, it has to wait
+        :return: false: nothing was done
+        """
+        if (
+            self._next_number != number
+            or self.waiting
+            or self._urgent
+            or self._numbers
+            or self._stored
+            or not self._confirms_all
+            or self.bytes_flying >= window_bytes
+            or len(self._in_flight) + len(self._unconfirmed) >= window_messages
+        ):
+            return False
+        self._in_flight.append(message)
+        self._flights.append((number, 1))
+        self.bytes_flying += len(message.data)
+        self._next_number = number + 1
+        return True
+
     def take_urgent(self, max_bytes: int) -> Taken:
         """Likewise, of the urgent ones only, as far as the other side does not store them."""
         number = self._next_number

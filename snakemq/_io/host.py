@@ -58,8 +58,8 @@ class LinkHost(Protocol):
     def is_asleep(self) -> bool:
         """Whether the loop waits for events, and nobody has asked it for anything."""
 
-    def receive_here(self, sock: LinkSocket, data: bytes) -> None:
-        """Tell the layer above what was read."""
+    def receive_here(self, sock: LinkSocket, data: bytes, take: Callable[[bytes], bool]) -> bool:
+        """Give away what was read; what ``take`` returns."""
 
     def report_here(self, sock: LinkSocket) -> bool:
         """Tell the layer above that the last send is finished; false: there is nothing to tell."""

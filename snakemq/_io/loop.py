@@ -10,7 +10,7 @@ import selectors
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from snakemq._io.clock import monotonic
 from snakemq._io.timers import Timer, Timers
@@ -20,6 +20,9 @@ from snakemq._wakes import flush_wakes, hold_wakes, release_wakes
 from snakemq.callbacks import CallbackOwner
 
 __all__ = ["POLL_TIMEOUT", "Loop"]
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 #: The default of ``poll_timeout``, in seconds.
 POLL_TIMEOUT: Final = 0.2
@@ -132,11 +135,11 @@ class Loop(CallbackOwner):
         """Whether nobody wants anything of the loop, and it waits for events."""
         return self._sleeping
 
-    def _do_here(self, func: Callable[..., object], *args: object) -> None:
+    def _do_here(self, func: Callable[[_T], _R], arg: _T) -> _R:
         """What the loop does otherwise, in a thread that has borrowed the stack."""
         self._thread = threading.get_ident()
         try:
-            func(*args)
+            return func(arg)
         finally:
             self._thread = None
 

@@ -293,7 +293,7 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         messaging = self.messaging
         messaging.on_message_recv.wire(self._intake)
         messaging.on_messages_sent.wire(self._handle_sent)
-        messaging.polling.unless_used(self.on_message_sent)
+        messaging.shortcut.unless_used(self.on_message_sent)
         messaging.on_messages_left.wire(self._handle_left)
         messaging.on_messages_acked.wire(self._handle_acked)
         messaging.on_messages_dropped.wire(self._handle_drops)

@@ -208,7 +208,11 @@ class Answers:
         is_lost = True
         try:
             if len(message.data) <= self._parts.part_size:
-                is_lost = not self._messaging.send_message(ident, message, urgent=True, prompt=True)
+                messaging = self._messaging
+                is_lost = not (
+                    messaging.shortcut.send(ident, message)
+                    or messaging.send_message(ident, message, urgent=True, prompt=True)
+                )
             else:
                 if execution is not None:
                     self._remember_large(message.uuid, execution.req_id)

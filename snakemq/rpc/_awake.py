@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from snakemq._core.rpc_records import REQUEST_PREFIX
+from snakemq.message import Message
 
 if TYPE_CHECKING:
     from snakemq.messaging import Messaging
 
 __all__ = ["LONGEST_WAIT", "Lingering", "WaitingAwake"]
+
+_Deliver: TypeAlias = Callable[[str, str, Message], object]
 
 #: How long a thread stays awake at most, in seconds. To fall asleep and be woken costs it
 #: about half of that, and as much again on the other side.
@@ -28,11 +31,13 @@ class WaitingAwake:
 
     :param messaging: receives
     :param prefix: what the data of the messages begins with
+    :param deliver: ``func(conn_id, ident, message)``; gets them, in the thread that waits
     """
 
-    def __init__(self, messaging: Messaging, prefix: bytes) -> None:
+    def __init__(self, messaging: Messaging, prefix: bytes, deliver: _Deliver) -> None:
         self._messaging = messaging
         self._prefix = prefix
+        self._deliver = deliver
         # Several threads may change these at the same time: nothing depends on it that
         # somebody would notice.
         self._misses = 0
@@ -50,7 +55,7 @@ class WaitingAwake:
 
         :param wanted: false when it has come
         :param longest: for so many seconds at most, if that is less than usual
-        :param about: a single message that contains this, and nothing else
+        :param about: what the message contains
         """
         if self._left_out:
             self._left_out -= 1
@@ -58,7 +63,7 @@ class WaitingAwake:
         messaging = self._messaging
         seconds = LONGEST_WAIT if longest is None else min(longest, LONGEST_WAIT)
         deadline = messaging.time() + seconds
-        if messaging.polling.poll(ident, self._prefix, about, wanted, deadline):
+        if messaging.shortcut.poll(ident, self._prefix, about, self._deliver, wanted, deadline):
             self._misses = 0
         elif messaging.time() >= deadline:
             self._misses = min(self._misses + 1, _MOST_MISSES)
@@ -69,15 +74,18 @@ class Lingering:
     """A worker that has answered waits awake for the next request, which it takes itself.
 
     :param messaging: receives
+    :param deliver: ``func(conn_id, ident, message)``; gets requests
     :param is_busy: ``func()``; whether other workers are at work
     """
 
-    def __init__(self, messaging: Messaging, is_busy: Callable[[], bool]) -> None:
+    def __init__(
+        self, messaging: Messaging, deliver: _Deliver, is_busy: Callable[[], bool]
+    ) -> None:
         #: who has called last
         self.caller = ""
         self._messaging = messaging
         self._is_busy = is_busy
-        self._awake = WaitingAwake(messaging, REQUEST_PREFIX)
+        self._awake = WaitingAwake(messaging, REQUEST_PREFIX, deliver)
         self._is_active = False
 
     def wait(self, wanted: Callable[[], bool]) -> None:

@@ -71,7 +71,10 @@ class Outstanding:
                 # either not sent or sent on the old connection. It travels
                 # with TTL 0, as in 1.6: what is not delivered now is repeated
                 # by connected(), and would else arrive twice.
-                held = self._sender.send(ident, pending.message(), key=pending.req_id, hold=True)
+                data = pending.message()
+                # Others do not want the lock, as it seems.
+                if len(remote.pending) > 1 or not self._sender.send_here(ident, data):
+                    held = self._sender.send(ident, data, key=pending.req_id, hold=True)
                 pending.sent += 1
         # Not under the lock: it may be a system call, and others want to call, too.
         if held:

@@ -227,6 +227,10 @@ class PartSender:
             self._pump_soon(ident, remote)
         return True
 
+    def send_here(self, ident: str, data: bytes) -> bool:
+        """Send a small record at once; see :class:`snakemq._shortcut.Shortcut`."""
+        return len(data) <= self.part_size and self._messaging.shortcut.send(ident, Message(data))
+
     def cancel(self, ident: str, key: bytes) -> bool:
         """Do not send what is left of the records with this key.
 

@@ -117,7 +117,7 @@ class RpcClient(Hooked):
         )
         self._outstanding = Outstanding(messaging, self._sender, self.log)
         self._deadlines: Deadlines[FutureCall] = Deadlines(messaging, self._expire)
-        self._awake = WaitingAwake(messaging, REPLY_PREFIX)
+        self._awake = WaitingAwake(messaging, REPLY_PREFIX, self.on_recv)
         receive_hook.register(REPLY_PREFIX, self.on_recv, any_thread=True)
         messaging.on_connect.wire(self.on_connect)
         messaging.on_disconnect.wire(self.on_disconnect)

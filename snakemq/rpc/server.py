@@ -206,7 +206,7 @@ class RpcServer(Registry, Hooked):
             messaging.time, answers or AnswerLimits(), self._ledger, self.counters
         )
         self.answers = Answers(receive_hook, self.executions, self.replies, self.peer_log)
-        self._lingering = Lingering(messaging, lambda: bool(self.dispatcher.running))
+        self._lingering = Lingering(messaging, self.on_recv, lambda: bool(self.dispatcher.running))
         self.dispatcher = Dispatcher(
             "snakemq-rpc",
             max_workers=max_workers,

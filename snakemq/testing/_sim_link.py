@@ -331,7 +331,7 @@ class SimLink(CallbackOwner):
     def poll_here(
         self,
         conn_id: str,
-        accepts: Callable[[bytes], bool],
+        take: Callable[[bytes], bool],
         wanted: Callable[[], bool],
         deadline: float,
     ) -> bool:

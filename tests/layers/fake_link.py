@@ -86,7 +86,7 @@ class FakeLink(CallbackOwner):
     def poll_here(
         self,
         conn_id: str,
-        accepts: Callable[[bytes], bool],
+        take: Callable[[bytes], bool],
         wanted: Callable[[], bool],
         deadline: float,
     ) -> bool:

@@ -38,8 +38,11 @@ class FakePacketer:
     max_packet_size = 1_000_000
 
 
-class FakePolling:
-    """There is nothing to be received."""
+class FakeShortcut:
+    """The loop never sleeps."""
+
+    def send(self, ident: str, message: Message) -> bool:
+        return False
 
     def poll(self, *args: object) -> bool:
         return False
@@ -60,7 +63,7 @@ class FakeMessaging:
         self.on_messages_dropped: Callback[[str, list[Message], DropReason]] = Callback()
         self.on_error: Callback[[str | None, Exception]] = Callback()
         self.packeter = FakePacketer()
-        self.polling = FakePolling()
+        self.shortcut = FakeShortcut()
         self.sent: list[Sent] = []
         #: of each that was sent: whether it was urgent
         self.urgent: list[bool] = []

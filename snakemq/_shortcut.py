@@ -1,0 +1,139 @@
+"""The short way of remote calls: sent and received in the very threads that wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from snakemq._core.frames import MESSAGE_OVERHEAD, decode_fleeting
+from snakemq._core.framing import HEADER_SIZE
+from snakemq._incoming import Incoming
+from snakemq._outgoing import Outgoing
+from snakemq._peer_connection import PeerConnection
+from snakemq.callbacks import Callback
+from snakemq.message import Message
+from snakemq.packeter import Packeter
+
+__all__ = ["Shortcut"]
+
+#: ``func(conn_id, ident, message)``
+_Deliver: TypeAlias = Callable[[str, str, Message], object]
+
+
+class Shortcut:
+    """Does for a thread what the loop does otherwise, while that sleeps. Thread-safe.
+
+    All callbacks of a program come from the loop's thread. So nothing is received here
+    but messages of remote calls, and nothing at all if a callback that is not the stack's
+    own would be told of them, or of what was sent.
+
+    :param packeter: the layer below
+    :param connections: those that are in use, by identifier
+    :param outgoing: sends
+    :param incoming: acknowledges
+    :param failed: ``func(deliver, (conn_id,), exception)``, in the loop's thread; one that
+        gets messages raised
+    :param is_allowed: false: what is received is handled in another way
+    """
+
+    def __init__(
+        self,
+        packeter: Packeter,
+        connections: dict[str, PeerConnection],
+        outgoing: Outgoing,
+        incoming: Incoming,
+        failed: Callable[[_Deliver, tuple[str], Exception], object],
+        *,
+        is_allowed: bool,
+    ) -> None:
+        self._packeter = packeter
+        self._connections = connections
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self._failed = failed
+        self._is_allowed = is_allowed
+        self._slots: tuple[Callback[Any], ...] = ()
+        #: how many receive hooks get messages; of several, nobody knows whose one is
+        self.hooks = 0
+
+    def unless_used(self, slot: Callback[Any]) -> None:
+        """Nothing is received here while a program has callbacks there."""
+        self._slots = (*self._slots, slot)
+
+    def forbid(self) -> None:
+        """Somebody wants to get messages in the loop's thread by another way than a slot."""
+        self._is_allowed = False
+
+    def send(self, ident: str, message: Message) -> bool:
+        """Send a message with TTL 0 now and in this thread.
+
+        That it was sent is told by :meth:`poll`, or with the loop's next pass.
+
+        :return: false: nothing was done, and it takes ``send_message``: the peer is not
+            connected, the loop is awake, or something has to be sent before it
+        """
+        connection = self._connections.get(ident)
+        packeter = self._packeter
+        return (
+            connection is not None
+            and len(message.data) + MESSAGE_OVERHEAD <= packeter.max_packet_size
+            and packeter.run_here(self._outgoing.send_here, connection, message)
+        )
+
+    def poll(
+        self,
+        ident: str,
+        prefix: bytes,
+        about: bytes,
+        deliver: _Deliver,
+        wanted: Callable[[], bool],
+        deadline: float,
+    ) -> bool:
+        """Receive messages of a peer in this thread, if the loop sleeps, and without sleeping.
+
+        :param prefix: what the data of each begins with; anything else is left to the loop,
+            with all that came together with it
+        :param about: what it contains
+        :param deliver: ``func(conn_id, ident, message)``, in this thread. The loop waits
+            for it.
+        :param wanted: whether to go on
+        :param deadline: on the link's clock; in less than a millisecond
+        :return: whether any was received here
+        """
+        connection = self._connections.get(ident)
+        if connection is None or not self._is_calm(connection):
+            return False
+
+        def take(data: bytes) -> bool:
+            message = decode_fleeting(data, prefix, about)
+            if message is None or not self._is_calm(connection):
+                return False
+            conn_id = connection.conn_id
+            try:
+                deliver(conn_id, ident, message)
+            except Exception as exc:
+                self._packeter.call_soon(self._failed, deliver, (conn_id,), exc)
+            finally:
+                self._incoming.handled(connection, 1, len(data) - HEADER_SIZE, wait=True)
+            return True
+
+        return self._packeter.poll_here(connection.conn_id, take, wanted, deadline)
+
+    def _is_calm(self, connection: PeerConnection) -> bool:
+        """Whether nothing but the messages themselves is to be handled."""
+        for slot in self._slots:
+            if slot.users:
+                return False
+        queue = connection.queue
+        return (
+            self._is_allowed
+            and self.hooks == 1
+            and connection.is_ready
+            and connection.memory is not None  # else it is one of 1.6
+            and not connection.held
+            and not connection.interrupted
+            and not connection.doubtful
+            and connection.keepalive.pinged is None
+            and queue is not None
+            and not queue.has_more_to_do
+        )
