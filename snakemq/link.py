@@ -504,33 +504,30 @@ class Link(Loop):
 
     # For the busy poller, in a thread that has borrowed the stack.
 
-    def receive_here(self, sock: LinkSocket, data: bytes, take: Callable[[bytes], bool]) -> bool:
-        """Give away what was read; what ``take`` returns."""
-        try:
-            return self._do_here(take, data)
-        except BaseException:
-            # Ctrl-C, in the middle of something. What was lost comes again on the next
-            # connection.
-            self.call_soon(self._close_socket, sock)
-            raise
-
     def report_here(self, sock: LinkSocket) -> bool:
         """Tell that its last send is finished; false if there is nothing to tell."""
         # If others have finished, too, the loop tells of all of them when it wakes.
         if len(self._ready) != 1 or self._ready[0] is not sock:
             return False
         self._ready.clear()
-        try:
-            self._do_here(self._report_ready, sock)
-        except BaseException:
-            self.call_soon(self._close_socket, sock)  # as above
-            raise
+        self._report_ready(sock)
         return True
 
     def failed_here(self, sock: LinkSocket, exc: OSError) -> None:
         """It is broken: callbacks are told of that by the loop."""
         sock.failure = exc
         self.call_soon(self._report_failure, sock)
+
+    def give_up_here(self, sock: LinkSocket) -> None:
+        """Ctrl-C came in the middle of something: what was lost comes again on the next one."""
+        self.call_soon(self._give_up_polled, sock)
+
+    def _give_up_polled(self, sock: LinkSocket) -> None:
+        if sock.state is SocketState.OPEN:
+            key = self.selector.get_map().get(sock)
+            sock.interest = 0 if key is None else key.events
+            self._poller.restore(sock)
+            self._close_socket(sock)
 
     def read(self, sock: LinkSocket) -> None:
         """There is something to read, whatever the selector says. In the loop."""
@@ -576,7 +573,8 @@ class Link(Loop):
         if state is SocketState.OPEN:
             if mask & _WRITE:
                 self._handle_writable(sock)
-            if mask & _READ:
+            # If it is watched no more, a thread that polled has noticed before why it ends.
+            if mask & _READ & sock.interest:
                 self._handle_readable(sock)
         elif state is SocketState.CONNECTING:
             sock.owner.handle_io(sock)

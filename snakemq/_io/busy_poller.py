@@ -115,14 +115,27 @@ class BusyPoller:
         ):
             return False
         link = self._link
-        self._hush.begin(link, sock)
         try:
-            return self._poll(sock, take, wanted, deadline)
-        finally:
-            if sock.state is SocketState.OPEN:
-                self._hush.end(link, sock)
-                if sock.eof or sock.has_buffered():
-                    link.call_soon(link.read, sock)
+            self._hush.begin(link, sock)
+            received = self._poll(sock, take, wanted, deadline)
+            self.restore(sock)
+            if sock.eof or sock.has_buffered():
+                link.call_soon(link.read, sock)
+        except BaseException:
+            # Ctrl-C, and it may be anywhere: what was read is lost, or nobody hears of more.
+            link.give_up_here(sock)
+            raise
+        return received
+
+    def restore(self, sock: LinkSocket) -> None:
+        """Have the selector tell of it again, unless it is known what it would tell."""
+        if sock.state is SocketState.CLOSED:
+            return
+        if sock.failure is None:
+            self._hush.end(self._link, sock)
+        else:
+            # Or the loop would find an end without a reason first.
+            self._link.watch(sock, 0)
 
     def _poll(
         self,
@@ -140,14 +153,14 @@ class BusyPoller:
                 link.failed_here(sock, exc)
                 break
             if data:
-                if not link.receive_here(sock, data, take):
+                if not take(data):
                     sock.unread = data
                     break
                 received = True
             elif sock.eof:
                 break
             elif not link.report_here(sock):
-                if monotonic() >= deadline:
-                    break
                 _yield_processor()
+            if monotonic() >= deadline:
+                break
         return received

@@ -58,14 +58,14 @@ class LinkHost(Protocol):
     def is_asleep(self) -> bool:
         """Whether the loop waits for events, and nobody has asked it for anything."""
 
-    def receive_here(self, sock: LinkSocket, data: bytes, take: Callable[[bytes], bool]) -> bool:
-        """Give away what was read; what ``take`` returns."""
-
     def report_here(self, sock: LinkSocket) -> bool:
         """Tell the layer above that the last send is finished; false: there is nothing to tell."""
 
     def failed_here(self, sock: LinkSocket, exc: OSError) -> None:
         """Have the loop close a broken connection."""
+
+    def give_up_here(self, sock: LinkSocket) -> None:
+        """Have the loop close a connection of which nobody knows what was received."""
 
     def read(self, sock: LinkSocket) -> None:
         """There is something to read, whatever the selector says. In the loop's thread."""

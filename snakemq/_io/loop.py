@@ -10,7 +10,7 @@ import selectors
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from snakemq._io.clock import monotonic
 from snakemq._io.timers import Timer, Timers
@@ -20,9 +20,6 @@ from snakemq._wakes import flush_wakes, hold_wakes, release_wakes
 from snakemq.callbacks import CallbackOwner
 
 __all__ = ["POLL_TIMEOUT", "Loop"]
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 #: The default of ``poll_timeout``, in seconds.
 POLL_TIMEOUT: Final = 0.2
@@ -116,12 +113,16 @@ class Loop(CallbackOwner):
         mine: bool | None = None
         try:
             mine = self._turn.acquire(blocking=False)
-            if not mine:
+            # Once more: it may have woken, and be between two passes.
+            if not mine or not self._sleeping:
                 return False
             self._is_lent = True
+            # Who waited for the loop here would wait for ever: a signal handler, for instance.
+            self._thread = threading.get_ident()
             return func(*args)
         finally:
-            if mine:
+            if mine and self._is_lent:
+                self._thread = None
                 self._is_lent = False
             if mine is not False:
                 # None: Ctrl-C came, perhaps when it was acquired already.
@@ -135,14 +136,6 @@ class Loop(CallbackOwner):
         """Whether nobody wants anything of the loop, and it waits for events."""
         return self._sleeping
 
-    def _do_here(self, func: Callable[[_T], _R], arg: _T) -> _R:
-        """What the loop does otherwise, in a thread that has borrowed the stack."""
-        self._thread = threading.get_ident()
-        try:
-            return func(arg)
-        finally:
-            self._thread = None
-
     def wakeup_poll(self) -> None:
         """Make the loop do a pass now. Thread-safe, also from signal handlers.
 
@@ -154,7 +147,10 @@ class Loop(CallbackOwner):
             self._bell.ring()
 
     def is_inside_loop(self) -> bool:
-        """Whether the calling thread is inside a callback, timer or call. Thread-safe."""
+        """Whether the loop can't go on before the calling thread does. Thread-safe.
+
+        That is inside a callback, timer or call, and of :meth:`run_here`.
+        """
         return self._thread == threading.get_ident()
 
     def loop(

@@ -175,8 +175,8 @@ def test_a_stream(peers: tuple[Peer, Peer]) -> None:
     stream = proxy_of(alice).count(ITEMS)
     assert isinstance(stream, RemoteStream)
     assert list(stream) == list(range(ITEMS))
+    # Not counted: late replies. What the reader grants may cross the end of the stream.
     wait_until(lambda: is_clean(alice.rpc_client))
-    assert alice.rpc_client.late_replies == 0
 
 
 def test_a_stream_of_large_items(peers: tuple[Peer, Peer]) -> None:
