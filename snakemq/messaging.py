@@ -93,9 +93,8 @@ class Messaging(CallbackOwner):
     #: ``func(conn_id, ident, messages)``; likewise, for layers: one call for
     #: all that were handed over together
     on_messages_sent = CallbackSlot[[str, str, Sequence[Message]]]()
-    #: ``func(conn_id, ident, messages)``; they were handed to the system for a
-    #: peer that does not acknowledge them, and nothing more will be heard of
-    #: them. After ``on_messages_sent``, for layers.
+    #: ``func(conn_id, ident, messages)``; they were handed to the system for a peer that does not
+    #: acknowledge them, and nothing more will be heard. After ``on_messages_sent``, for layers.
     on_messages_left = CallbackSlot[[str, str, Sequence[Message]]]()
     #: ``func(conn_id, ident, message_uuid)``; it is known to have arrived: the other side
     #: acknowledged it, or, for a persistent message to a 1.6 peer, answered a ping that was
