@@ -525,8 +525,10 @@ class Link(Loop):
     def _give_up_polled(self, sock: LinkSocket) -> None:
         if sock.state is SocketState.OPEN:
             key = self.selector.get_map().get(sock)
-            sock.interest = 0 if key is None else key.events
-            self._poller.restore(sock)
+            if key is None:
+                sock.interest = 0
+            else:
+                self._poller.restore(sock)
             self._close_socket(sock)
 
     def read(self, sock: LinkSocket) -> None:

@@ -87,6 +87,7 @@ class Lingering:
         self._is_busy = is_busy
         self._awake = WaitingAwake(messaging, REQUEST_PREFIX, deliver)
         self._is_active = False
+        self._for_loop = 0
 
     def wait(self, wanted: Callable[[], bool]) -> None:
         """Wait for a request. One worker at a time."""
@@ -99,8 +100,16 @@ class Lingering:
             self._is_active = False
 
     def run_in_loop(self, func: Callable[[], object]) -> None:
-        """Run something in the loop's thread: now, if this certainly is that. Inside the loop."""
-        if self._is_active:
-            self._messaging.call_soon(func)
+        """Run something in the loop's thread: now, if this certainly is that. Inside the loop.
+
+        In the order in which it was called.
+        """
+        if self._is_active or self._for_loop:
+            self._for_loop += 1
+            self._messaging.call_soon(self._run, func)
         else:
             func()
+
+    def _run(self, func: Callable[[], object]) -> None:
+        self._for_loop -= 1
+        func()

@@ -56,7 +56,7 @@ def test_a_sleeping_loop_lends_the_stack(running: Link) -> None:
 
     def note() -> bool:
         where.append(threading.get_ident())
-        assert not running.is_inside_loop()
+        assert running.is_inside_loop()  # who waited for the loop here would wait for ever
         return True
 
     run_here(running, note)
