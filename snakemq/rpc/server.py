@@ -134,8 +134,9 @@ class RpcServer(Registry, Hooked):
     public method of what is registered. ``authorize`` is asked before anything
     else is done about a request: a table, :class:`Permissions`, or a function that
     gets a :class:`CallRequest` and returns ``True`` or ``False``. It is called in
-    the thread of the loop, and for large requests in others, so it must not block;
-    when it raises, the request is refused. The caller gets :class:`NotAuthorized`.
+    the thread of the loop or in a worker while the loop waits, and for large requests in
+    others, so it must not block; when it raises, the request is refused. The caller gets
+    :class:`NotAuthorized`.
 
     **Limits.** A call that can't run yet waits in line; callers and objects
     take turns. When the line is full, or as much of it as one caller may have, a

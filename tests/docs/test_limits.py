@@ -35,11 +35,13 @@ from snakemq import (
 from snakemq._core import admission, backoff, features, frames, received, rpc_parts
 from snakemq._io import capacity, connector, link_socket, listener, loop, resolver, tls, workers
 from snakemq.cli import _main
+from snakemq.contracts import LARGEST_POLLED
 from snakemq.limits import ConnectionLimits, QueueLimits
 from snakemq.peer import CallLimits, Peer, _early_requests, _stack
 from snakemq.peer import _inbox as peer_inbox
 from snakemq.rpc import (
     _answers,
+    _awake,
     _deferred,
     _open_streams,
     _pickle_machine,
@@ -79,6 +81,10 @@ def seconds(value: object) -> str:
         return "never"
     assert isinstance(value, (int, float))
     return f"{value:.10g} s"
+
+
+def milliseconds(value: float) -> str:
+    return f"{value * 1000:.10g} ms"
 
 
 def size(value: object) -> str:
@@ -251,6 +257,10 @@ EXPECTED = {
     "... and the bytes of the requests that wait": size(CallLimits().max_waiting_bytes),
     "... of one caller, in bytes": size(CallLimits().max_waiting_bytes_per_peer),
     "A worker without work ends after": seconds(workers.IDLE_TIMEOUT),
+    "Waiting awake for the answer to a call, or for the next call": milliseconds(
+        _awake.LONGEST_WAIT
+    ),
+    "... and what is read at once then": size(LARGEST_POLLED),
     "Requests that are read in the thread of the loop": size(server._MAX_READ_IN_LOOP),
     "Timeout of a call": seconds(default(rpc.RpcClient, "timeout")),
     "Time to live of requests and replies": seconds(default(message.Message, "ttl")),
