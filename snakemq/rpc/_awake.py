@@ -57,7 +57,7 @@ class WaitingAwake:
         :param longest: for so many seconds at most, if that is less than usual
         :param about: what the message contains
         """
-        if self._left_out:
+        if self._left_out > 0:  # two threads may have counted down the last one
             self._left_out -= 1
             return
         messaging = self._messaging
