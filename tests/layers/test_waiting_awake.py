@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from snakemq.rpc._awake import LONGEST_WAIT, Lingering, WaitingAwake
@@ -80,7 +81,7 @@ def test_in_vain_it_is_tried_less_and_less() -> None:
     clock = Clock()
     awake = WaitingAwake(clock, b"", deliver)  # type: ignore[arg-type]
     tried = tries(clock, awake, 2000)
-    gaps = [later - earlier for earlier, later in zip(tried, tried[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(tried)]
     assert gaps[:8] == [2, 4, 8, 16, 32, 64, 128, 256]
     assert set(gaps[8:]) == {256}
 
