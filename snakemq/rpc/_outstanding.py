@@ -47,14 +47,15 @@ class Outstanding:
         self.remotes: dict[str, Remote] = {}
         self.closed = False
 
-    def begin(self, ident: str, pending: Pending) -> None:
+    def begin(self, ident: str, pending: Pending) -> bool:
         """Send it, now or when the peer is connected.
 
+        :return: whether it was sent, and is the only one for which that peer owes anything
         :raises NotConnected: it does not wait for that
         :raises ClientClosed: the client was closed
         :raises Exception: it can't be sent
         """
-        held = False
+        held = is_alone = False
         with self.lock:
             if self.closed:
                 raise ClientClosed("the client was closed")
@@ -72,13 +73,15 @@ class Outstanding:
                 # with TTL 0, as in 1.6: what is not delivered now is repeated
                 # by connected(), and would else arrive twice.
                 data = pending.message()
-                # Others do not want the lock, as it seems.
-                if len(remote.pending) > 1 or not self._sender.send_here(ident, data):
+                is_alone = len(remote.pending) == 1
+                # If it is, others do not want the lock, as it seems.
+                if not (is_alone and self._sender.send_here(ident, data)):
                     held = self._sender.send(ident, data, key=pending.req_id, hold=True)
                 pending.sent += 1
         # Not under the lock: it may be a system call, and others want to call, too.
         if held:
             self._messaging.release(ident)
+        return is_alone
 
     def end(self, ident: str, req_id: bytes) -> Pending | None:
         """Take out what has this identifier; ``None``: nobody waits for that."""

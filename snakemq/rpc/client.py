@@ -426,8 +426,7 @@ class RpcClient(Hooked):
     def _wait(self, call: BlockingCall) -> Any:
         ident = call.ident
         try:
-            self._outstanding.begin(ident, call)
-            if self._outstanding.count(ident) == 1:  # else there are many to be woken anyway
+            if self._outstanding.begin(ident, call):  # else there are many to be woken anyway
                 self._awake.wait(ident, call.is_pending, longest=call.timeout, about=call.req_id)
             ended = call.wait(call.timeout)
         except BaseException:
