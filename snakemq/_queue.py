@@ -85,7 +85,8 @@ class Queue(Pushing):
 
     def __len__(self) -> int:
         with self.manager.room.lock:
-            return self.messages - self.left_messages + self.stored.messages
+            # Not negative: Ctrl-C may have come before one that is there was counted.
+            return max(0, self.messages - self.left_messages) + self.stored.messages
 
     def __repr__(self) -> str:
         outbox = self._outbox

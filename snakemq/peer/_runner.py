@@ -59,8 +59,14 @@ class Runner:
 
     @property
     def in_loop(self) -> bool:
-        """Whether the caller is the loop's thread, so must not wait for the loop."""
-        return self._thread is threading.current_thread() and not self.ended
+        """Whether the loop can't go on before the caller does, who must not wait for it.
+
+        That is in the loop's thread, and in a signal handler or finalizer that came while
+        its thread had borrowed the stack.
+        """
+        if self.ended:
+            return False
+        return self._thread is threading.current_thread() or self._link.is_inside_loop()
 
     def start(self) -> bool:
         """Run the loop in a daemonic thread.

@@ -578,3 +578,21 @@ def test_a_system_without_threads_to_spare_is_an_error_and_leaves_nothing_behind
         monkeypatch.undo()
         with peer:  # there is one to be had now
             assert peer.wait_connected("bob", DEADLINE)
+
+
+def test_who_has_borrowed_the_stack_does_not_wait_for_the_loop() -> None:
+    """A signal handler, for instance, that comes while its thread receives the answer to a call."""
+    peer = Peer("alice", listen=0).start()
+    refused: list[str] = []
+
+    def handle_signal() -> bool:
+        peer.stop()
+        with pytest.raises(RuntimeError, match="wait") as caught:
+            peer.wait_connected("bob", DEADLINE)
+        refused.append(str(caught.value))
+        return True
+
+    wait_until(lambda: peer.link.run_here(handle_signal))
+    assert len(refused) == 1
+    peer.stop()
+    assert loop_threads() == []
