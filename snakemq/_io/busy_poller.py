@@ -150,6 +150,8 @@ class BusyPoller:
             try:
                 data = sock.recv(LARGEST_POLLED)
             except OSError as exc:
+                if exc.errno is None and not sock.is_tls:
+                    raise  # the TimeoutError of a signal handler, and nothing of the socket
                 link.failed_here(sock, exc)
                 break
             if data:

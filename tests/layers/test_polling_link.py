@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from snakemq.link import Link, SSLConfig
+from snakemq.link import Link, LinkSocket, SSLConfig
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.tls_support import LOCALHOST, Files, files
 
@@ -428,6 +428,25 @@ def test_ctrl_c_costs_this_connection_and_nothing_else(
     wait_until(lambda: side.received == b"still here", what=lambda: side.received)
     side.conn_ids.reverse()
     assert not side.poll(seconds=0)
+
+
+def test_what_a_signal_handler_raises_is_no_failure_of_the_socket(
+    side: Side, other: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sock = side.link.get_socket_by_conn(side.conn_id)
+    recv = type(sock).recv
+
+    def interrupted(self: LinkSocket, size: int) -> bytes:
+        if threading.get_ident() != side.thread.ident:
+            raise TimeoutError("the alarm rings")  # an OSError like those of sockets
+        return recv(self, size)
+
+    monkeypatch.setattr(LinkSocket, "recv", interrupted)
+    with pytest.raises(TimeoutError, match="the alarm rings"):
+        side.poll()
+    wait_until(lambda: side.gone)
+    assert not side.link.is_inside_loop()
+    assert side.gone == [(side.conn_id, side.thread.ident)]
 
 
 def test_a_finished_send_is_told_so_that_the_next_can_go(side: Side, other: socket.socket) -> None:
