@@ -47,7 +47,11 @@ def test_not_if_the_beginning_is_missing(start: int) -> None:
     assert decode_fleeting(PACKET[start:], PREFIX) is None
 
 
-@pytest.mark.parametrize("more", [b"\0", PACKET, PACKET[:5], encode_packet(b"\4")])
+@pytest.mark.parametrize(
+    "more",
+    [b"\0", PACKET, PACKET[:5], encode_packet(b"\4")],
+    ids=["a byte", "a packet", "half a packet", "another frame"],
+)
 def test_not_if_there_is_more(more: bytes) -> None:
     assert decode_fleeting(PACKET + more, PREFIX) is None
     assert decode_fleeting(more + PACKET, PREFIX) is None
