@@ -31,8 +31,6 @@ class Shortcut:
     :param connections: those that are in use, by identifier
     :param outgoing: sends
     :param incoming: acknowledges
-    :param failed: ``func(deliver, (conn_id,), exception)``, in the loop's thread; one that
-        gets messages raised
     :param is_allowed: false: what is received is handled in another way
     """
 
@@ -42,7 +40,6 @@ class Shortcut:
         connections: dict[str, PeerConnection],
         outgoing: Outgoing,
         incoming: Incoming,
-        failed: Callable[[_Deliver, tuple[str], Exception], object],
         *,
         is_allowed: bool,
     ) -> None:
@@ -50,7 +47,6 @@ class Shortcut:
         self._connections = connections
         self._outgoing = outgoing
         self._incoming = incoming
-        self._failed = failed
         self._is_allowed = is_allowed
         self._slots: tuple[Callback[Any], ...] = ()
         #: how many receive hooks get messages; of several, nobody knows whose one is
@@ -95,7 +91,8 @@ class Shortcut:
             with all that came together with it
         :param about: what it contains
         :param deliver: ``func(conn_id, ident, message)``, in this thread. The loop waits
-            for it.
+            for it. If it returns ``False`` the loop handles the message, as if nobody had
+            looked; an exception costs the connection, and comes out of here.
         :param wanted: whether to go on
         :param deadline: on the link's clock; in less than a millisecond
         :return: whether any was received here
@@ -108,13 +105,10 @@ class Shortcut:
             message = decode_fleeting(data, prefix, about)
             if message is None or not self._is_calm(connection):
                 return False
-            conn_id = connection.conn_id
-            try:
-                deliver(conn_id, ident, message)
-            except Exception as exc:
-                self._packeter.call_soon(self._failed, deliver, (conn_id,), exc)
-            finally:
-                self._incoming.handled(connection, 1, len(data) - HEADER_SIZE, wait=True)
+            # What it raises passes: it may be of a signal handler.
+            if deliver(connection.conn_id, ident, message) is False:
+                return False
+            self._incoming.handled(connection, 1, len(data) - HEADER_SIZE, wait=True)
             return True
 
         return self._packeter.poll_here(connection.conn_id, take, wanted, deadline)

@@ -191,7 +191,6 @@ class Messaging(CallbackOwner):
             self._by_ident,
             self._outgoing,
             self._incoming,
-            functools.partial(self.callback_failed, "a message of a remote call"),
             is_allowed=not durable_receive,
         )
         for slot in (self.on_message_recv, self.on_messages_sent, self.on_message_sent):

@@ -290,10 +290,11 @@ class Outbox:
             or len(self._in_flight) + len(self._unconfirmed) >= window_messages
         ):
             return False
+        # In this order: with Ctrl-C in between, no number may be given twice.
         self._in_flight.append(message)
-        self._flights.append((number, 1))
-        self.bytes_flying += len(message.data)
         self._next_number = number + 1
+        self.bytes_flying += len(message.data)
+        self._flights.append((number, 1))
         return True
 
     def take_urgent(self, max_bytes: int) -> Taken:

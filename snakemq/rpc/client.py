@@ -117,7 +117,7 @@ class RpcClient(Hooked):
         )
         self._outstanding = Outstanding(messaging, self._sender, self.log)
         self._deadlines: Deadlines[FutureCall] = Deadlines(messaging, self._expire)
-        self._awake = WaitingAwake(messaging, REPLY_PREFIX, self.on_recv)
+        self._awake = WaitingAwake(messaging, REPLY_PREFIX, self._receive_here)
         receive_hook.register(REPLY_PREFIX, self.on_recv, any_thread=True)
         messaging.on_connect.wire(self.on_connect)
         messaging.on_disconnect.wire(self.on_disconnect)
@@ -520,6 +520,25 @@ class RpcClient(Hooked):
             self._salvage(ident, data, exc)
             return
         self._take(ident, reply, len(data))
+
+    def _receive_here(self, conn_id: str, ident: str, message: Message) -> bool:
+        """Likewise, in the thread that waits for it; false: it is left to the loop."""
+        data = message.data[len(REPLY_PREFIX) :]
+        try:
+            reply = parse_reply(self.pickler.loads(data))
+        except Exception:
+            if self._is_readable(data):
+                raise  # it was not about the reply: a signal handler came just now
+            return False
+        self._take(ident, reply, len(data))
+        return True
+
+    def _is_readable(self, data: bytes) -> bool:
+        try:
+            parse_reply(self.pickler.loads(data))
+        except Exception:
+            return False
+        return True
 
     def _take(self, ident: str, reply: Reply, size: int) -> None:
         if reply.position is not None:

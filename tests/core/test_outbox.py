@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import settings
@@ -14,6 +18,8 @@ from snakemq._core.ttl import Timed
 from snakemq.message import FLAG_PERSISTENT, Message
 
 MANY = 10**9
+
+TraceFunction: TypeAlias = Callable[[FrameType, str, Any], "TraceFunction | None"]
 
 
 def filled(*names: str, stored: bool = False) -> Outbox:
@@ -139,6 +145,86 @@ class TestNumbers:
         reconnect(outbox)
         take(outbox), take(outbox)
         assert names_of(outbox.sent(3)[0]) == ["c"]
+
+
+class TestOnlyOne:
+    """A message that is sent at once, past what waits: there must be nothing."""
+
+    def fly(self, outbox: Outbox, number: int = 0) -> bool:
+        return outbox.fly(Message(b"now", 0), number, MANY, MANY)
+
+    def test_it_is_in_flight(self) -> None:
+        outbox = filled()
+        assert self.fly(outbox)
+        assert (outbox.in_flight, outbox.bytes_flying) == (1, 3)
+        messages, _ = outbox.sent(1)
+        assert names_of(list(messages)) == ["now"]
+        put(outbox, "next")
+        assert take(outbox) == (["next"], 1, 0, False)
+        assert confirmed(outbox, 1) == ["now"]
+
+    def test_not_before_others(self) -> None:
+        waiting, urgent, again = filled("a"), filled(), filled("a")
+        urgent.put_urgent(Message(b"u", 0))
+        again.take(MANY, MANY, 0.0)
+        again.sent(1)
+        reconnect(again)
+        stored = filled("a", stored=True)
+        for outbox in (waiting, urgent, again, stored):
+            assert not self.fly(outbox, outbox._next_number)
+
+    def test_not_over_the_window(self) -> None:
+        outbox = filled()
+        message = Message(b"now", 0)
+        assert outbox.fly(message, 0, 1, MANY)
+        assert not outbox.fly(message, 1, 1, MANY)
+        assert not outbox.fly(message, 1, MANY, 3)
+        assert outbox.fly(message, 1, MANY, 4)
+
+    def test_not_with_another_number_than_the_other_side_expects(self) -> None:
+        assert not self.fly(filled(), 1)
+
+    def test_not_to_a_peer_without_acknowledgements(self) -> None:
+        outbox = filled()
+        reconnect(outbox, confirms_all=False)
+        assert not self.fly(outbox)
+
+    def test_no_number_is_given_twice_after_ctrl_c(self) -> None:
+        """Wherever it comes: the other side would throw away the second one."""
+        for moment in range(20):
+            outbox = filled("before")
+            outbox.take(MANY, MANY, 0.0)
+            outbox.sent(1)
+            outbox.confirmed(1)
+            left = moment
+
+            def interrupt(frame: FrameType, event: str, arg: object) -> TraceFunction | None:
+                nonlocal left
+                if frame.f_code is not Outbox.fly.__code__:
+                    return None
+                if event == "line":
+                    left -= 1
+                    if left < 0:
+                        raise KeyboardInterrupt
+                return interrupt
+
+            traced = sys.gettrace()
+            sys.settrace(interrupt)
+            try:
+                flew = self.fly(outbox, 1)
+            except KeyboardInterrupt:
+                flew = False
+            finally:
+                sys.settrace(traced)
+            reconnect(outbox)
+            outbox.waiting.clear()
+            put(outbox, "after")
+            assert take(outbox)[1] in (1, 2)
+            if flew:
+                break
+        else:
+            pytest.fail("it was interrupted each time")
+        assert moment > 3
 
 
 class TestStored:

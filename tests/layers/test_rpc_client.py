@@ -969,3 +969,38 @@ def test_the_payload_of_a_message_is_only_a_reply_with_the_prefix(side: Side) ->
     assert REPLY_PREFIX == b"rpcrep"
     assert REPLY_PREFIX in side.hook.hooks
     assert REQUEST_PREFIX == b"rpcreq"
+
+
+# Received in the thread that waits.
+
+
+def receive_here(side: Side, data: bytes) -> bool:
+    return side.client._receive_here("1", "bob", Message(REPLY_PREFIX + data))
+
+
+def test_a_reply_that_can_not_be_read_is_left_to_the_loop(side: Side) -> None:
+    assert not receive_here(side, b"nonsense")
+    assert side.client.counters.as_dict()["replies_unreadable"] == 0
+
+
+def test_what_a_signal_handler_raises_meanwhile_is_not_about_the_reply(side: Side) -> None:
+    """Such as an alarm: it must reach the program, and not make the reply a wrong one."""
+    side.connect()
+    call = InThread(side.proxy.read)
+    (record,) = side.requests(1)
+    data = pickle.dumps(value_record(record["req_id"], 1))
+    reader = side.client.pickler
+    late = iter([True])
+
+    class Alarm:
+        def loads(self, data: bytes) -> Any:
+            if next(late, False):
+                raise TimeoutError("the alarm")
+            return reader.loads(data)
+
+    side.client.pickler = Alarm()  # type: ignore[assignment]
+    with pytest.raises(TimeoutError, match="the alarm"):
+        receive_here(side, data)
+    assert call.running
+    assert receive_here(side, data)
+    assert call.result() == 1
