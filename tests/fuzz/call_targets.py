@@ -78,7 +78,7 @@ class _InTurn:
 
     work: deque[tuple[Callable[..., object], tuple[Any, ...]]]
 
-    def __init__(self, max_workers: int, name: str, idle_timeout: float = 0.0) -> None:
+    def __init__(self, max_workers: int, name: str, linger: object = None) -> None:
         self.max_workers = max_workers
         self.name = name
         self.work = deque()
