@@ -60,7 +60,6 @@ class Attendant:
             queue.dirty = True
             if not (prompt and self._packeter.run_here(self._send_here, queue)):
                 self._packeter.call_soon(self.look, queue)
-                self._packeter.wakeup_poll()
         except BaseException:
             self._interrupted((queue,))
             raise
@@ -75,7 +74,6 @@ class Attendant:
                 if not queue.dirty:
                     queue.dirty = True
                     self._packeter.call_soon(self.look, queue)
-            self._packeter.wakeup_poll()
         except BaseException:
             self._interrupted(queues)
             raise
@@ -104,7 +102,6 @@ class Attendant:
         """Ctrl-C. A queue that is dirty and that nobody looks at would never be sent again."""
         for queue in queues:
             self._packeter.call_soon(self.look, queue)
-        self._packeter.wakeup_poll()
 
     def _look_later(self, queue: Queue) -> None:
         """The storage could not be read."""

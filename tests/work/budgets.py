@@ -94,10 +94,10 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
         "bob's loop: passes in a minute": 2.101,
     },
     "one call, stepped": {
-        "callers: Python calls": 41,
+        "callers: Python calls": 40,
         "alice's loop: Python calls": 128,
         "bob's loop: Python calls": 146,
-        "workers: Python calls": 51,
+        "workers: Python calls": 50,
         "alice's loop: sends and receives for 1": 2,
         "bob's loop: sends and receives for 1": 2,
     },
