@@ -68,13 +68,22 @@ class Row:
         return Row(*(mine + others for mine, others in pairs))
 
 
-def measure(where: PythonEnv, faults: tuple[Fault, ...], rounds: int, seed: int) -> Row:
-    """One run, tolerant of what hangs."""
+def measure(
+    where: PythonEnv,
+    faults: tuple[Fault, ...],
+    rounds: int,
+    seed: int,
+    patience: float = PATIENCE,
+) -> Row:
+    """One run, tolerant of what hangs.
+
+    :param patience: after so many seconds in which nothing happens it does
+    """
     setup = Setup(faults, api="layers", endings=(Ending.CLOSE, Ending.RESET), both_ways=False)
     row = Row(rounds)
     with (
         tempfile.TemporaryDirectory() as directory,
-        Run(Path(directory), setup, where, seed, PATIENCE) as run,
+        Run(Path(directory), setup, where, seed, patience) as run,
     ):
         for _ in range(rounds):
             try:

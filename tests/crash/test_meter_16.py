@@ -7,6 +7,7 @@ import pytest
 from tests.compat.harness import PythonEnv
 from tests.crash.meter_16 import SETUPS, Row, measure, show
 from tests.crash.rounds import CUTS
+from tests.helpers import DEADLINE
 
 
 @pytest.mark.slow
@@ -20,7 +21,8 @@ def test_on_the_real_one(snakemq16_env: PythonEnv) -> None:
 
 @pytest.mark.slow
 def test_on_this_one(this_env: PythonEnv) -> None:
-    row = measure(this_env, CUTS, 3, seed=1)
+    # A machine may have other things to do for three seconds.
+    row = measure(this_env, CUTS, 3, seed=1, patience=DEADLINE)
     assert row == Row(rounds=3, accepted=row.accepted)
     assert row.accepted > 0
 
