@@ -26,22 +26,27 @@ class Payloads:
 
     :param size: of each, in bytes
     :param first: number of the first
-    :param different: so many of them at most, where a lower limit is wanted
+    :param fresh: each is made when it is its turn, and not kept here: what it takes in memory
+        is then for whoever keeps it
     """
 
     _LIMIT: Final = 64 * 1024 * 1024
     _NUMBER: Final = 8
 
-    def __init__(self, size: int, count: int, first: int = 0, different: int | None = None) -> None:
-        filler = random.Random(size).randbytes(size - self._NUMBER)
-        limit = min(count, self._LIMIT // size, count if different is None else different)
-        self._messages = [
-            (first + number).to_bytes(self._NUMBER, "big") + filler for number in range(limit)
-        ]
+    def __init__(self, size: int, count: int, first: int = 0, *, fresh: bool = False) -> None:
+        self._filler = random.Random(size).randbytes(size - self._NUMBER)
+        self._first = first
         self._count = count
+        self._kept = None if fresh else list(self._make(min(count, self._LIMIT // size)))
+
+    def _make(self, count: int) -> Iterator[bytes]:
+        for number in range(self._first, self._first + count):
+            yield number.to_bytes(self._NUMBER, "big") + self._filler
 
     def __iter__(self) -> Iterator[bytes]:
-        return islice(cycle(self._messages), self._count)
+        if self._kept is None:
+            return self._make(self._count)
+        return islice(cycle(self._kept), self._count)
 
     def batches(self, size: int) -> Iterator[list[bytes]]:
         """All of them, so many at a time; the last time as many as remain."""

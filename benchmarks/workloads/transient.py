@@ -30,20 +30,19 @@ class Transient(Workload):
     """So many messages are queued in memory; then the receiver comes and gets them.
 
     The rate is that from when the first one arrives until the last one does.
-    Memory is that of the whole process that has queued them, at most. A thousand
-    different messages are sent again and again, so it is that of the queue and
-    not that of their contents, unless they are copied.
+    Memory is that of the whole process that has queued them, at most. Each message is
+    another one, made when it is queued, as in a program: what it takes is in the queue and
+    nowhere else, whether it is kept there or copied.
     """
 
     rounds = 3
     _SIZE: Final = 100
-    _DIFFERENT: Final = 1000
 
     def __init__(self, title: str, *, count: int) -> None:
         super().__init__(title, "messages/s", more_is_better=True, count=count)
 
     def _payloads(self, count: int) -> Payloads:
-        return Payloads(self._SIZE, count, different=self._DIFFERENT)
+        return Payloads(self._SIZE, count, fresh=True)
 
     def conduct(
         self, listener: Side, dialler: Side, start: Callable[[str], Side]

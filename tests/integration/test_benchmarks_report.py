@@ -220,10 +220,12 @@ class TestWhatTheSidesTell:
             work.figures(1000, facts(first_at=0.5, wrong="lost"), dialled)
 
 
-def test_few_different_messages_repeat_in_order() -> None:
-    messages = list(Payloads(100, 7, different=3))
-    assert len(set(messages)) == 3
-    assert messages == [*messages[:3], *messages[:3], messages[0]]
+def test_fresh_messages_are_the_same_and_nobody_keeps_them() -> None:
+    fresh, kept = Payloads(100, 7, first=3, fresh=True), Payloads(100, 7, first=3)
+    assert list(fresh) == list(kept) == list(fresh)
+    assert len(set(fresh)) == len(fresh) == 7
+    assert all(one is not other for one, other in zip(fresh, fresh, strict=True))
+    assert all(one is other for one, other in zip(kept, kept, strict=True))
 
 
 def test_a_small_run_does_enough_all_the_same() -> None:
