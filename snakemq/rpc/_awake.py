@@ -22,12 +22,26 @@ LONGEST_WAIT: Final = 0.0005
 #: If it was in vain this often, it is not tried the next two to the power of that times.
 _MOST_MISSES: Final = 8
 
+#: Of so many peers it is remembered how it went.
+_MAX_PEERS: Final = 1000
+
+
+class _Learnt:
+    """How it went with one peer."""
+
+    __slots__ = ("left_out", "misses")
+
+    def __init__(self) -> None:
+        self.misses = 0
+        #: how many times more it is not tried
+        self.left_out = 0
+
 
 class WaitingAwake:
     """Whether to wait for messages of one kind without sleeping, and doing it. Any thread.
 
-    What it learns from is how it went before: where answers take long, or calls do not
-    follow one another at once, it is tried less and less, at last for one of 256.
+    What it learns from is how it went before, with each peer: where answers take long, or
+    calls do not follow one another at once, it is tried less and less, at last for one of 257.
 
     :param messaging: receives
     :param prefix: what the data of the messages begins with
@@ -40,8 +54,7 @@ class WaitingAwake:
         self._deliver = deliver
         # Several threads may change these at the same time: nothing depends on it that
         # somebody would notice.
-        self._misses = 0
-        self._left_out = 0
+        self._peers: dict[str, _Learnt] = {}
 
     def wait(
         self,
@@ -57,17 +70,23 @@ class WaitingAwake:
         :param longest: for so many seconds at most, if that is less than usual
         :param about: what the message contains
         """
-        if self._left_out > 0:  # two threads may have counted down the last one
-            self._left_out -= 1
+        learnt = self._peers.get(ident)
+        if learnt is None:
+            if len(self._peers) >= _MAX_PEERS:
+                self._peers.clear()
+            learnt = self._peers[ident] = _Learnt()
+        if learnt.left_out > 0:  # two threads may have counted down the last one
+            learnt.left_out -= 1
             return
         messaging = self._messaging
         seconds = LONGEST_WAIT if longest is None else min(longest, LONGEST_WAIT)
         deadline = messaging.time() + seconds
         if messaging.shortcut.poll(ident, self._prefix, about, self._deliver, wanted, deadline):
-            self._misses = 0
+            learnt.misses = 0
         elif messaging.time() >= deadline:
-            self._misses = min(self._misses + 1, _MOST_MISSES)
-            self._left_out = 2**self._misses - 1
+            learnt.misses = min(learnt.misses + 1, _MOST_MISSES)
+            # An even number: where fast and slow answers take turns, it is tried for either.
+            learnt.left_out = 2**learnt.misses
 
 
 class Lingering:

@@ -134,6 +134,10 @@ class BlockingCall(OutgoingCall):
         """See :class:`OutgoingCall`."""
         self.end(Reply(self.req_id, True, stream))
 
+    def trace(self) -> bytes:
+        """What the reply contains, whatever the serializer: pickles have bytes as they are."""
+        return self.req_id if self.req_id in self.payload else self.req_id.hex().encode()
+
     def is_pending(self) -> bool:
         """Whether it has not ended."""
         return self._ended.locked()

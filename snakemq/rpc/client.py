@@ -22,6 +22,7 @@ from snakemq._core.rpc_records import (
     signal_record,
 )
 from snakemq._peer_log import PeerLog, quoted
+from snakemq._wakes import flush_wakes
 from snakemq.counters import Counters
 from snakemq.message import Message
 from snakemq.rpc._awake import WaitingAwake
@@ -427,7 +428,7 @@ class RpcClient(Hooked):
         ident = call.ident
         try:
             if self._outstanding.begin(ident, call):  # else there are many to be woken anyway
-                self._awake.wait(ident, call.is_pending, longest=call.timeout, about=call.req_id)
+                self._awake.wait(ident, call.is_pending, longest=call.timeout, about=call.trace())
             ended = call.wait(call.timeout)
         except BaseException:
             self._outstanding.give_up(ident, call, self._cancel_message(call.req_id))
@@ -530,7 +531,10 @@ class RpcClient(Hooked):
             if self._is_readable(data):
                 raise  # it was not about the reply: a signal handler came just now
             return False
+        if not isinstance(self._outstanding.find(ident, reply.req_id), BlockingCall):
+            return False  # who gets that wants to be told in the loop's thread
         self._take(ident, reply, len(data))
+        flush_wakes()  # this may be the loop of another stack, which puts off what it wakes
         return True
 
     def _is_readable(self, data: bytes) -> bool:

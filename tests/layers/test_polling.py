@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 
 import snakemq.rpc.client as client_module
 import snakemq.rpc.server as server_module
-from snakemq import Peer, as_signal, quick
+from snakemq import Peer, ReceivedMessage, as_signal, quick
+from snakemq.message import Message
 from snakemq.messaging import ReceiveHook
-from snakemq.rpc import NotAuthorized
+from snakemq.rpc import JSON, NotAuthorized
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.peers import OldPeer, connected_pair
 
@@ -327,3 +329,67 @@ def test_everything_is_acknowledged_although_only_threads_receive() -> None:
             assert peer.queued(other) < 1000
         for peer, other in ((bob, "alice"), (alice, "bob")):
             wait_until(lambda p=peer, o=other: p.queued(o) == 0)
+
+
+def test_a_callback_of_another_stack_can_call() -> None:
+    """A gateway: the thread that waits is a loop's, and puts off what it wakes."""
+    results: list[int] = []
+    with (
+        Peer("server", listen=0, serve={"obj": Served()}) as server,
+        Peer("client", connect=server.addresses[0]) as client,
+    ):
+        assert client.wait_connected("server", DEADLINE)
+        echo = client.proxy("server", "obj").echo.with_options(timeout=DEADLINE)
+
+        def pass_on(received: ReceivedMessage) -> None:
+            results.extend(echo(number) for number in range(50))
+
+        with (
+            Peer("gateway", listen=0, on_message=pass_on) as gateway,
+            Peer("source", connect=gateway.addresses[0]) as source,
+        ):
+            assert source.wait_connected("gateway", DEADLINE)
+            source.send("gateway", b"go")
+            wait_until(lambda: len(results) == 50)
+    assert results == list(range(50))
+
+
+def test_an_error_of_authorize_is_told_in_the_loops_thread() -> None:
+    threads: set[int] = set()
+
+    def authorize(request: object) -> bool:
+        raise LookupError
+
+    with (
+        Peer("server", listen=0, serve={"obj": Served()}, authorize=authorize) as server,
+        Peer("client", connect=server.addresses[0]) as client,
+    ):
+        server.on_error.add(lambda conn_id, exc: threads.add(threading.get_ident()))
+        loop: Future[int] = Future()
+        server.link.call_soon(lambda: loop.set_result(threading.get_ident()))
+        assert client.wait_connected("server", DEADLINE)
+        echo = client.proxy("server", "obj").echo
+        for _ in range(200):
+            with pytest.raises(NotAuthorized):
+                echo(1)
+        wait_until(lambda: threads)
+    assert threads == {loop.result(DEADLINE)}
+
+
+def test_replies_in_json_are_received_by_the_caller_too() -> None:
+    with (
+        Peer("server", listen=0, serve={"obj": Served()}, pickler=JSON) as server,
+        Peer("client", connect=server.addresses[0], pickler=JSON) as client,
+    ):
+        assert client.wait_connected("server", DEADLINE)
+        echo = client.proxy("server", "obj").echo
+        received: list[int] = []
+        receive = client.rpc_client._receive_here
+
+        def noted(conn_id: str, ident: str, message: Message) -> bool:
+            received.append(threading.get_ident())
+            return receive(conn_id, ident, message)
+
+        client.rpc_client._awake._deliver = noted
+        wait_until(lambda: (echo(1), received)[1])
+        assert set(received) == {threading.get_ident()}

@@ -82,8 +82,8 @@ def test_in_vain_it_is_tried_less_and_less() -> None:
     awake = WaitingAwake(clock, b"", deliver)  # type: ignore[arg-type]
     tried = tries(clock, awake, 2000)
     gaps = [later - earlier for earlier, later in pairwise(tried)]
-    assert gaps[:8] == [2, 4, 8, 16, 32, 64, 128, 256]
-    assert set(gaps[8:]) == {256}
+    assert gaps[:8] == [3, 5, 9, 17, 33, 65, 129, 257]
+    assert set(gaps[8:]) == {257}
 
 
 def test_success_is_followed_up_at_once() -> None:
@@ -91,11 +91,11 @@ def test_success_is_followed_up_at_once() -> None:
     awake = WaitingAwake(clock, b"", deliver)  # type: ignore[arg-type]
     tries(clock, awake, 600)
     clock.outcome = "received"
-    assert len(tries(clock, awake, 256)) >= 1
+    assert len(tries(clock, awake, 257)) >= 1
     assert tries(clock, awake, 50) == list(range(50))
     # And what was learnt before is forgotten.
     clock.outcome = "nothing"
-    assert tries(clock, awake, 7) == [0, 2, 6]
+    assert tries(clock, awake, 9) == [0, 3, 8]
 
 
 def test_nothing_is_learnt_where_it_could_not_be_tried() -> None:
@@ -109,7 +109,7 @@ def test_two_threads_that_count_down_together_do_not_end_it_for_ever() -> None:
     clock = Clock()
     awake = WaitingAwake(clock, b"", deliver)  # type: ignore[arg-type]
     awake.wait("bob", yes)
-    awake._left_out = -1  # as if both had seen a 1
+    awake._peers["bob"].left_out = -1  # as if both had seen a 1
     assert tries(clock, awake, 1) == [0]
 
 
@@ -150,3 +150,22 @@ def test_a_worker_leaves_it_to_the_loop_and_the_order_stays() -> None:
     lingering.run_in_loop(lambda: ran.append(4))
     assert ran == [1, 2, 3, 4]
     assert clock.soon == []
+
+
+def test_fast_and_slow_answers_that_take_turns_are_both_tried() -> None:
+    clock = Clock()
+    awake = WaitingAwake(clock, b"", deliver)  # type: ignore[arg-type]
+    tried = {"received": 0, "nothing": 0}
+    for turn in range(3000):
+        clock.outcome = "nothing" if turn % 2 else "received"
+        tried[clock.outcome] += len(tries(clock, awake, 1))
+    assert tried["received"] > 500
+
+
+def test_one_slow_peer_does_not_count_for_others() -> None:
+    clock = Clock()
+    awake = WaitingAwake(clock, b"", deliver)  # type: ignore[arg-type]
+    tries(clock, awake, 1000)
+    clock.polled.clear()
+    awake.wait("carol", yes)
+    assert len(clock.polled) == 1
