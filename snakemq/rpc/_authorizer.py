@@ -71,11 +71,8 @@ class Authorizer:
         return allowed
 
     def _report(self, conn_id: str, error: Exception) -> None:
-        messaging = self._messaging
-        if messaging.is_inside_loop():
-            messaging.on_error(conn_id, error)
-        else:
-            messaging.call_soon(messaging.on_error, conn_id, error)
+        # This may be a worker, also if the loop waits for it.
+        self._messaging.call_soon(self._messaging.on_error, conn_id, error)
 
     def refusal(
         self, ident: str, conn_id: str, object_name: str, method: str, *, is_signal: bool = False

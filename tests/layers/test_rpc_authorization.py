@@ -385,6 +385,7 @@ def test_a_function_that_raises_refuses(allowed: Allowed, caplog: pytest.LogCapt
     side.send("open", 5)
     assert "fire" not in refused(side)
     assert service.calls == []
+    side.messaging.run_soon()
     ((conn_id, error),) = errors
     assert conn_id == "c1"
     assert describe(error) == "LookupError('the table is on fire')"
@@ -411,6 +412,7 @@ def test_a_coroutine_is_not_true(allowed: Allowed) -> None:
     side.send("open", 5)
     refused(side)
     assert service.calls == []
+    side.messaging.run_soon()
     assert "has to return True or False, not coroutine" in str(errors[0])
 
 
