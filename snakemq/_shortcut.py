@@ -113,14 +113,20 @@ class Shortcut:
 
         return self._packeter.poll_here(connection.conn_id, take, wanted, deadline)
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether callbacks of the program are to be told of what is done here, and soon."""
+        users = 0
+        for slot in self._slots:
+            users += slot.users
+        return users > 0
+
     def _is_calm(self, connection: PeerConnection) -> bool:
         """Whether nothing but the messages themselves is to be handled."""
-        for slot in self._slots:
-            if slot.users:
-                return False
         queue = connection.queue
         return (
             self._is_allowed
+            and not self.is_heard
             and self.hooks == 1
             and connection.is_ready
             and connection.memory is not None  # else it is one of 1.6

@@ -272,8 +272,9 @@ class Messaging(CallbackOwner):
             queued = queue.push(message)
         if not queue.dirty and not hold:
             # Who has waited for the disk sends it, too: the loop would be in its way.
-            stored = (message.flags & FLAG_PERSISTENT) != 0 and self.queues_manager.stores
-            self._attendant.attend(queue, prompt=prompt or stored)
+            if message.flags & FLAG_PERSISTENT and self.queues_manager.stores:
+                prompt |= not self.shortcut.is_heard
+            self._attendant.attend(queue, prompt=prompt)
         return queued
 
     def release(self, ident: str) -> None:

@@ -124,15 +124,15 @@ class Deliveries:
     """The deliveries of a peer that are not final.
 
     :param changes: is notified of new states
-    :param refuse_in_loop: raises where nobody may wait
+    :param prepare_to_wait: called by who is going to wait; raises where nobody may
     :param owner: to whom failing callbacks are reported
     """
 
     def __init__(
-        self, changes: Changes, refuse_in_loop: Callable[[], object], owner: CallbackOwner
+        self, changes: Changes, prepare_to_wait: Callable[[], object], owner: CallbackOwner
     ) -> None:
         self._changes = changes
-        self._refuse_in_loop = refuse_in_loop
+        self._prepare_to_wait = prepare_to_wait
         self._callback = Callback[[]](owner, "Delivery.add_done_callback")
         # For states and callbacks; held for a moment only.
         self._lock = threading.Lock()
@@ -178,7 +178,7 @@ class Deliveries:
         self, condition: Callable[[], bool], timeout: float | None, delivery: Delivery
     ) -> None:
         """See :meth:`Delivery.wait`."""
-        self._refuse_in_loop()
+        self._prepare_to_wait()
         if not self._changes.wait_for(condition, timeout):
             raise TimeoutError(
                 f"the message to {delivery.ident!r} is {delivery.state.value} after "

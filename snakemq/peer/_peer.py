@@ -264,7 +264,7 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
         self._calls = stack.calls
 
         self._changes = Changes(stack.link)
-        self._deliveries = Deliveries(self._changes, self._refuse_in_loop, self)
+        self._deliveries = Deliveries(self._changes, self._prepare_to_wait, self)
         self._sender = Sender(
             identifier, stack.messaging, stack.storage is not None, self._deliveries, self._refusal
         )
@@ -685,6 +685,10 @@ class Peer(Sends, RemoteCalls, CallbackOwner):
     def _refuse_in_loop(self) -> None:
         if self._runner.in_loop:
             raise RuntimeError("a callback can't wait for its own thread; do this in another one")
+
+    def _prepare_to_wait(self) -> None:
+        self._refuse_in_loop()
+        self.link.wakeup_poll()  # it tells what was sent by others than the loop
 
     def _refusal(self) -> PeerClosed | None:
         return self._runner.closed() if self._closed else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Generator
@@ -21,6 +22,7 @@ from snakemq import (
     QueueLimits,
     ReceivedMessage,
     WhenFull,
+    _upkeep,
 )
 from snakemq.storage import MemoryQueuesStorage
 from tests.helpers import DEADLINE, wait_until
@@ -62,6 +64,31 @@ def gate() -> Generator[Gate]:
 
 
 # States.
+
+
+@pytest.mark.parametrize("told_by", ["callback", "handle"])
+def test_that_a_stored_message_was_sent_is_told_at_once(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_by: str
+) -> None:
+    """And not with the next thing that the loop has to do, whoever sent it."""
+    monkeypatch.setattr(_upkeep, "IDLE", 10 * DEADLINE)
+    told: list[bytes] = []
+
+    def has_told(count: int) -> bool:
+        return len(told) > count
+
+    with connected_pair({"on_message": gate}, {"storage": tmp_path / "alice.db"}) as (_, alice):
+        if told_by == "callback":
+            alice.on_message_sent.add(lambda ident, uuid: told.append(uuid))
+        alice.send("bob", "one")
+        assert gate.entered.wait(DEADLINE)
+        for count in (1, 2, 3):
+            delivery = alice.send("bob", "more", persistent=True, track=True)
+            if told_by == "callback":
+                wait_until(functools.partial(has_told, count))
+            else:
+                assert delivery.wait(SENT, timeout=DEADLINE) is SENT
+        gate.open.set()
 
 
 def test_a_message_that_arrives_is_acknowledged() -> None:
