@@ -22,6 +22,10 @@ __all__ = ["SETTLE_TIME", "TAKEOVER_WAIT", "Takeover"]
 #: it to a 1.6 peer would be lost.
 SETTLE_TIME: Final = 0.25
 
+#: What comes within so many seconds after the question may have been there before, and not
+#: been read, because it is only a part of something. An answer counts at once.
+_UNREAD_TIME: Final = 0.1
+
 #: How long a connected peer has to prove that it is alive when a second
 #: connection comes with its identifier, in seconds.
 TAKEOVER_WAIT: Final = 2.0
@@ -38,14 +42,17 @@ class _Probe:
         self._packeter = packeter
         self._conn_id = conn_id
         self._began = packeter.time()
+        #: whether the pong has come
+        self.is_answered = False
         packeter.read_now(conn_id)
         self._sent = packeter.sent_bytes(conn_id)
         #: where the ping ends, among all bytes that are sent
         self._end = self._sent + packeter.unsent_bytes(conn_id)
 
-    def is_answered(self) -> bool:
+    def shows_life(self) -> bool:
         """Whether anything came since, be it a part of a packet."""
-        return self._packeter.last_recv(self._conn_id) > self._began
+        last = self._packeter.last_recv(self._conn_id)
+        return self.is_answered or last > self._began + _UNREAD_TIME
 
     def gets_on(self) -> bool:
         """Whether it waits behind others that got on since this was asked last.
@@ -127,11 +134,10 @@ class Takeover:
             )
             self._packeter.close(old.conn_id)
             return
-        self._ping(old, lambda _: self._answered(old, new))
+        self._ping(old, lambda _: self._answered(old, new, probe))
+        probe = _Probe(self._packeter, old.conn_id)
         wait = self.wait * (2 if dialled_new else 1)
-        new.rival_timer = self._packeter.call_later(
-            wait, self._judge, old, new, _Probe(self._packeter, old.conn_id)
-        )
+        new.rival_timer = self._packeter.call_later(wait, self._judge, old, new, probe)
 
     def end(self, connection: PeerConnection) -> PeerConnection | None:
         """``connection`` is gone.
@@ -166,13 +172,14 @@ class Takeover:
         """
         return not rival.acknowledges or ended.received_total == rival.received_at_challenge
 
-    def _answered(self, old: PeerConnection, new: PeerConnection) -> None:
+    def _answered(self, old: PeerConnection, new: PeerConnection, probe: _Probe) -> None:
+        probe.is_answered = True
         if old.rival is new and not self._packeter.is_connector(new.conn_id):
             self._refuse(new, "it is connected already, and alive")
 
     def _judge(self, old: PeerConnection, new: PeerConnection, probe: _Probe) -> None:
         new.rival_timer = None
-        if probe.is_answered():
+        if probe.shows_life():
             self._refuse(new, "it is connected already, and alive")
         elif probe.gets_on():
             new.rival_timer = self._packeter.call_later(self.wait, self._judge, old, new, probe)

@@ -476,6 +476,29 @@ def test_a_connection_whose_probe_waits_behind_others_is_not_dead() -> None:
         assert events == []
 
 
+def test_what_was_there_before_the_question_is_no_answer(
+    network: SimNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of something, which was not read because the rest of it did not come."""
+    alice, bob = connected(network)
+    network.drop_silently("bob", "alice")
+    packeter = alice.packeter
+    ask = packeter.read_now
+
+    def read_now(conn_id: str) -> None:
+        ask(conn_id)
+        packeter._connections[conn_id].last_recv = packeter.time() + 0.01
+
+    monkeypatch.setattr(packeter, "read_now", read_now)
+    events = events_of(alice)
+    second = Raw(network, "second", alice)
+    second.greet("bob")
+    assert network.run_until(lambda: events, 10)
+    assert events == ["-bob", "+bob"]
+    assert second.closed == 0
+    del bob
+
+
 def test_a_probe_that_does_not_get_on_waits_for_nobody(network: SimNetwork) -> None:
     alice, _ = connected(network)
     network.drop_silently("alice", "bob")
