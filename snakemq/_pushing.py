@@ -139,9 +139,8 @@ class Pushing:
             if self._forgotten or self.stored.unloaded or not room.grant(self, size):
                 return False
             waiting = len(self._outbox.waiting)
-            self.left_messages -= 1
-            self.left_bytes -= size
             self._outbox.waiting.append(packet)
+            self.left_messages, self.left_bytes = self.left_messages - 1, self.left_bytes - size
         if waiting >= PORTION_MESSAGES and self.connected:
             manager.let_loop_look(self)
         return True
@@ -183,8 +182,9 @@ class Pushing:
         """
         size = len(item.data)
         room = self.manager.room
-        limits = room.limits
         with room.lock:
+            limits = room.limits
+            self._has_untimed = True
             if (
                 self.messages >= limits.max_messages
                 or self.bytes + size > limits.max_bytes
@@ -196,7 +196,6 @@ class Pushing:
                 or not self._outbox.fly(item, number, window.window_messages, window.window_bytes)
             ):
                 return False
-            self._has_untimed = True
             self.messages += 1
             self.bytes += size
             room.messages += 1

@@ -591,7 +591,10 @@ class Queue(Pushing):
         with self.manager.room.lock:
             if self._forgotten:
                 return True  # there may be another queue of this name by now
-            if self.connected or len(self) or self._overflow or self._expired:
+            # The outbox, too: Ctrl-C may have come before what is there was counted.
+            if self.connected or len(self) or len(self._outbox):
+                return False
+            if self._overflow or self._expired:
                 return False
             self._forgotten = True
             self.manager.room.take_back(self)

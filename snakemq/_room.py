@@ -97,6 +97,7 @@ class Room:
         with self.lock:
             self.take_all_back()
             self.limits = limits
+            self._changed.notify_all()  # there may be room now for who waits
 
     # For those who hold the lock.
 
@@ -129,16 +130,34 @@ class Room:
         room = min(PORTION_BYTES, limits.max_bytes - queue.bytes, limits.total_bytes - self.bytes)
         if count < 1 or room < size or self.closed:
             return False
-        self.count(queue, count, room)
-        queue.left_messages, queue.left_bytes = count, room
         self._granted[queue] = None
+        self._set_left(queue, count, room)
         return True
 
     def take_back(self, queue: Granted) -> None:
         """What a queue was granted and has not used is free again."""
-        self.count(queue, -queue.left_messages, -queue.left_bytes)
-        queue.left_messages = queue.left_bytes = 0
+        self._set_left(queue, 0, 0)
         self._granted.pop(queue, None)
+
+    def _set_left(self, queue: Granted, messages: int, size: int) -> None:
+        more, more_bytes = messages - queue.left_messages, size - queue.left_bytes
+        # One statement without a call, for Ctrl-C may come behind each: what a queue was
+        # granted counts, and what is counted it was granted.
+        (
+            queue.messages,
+            queue.bytes,
+            self.messages,
+            self.bytes,
+            queue.left_messages,
+            queue.left_bytes,
+        ) = (
+            queue.messages + more,
+            queue.bytes + more_bytes,
+            self.messages + more,
+            self.bytes + more_bytes,
+            messages,
+            size,
+        )
 
     def take_all_back(self) -> None:
         """Likewise, of all queues: what is counted is what is there."""

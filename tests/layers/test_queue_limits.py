@@ -570,6 +570,13 @@ class TestBlock:
         with pytest.raises(QueueFull):
             messaging.send_messages(batch)
 
+    def test_higher_limits_let_in_who_waits(self, messaging: Messaging) -> None:
+        messaging.send_message("away", Message(b"1", None))
+        outcome = self.waits(messaging, lambda: messaging.send_message("away", Message(b"2", 60)))
+        messaging.queue_limits = QueueLimits(max_messages=2, when_full=WhenFull.BLOCK)
+        self.thread.join(DEADLINE)
+        assert outcome == [True]
+
     def test_a_batch_waits_as_a_whole(self, messaging: Messaging) -> None:
         messaging.queue_limits = QueueLimits(max_messages=2, when_full=WhenFull.BLOCK)
         queue = messaging.queues_manager.get_queue("away")

@@ -202,6 +202,15 @@ def test_ctrl_c_at_any_step_leaves_what_is_counted_and_no_lock(manager: QueuesMa
     assert outcomes == {0, 1}
 
 
+def test_what_is_counted_wrongly_is_not_forgotten(manager: QueuesManager) -> None:
+    """Ctrl-C may have come while it was counted: what is there must stay all the same."""
+    queue = manager.get_queue("a")
+    queue.push_data(b"data")
+    queue.messages -= 5
+    assert len(queue) == 0
+    assert not queue.forget()
+
+
 class TestTheLoopIsWaitedFor:
     """By a thread that sends faster than it, but not for long."""
 
