@@ -45,6 +45,9 @@ _COUNT: Final = "SELECT count(*), coalesce(sum(length(data)), 0) FROM items WHER
 #: After so many items the table is brought up to date.
 _MAX_UNSAVED: Final = 1000
 
+#: No item is behind that: as long as it is not read, the table may be about all of them.
+_UNKNOWN: Final = 2**63
+
 
 class Count:
     """What is known of a queue.
@@ -82,7 +85,7 @@ class QueueCounts:
         # queues it has to say something else. (The highest one that it names may be
         # lower, if it has forgotten a queue. Those between are gone then.)
         self._saved: dict[str, Count] = {}
-        self._saved_to = 0
+        self._saved_to = _UNKNOWN
         self._outdated: set[str] = set()
         self._must_save = False
 
@@ -114,20 +117,22 @@ class QueueCounts:
         self._unsaved.clear()
         self._items_unsaved = 0
         self._saved = {}
-        self._saved_to = 0
+        self._saved_to = _UNKNOWN
         self._outdated.clear()
         self._must_save = False
+        saved_to = 0
         for name, messages, size, seconds, position in self._file.read(_LOAD):
             if seconds is not None:
                 self._counts[name] = Count(messages, size, seconds)
                 self._saved[name] = Count(messages, size)
-                self._saved_to = max(self._saved_to, position or 0)
+                saved_to = max(saved_to, position or 0)
                 continue
             count = self._counts.setdefault(name, Count())
             count.messages += messages
             count.bytes += size
             self._unsaved.add(name)
             self._items_unsaved += messages
+        self._saved_to = saved_to
 
     def of(self, name: str) -> Count:
         """That of a queue to which items are added; then call :meth:`added`."""
