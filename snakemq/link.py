@@ -525,9 +525,8 @@ class Link(Loop):
     def _give_up_polled(self, sock: LinkSocket) -> None:
         if sock.state is SocketState.OPEN:
             key = self.selector.get_map().get(sock)
-            if key is None:
-                sock.interest = 0
-            else:
+            sock.interest = 0 if key is None else key.events
+            if key is not None:
                 self._poller.restore(sock)
             self._close_socket(sock)
 

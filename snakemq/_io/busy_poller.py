@@ -32,6 +32,9 @@ def _go_on() -> None:
 _yield_processor: Final[Callable[[], object]] = getattr(os, "sched_yield", _go_on)
 
 
+#: Missing where something has replaced what this Python was made with.
+_EPOLL: Final[Any] = getattr(selectors, "EpollSelector", ())
+
 #: What epoll calls them; other systems have neither, nor use for it.
 _READ: Final = getattr(select, "EPOLLIN", 0)
 _READ_AND_WRITE: Final = _READ | getattr(select, "EPOLLOUT", 0)
@@ -47,7 +50,7 @@ class _Hush:
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._epoll: Any = None
-        if sys.platform == "linux" and isinstance(selector, selectors.EpollSelector):
+        if sys.platform == "linux" and isinstance(selector, _EPOLL):
             # A descriptor of its own for what the selector uses, too: this closes it.
             self._epoll = select.epoll.fromfd(os.dup(selector.fileno()))
 
@@ -150,8 +153,8 @@ class BusyPoller:
             try:
                 data = sock.recv(LARGEST_POLLED)
             except OSError as exc:
-                if exc.errno is None and not sock.is_tls:
-                    raise  # the TimeoutError of a signal handler, and nothing of the socket
+                if type(exc) is TimeoutError and exc.errno is None:
+                    raise  # of a signal handler, and nothing of the socket
                 link.failed_here(sock, exc)
                 break
             if data:

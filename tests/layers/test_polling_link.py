@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import snakemq.link as link_module
+from snakemq._io import busy_poller
 from snakemq.link import Link, LinkSocket, SSLConfig
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.tls_support import LOCALHOST, Files, files
@@ -605,3 +606,11 @@ def test_tls_ends_while_somebody_polls(tls: tuple[Side, ssl.SSLSocket]) -> None:
     wait_until(lambda: side.gone)
     assert side.received == b"goodbye"
     assert side.gone == [(side.conn_id, side.thread.ident)]
+
+
+def test_a_link_where_epoll_was_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what replaces the ways to wait, such as libraries with threads of their own."""
+    monkeypatch.delattr(selectors, "EpollSelector", raising=False)
+    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
+    monkeypatch.setattr(busy_poller, "_EPOLL", getattr(selectors, "EpollSelector", ()))
+    Link().cleanup()
