@@ -264,7 +264,10 @@ def test_connections_that_stay(certificate: dict[str, str]) -> None:
 
         stage.attack("silent", "silent peer", count=count, rate=5000, sources=ONE_ADDRESS)
         stage.wait_for_connections(1 + count)
-        assert stage.resident() - max(silent, lying) < 5, "it grows with each attack"
+        # Those of before may not all be closed yet, and leave memory in pieces. If they
+        # stayed it would be 4 KiB for each.
+        grown = stage.resident() - max(silent, lying)
+        assert grown < 5 + count * 1 / 1024, "it grows with each attack"
         print(f"MiB: {before:.1f} before, {silent:.1f} silent, {lying:.1f} lying")
 
 
