@@ -103,19 +103,43 @@ class Idle(Workload):
         return figures
 
 
+class _Timed:
+    """Calls to one process, and how long they have taken."""
+
+    def __init__(self, calling: Calling) -> None:
+        self._calling = calling
+        #: in seconds
+        self.times: list[float] = []
+        #: how many have returned something else than they were given
+        self.wrong = 0
+        self.close = calling.close
+
+    def make(self, payloads: Payloads) -> None:
+        """One call with each."""
+        for data in payloads:
+            before = clock()
+            answer = self._calling.call(data)
+            self.times.append(clock() - before)
+            self.wrong += answer != data
+
+
 class Connections(Workload):
     """Many connections to one process, on which nothing happens; and one that is used.
 
     They are held by a third process. Memory is the growth of the resident set of
     the process that listens, without what the system needs for its sockets. Calls
-    are made before the others connect, and when they are there.
+    are made when the others are there; and in turns with them to one more process that
+    listens, to which nobody else connects. Before and after would be seconds apart, in
+    which a machine changes more than what is asked for.
     """
 
     counted = "connections"
     _SIZE: Final = 64
 
-    #: Calls of which the median is taken; connections for each second of rest.
-    _CALLS: Final = 1000
+    #: Calls of which the median is taken, with and without others; so many of either are made
+    #: before it is the turn of the other; connections for each second of rest.
+    _CALLS: Final = 2000
+    _TURN: Final = 100
     _PER_SECOND: Final = 200
 
     def __init__(self, title: str, *, count: int) -> None:
@@ -124,22 +148,27 @@ class Connections(Workload):
     def conduct(
         self, listener: Side, dialler: Side, start: Callable[[str], Side]
     ) -> tuple[Facts, Facts]:
+        # Both do the same, but for who connects.
+        lonely = start("listen")
         listened = listener.hear("listening")
         address = listened["address"]
-        dialler.tell("dial", address=address)
+        dialler.tell("dial", address=address, lonely=lonely.hear("listening")["address"])
         dialled = dialler.hear("ready")
-        listener.tell("prepare")
-        listener.hear("prepared")
+        for side in (listener, lonely):
+            side.tell("prepare")
+            side.hear("prepared")
         holder = start("hold")
         holder.tell("dial", address=address)
         holder.hear("ready")
-        listener.tell("rest")
+        for side in (listener, lonely):
+            side.tell("rest")
         listened.update(listener.hear("rested"))
+        lonely.hear("rested")
         dialler.tell("go")
         dialled.update(dialler.hear("done"))
         holder.tell("finish")
         dialled["held"] = holder.hear("finished")["held"]
-        end(holder, dialler, listener)
+        end(holder, dialler, listener, lonely)
         return listened, dialled
 
     def listen(self, peer: PeerModule, runner: Channel, setting: Setting, count: int) -> None:
@@ -163,28 +192,30 @@ class Connections(Workload):
         runner.tell("closed")
 
     def dial(self, peer: PeerModule, runner: Channel, setting: Setting, count: int) -> None:
-        calling = peer.caller(runner.hear("dial")["address"])
-        calls = min(self._CALLS, count)
-        self._time(calling, calls)  # warms up
-        alone, wrong = self._time(calling, calls)
-        runner.tell("ready", alone=alone)
+        addresses = runner.hear("dial")
+        among_many = _Timed(peer.caller(addresses["address"]))
+        alone = _Timed(peer.caller(addresses["lonely"]))
+        payloads = Payloads(self._SIZE, min(self._TURN, count))
+        for timed in (among_many, alone):
+            timed.make(payloads)
+        runner.tell("ready")
         runner.hear("go")
-        among_many, wrong_later = self._time(calling, calls)
-        runner.tell("done", among_many=among_many, wrong=wrong + wrong_later)
+        for timed in (among_many, alone):
+            timed.make(payloads)  # warms up
+            timed.times.clear()
+        for _ in range(max(1, min(self._CALLS, count) // len(payloads))):
+            for timed in (among_many, alone):
+                timed.make(payloads)
+        runner.tell(
+            "done",
+            among_many=statistics.median(among_many.times),
+            alone=statistics.median(alone.times),
+            wrong=among_many.wrong + alone.wrong,
+        )
         runner.hear("close")
-        calling.close()
+        among_many.close()
+        alone.close()
         runner.tell("closed")
-
-    def _time(self, calling: Calling, calls: int) -> tuple[float, int]:
-        """The median of so many calls, in seconds, and how many returned something else."""
-        times = []
-        wrong = 0
-        for data in Payloads(self._SIZE, calls):
-            before = clock()
-            answer = calling.call(data)
-            times.append(clock() - before)
-            wrong += answer != data
-        return statistics.median(times), wrong
 
     def hold(self, peer: PeerModule, runner: Channel, setting: Setting, count: int) -> None:
         holding = peer.hold(runner.hear("dial")["address"], count)
