@@ -106,6 +106,41 @@ def test_who_sends_little_in_much_gets_less_attention(pair: Pair) -> None:
     assert pair.raw[1].reads[-1] == MOST
 
 
+def test_what_is_wanted_in_one_piece_comes_in_one() -> None:
+    size = 600_000
+    pair = Pair(ssl.TLSVersion.TLSv1_3, buffer=4 * 1024 * 1024)
+    rng = random.Random(3)
+    try:
+        for _ in range(30):
+            body = rng.randbytes(size)
+            assert pair.alice.send(body)
+            received = pair.bob.recv(size)
+            if received == body:
+                break
+            received += read_all(pair.bob, pair.raw[1])
+            assert received == body
+        assert received == body, "once it is known that it is worth it"
+        assert pair.bob.recv(1) == b""
+        assert not pair.bob.has_buffered()
+    finally:
+        pair.close()
+
+
+def test_what_is_little_does_not_keep_the_loop(pair: Pair) -> None:
+    """Of a large portion that turns out to be nothing much, a slice at a time is decrypted."""
+    for _ in range(20):
+        pair.alice.send(bytes(64 * 1024))
+        assert len(read_all(pair.bob, pair.raw[1])) == 64 * 1024
+    data = random.Random(4).randbytes(5000)
+    send_in_records(pair.alice, data, 1)
+    received = b""
+    while len(received) < len(data):
+        piece = pair.bob.recv(MOST)
+        assert len(piece) <= 64 * 1024 // 22
+        received += piece
+    assert received == data
+
+
 def test_what_is_taken_is_what_the_other_side_can_read() -> None:
     pair = Pair(ssl.TLSVersion.TLSv1_3, buffer=8 * 1024)
     try:
