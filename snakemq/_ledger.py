@@ -116,8 +116,7 @@ class Ledger:
             self.stored(item, positions[0])
 
         self._storage()
-        self._manager.writer.push([(self.name, item)], lambda: None, stored)
-        self._manager.wrote()
+        self._manager.writer.push([(self.name, item)], None, stored)
 
     @staticmethod
     def item(key: bytes, record: bytes) -> Message:

@@ -26,11 +26,11 @@ class Pushing:
     """
 
     __slots__ = (
-        "_forgotten",
         "_has_untimed",
         "_outbox",
         "bytes",
         "connected",
+        "is_forgotten",
         "left_bytes",
         "left_messages",
         "manager",
@@ -44,7 +44,8 @@ class Pushing:
         self.manager = manager
         self.connected = False
         # All that follows is for those who hold the manager's lock.
-        self._forgotten = False
+        #: it left the manager, and there may be another one of its name
+        self.is_forgotten = False
         self._outbox = Outbox()
         self._has_untimed = False  # there may be bare messages with a finite TTL
         #: how many messages are not in the storage, and of how many bytes of
@@ -69,7 +70,7 @@ class Pushing:
             not queued
         """
         manager = self.manager
-        if item.flags & FLAG_PERSISTENT and manager.is_stored(item):
+        if item.flags & FLAG_PERSISTENT and manager.stores and item.ttl != 0:
             manager.push_stored(self, item)
             return True
         size = len(item.data)
@@ -81,11 +82,15 @@ class Pushing:
                 and self.bytes + size <= limits.max_bytes
                 and room.messages < limits.total_messages
                 and room.bytes + size <= limits.total_bytes
-                and not self._forgotten
+                and not self.is_forgotten
             ):
-                if item.ttl is None and not self.stored.unloaded:
+                ttl = item.ttl
+                if (ttl is None or self.connected) and not self.stored.unloaded:
+                    # What append() does, without a call: these are nearly all.
+                    if ttl is not None:
+                        self._has_untimed = True
                     self._outbox.waiting.append(item)
-                elif not self.connected and item.ttl == 0:
+                elif not self.connected and ttl == 0:
                     return False
                 else:
                     self.append(item)
@@ -136,7 +141,7 @@ class Pushing:
         manager = self.manager
         room = manager.room
         with room.lock:
-            if self._forgotten or self.stored.unloaded or not room.grant(self, size):
+            if self.is_forgotten or self.stored.unloaded or not room.grant(self, size):
                 return False
             waiting = len(self._outbox.waiting)
             self._outbox.waiting.append(packet)
@@ -155,7 +160,7 @@ class Pushing:
         room = self.manager.room
         limits = room.limits
         with room.lock:
-            if not self.connected or self._forgotten:
+            if not self.connected or self.is_forgotten:
                 return False
             if not (
                 self.messages < limits.max_messages
@@ -170,7 +175,7 @@ class Pushing:
             room.messages += 1
             room.bytes += size
             self._has_untimed = True
-            self._outbox.put_urgent(item)
+            self._outbox.urgent.append(item)
             return True
 
     def fly(self: Queue, item: Message, number: int, window: DeliveryFeature) -> bool:  # type: ignore[misc]
@@ -190,9 +195,8 @@ class Pushing:
                 or self.bytes + size > limits.max_bytes
                 or room.messages >= limits.total_messages
                 or room.bytes + size > limits.total_bytes
-                or self._forgotten
+                or self.is_forgotten
                 or self.stored.unloaded
-                or self.stored.is_from_before
                 or not self._outbox.fly(item, number, window.window_messages, window.window_bytes)
             ):
                 return False

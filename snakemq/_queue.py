@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from snakemq._core.outbox import Entry, Taken, message_of
 from snakemq._core.packed import (
@@ -98,11 +98,6 @@ class Queue(Pushing):
 
     # For those who hold the manager's lock.
 
-    @property
-    def is_forgotten(self) -> bool:
-        """Whether it left the manager, and there may be another one of its name."""
-        return self._forgotten
-
     def append(self, item: Message) -> None:
         """Append a message that is not stored, and was counted before."""
         ttl = item.ttl
@@ -134,7 +129,9 @@ class Queue(Pushing):
             and len(self._outbox.waiting) < WINDOW_MESSAGES
             and stored.bytes_loaded - self._outbox.bytes_flying < WINDOW_BYTES
         ):
-            self._keep_in_memory(entry, len(item.data))
+            stored.keep_in_memory(entry, len(item.data))
+            if item.ttl is not None:
+                self._heap.push(entry)
             self._outbox.waiting.append(entry)
         else:
             if self.left_messages:
@@ -189,11 +186,6 @@ class Queue(Pushing):
         self._removals += removals
         return True
 
-    def _keep_in_memory(self, entry: Placed, size: int) -> None:
-        self.stored.keep_in_memory(entry, size)
-        if entry.expires != math.inf:
-            self._heap.push(entry)
-
     def _leave(
         self, entries: Sequence[Entry], *, expired: bool = False
     ) -> tuple[Sequence[Message], list[Removal]]:
@@ -208,10 +200,11 @@ class Queue(Pushing):
             return Unpacked(entries), []
         messages: list[Sendable] = []
         positions: list[int] = []
-        stored_size = 0
+        stored_size = timed = 0
         for entry in entries:
             if isinstance(entry, Timed):
-                message = cast(Message, entry.message)
+                message = entry.message
+                assert message is not None
                 if expired:
                     entry.message = None
                 elif message.ttl is not None:
@@ -219,7 +212,7 @@ class Queue(Pushing):
                 if isinstance(entry, Placed) and entry.is_stored:
                     positions.append(entry.position)
                     stored_size += len(message.data)
-                    self.stored.left_memory(entry, len(message.data))
+                    timed += entry.expires != math.inf
                 messages.append(message)
             else:
                 messages.append(entry)
@@ -228,6 +221,7 @@ class Queue(Pushing):
         manager.room.tell()
         if not positions:
             return unpacked(messages), []
+        self.stored.left_memory(timed, stored_size)
         manager.stored_room.count(self.stored, -len(positions), -stored_size)
         manager.stored_room.tell()
         return unpacked(messages), [Removal(self.name, positions, stored_size)]
@@ -265,9 +259,10 @@ class Queue(Pushing):
         if self.stored.unloaded:
             self._load_if_empty()
         with self.manager.room.lock:
-            if self.stored.is_from_before and not self._outbox.waits:
+            if self.stored.unloaded and self.stored.is_from_before and not self._outbox.waits:
                 return Taken([])  # nothing goes before that, be it urgent
-            return self._outbox.take(max_count, max_bytes, self._reading())
+            reading = self._offline.reading(self.manager.clock())
+            return self._outbox.take(max_count, max_bytes, reading)
 
     def take_urgent(self, max_bytes: int) -> Taken:
         """Likewise, of the urgent ones only."""
@@ -284,7 +279,8 @@ class Queue(Pushing):
     @property
     def waiting(self) -> bool:
         """Whether there may be something to :meth:`take`."""
-        return self._outbox.has_waiting or self.stored.unloaded > 0
+        outbox = self._outbox
+        return bool(outbox.waiting or outbox.urgent or self.stored.unloaded)
 
     @property
     def in_flight(self) -> int:
@@ -293,9 +289,7 @@ class Queue(Pushing):
 
     def flying(self) -> tuple[int, int, int]:
         """How many messages are in flight; in flight or unconfirmed; the data of all these."""
-        outbox = self._outbox
-        in_flight = outbox.in_flight
-        return in_flight, in_flight + outbox.unconfirmed, outbox.bytes_flying
+        return self._outbox.flying()
 
     def expect_confirmations(self, *, of_all: bool) -> None:
         """The connection is ready, and it is known what is going to be :meth:`confirmed`.
@@ -482,7 +476,9 @@ class Queue(Pushing):
             else:
                 room.count(stored, 1, length)  # somebody else has put it there
             entry = Placed(message, stored.reading, position, True)
-            self._keep_in_memory(entry, length)
+            stored.keep_in_memory(entry, length)
+            if message.ttl is not None:
+                self._heap.push(entry)
             if entry.expires <= reading:
                 messages, removals = self._leave([entry])
                 self._expired += messages
@@ -589,14 +585,14 @@ class Queue(Pushing):
         :return: whether it was empty and is gone now
         """
         with self.manager.room.lock:
-            if self._forgotten:
+            if self.is_forgotten:
                 return True  # there may be another queue of this name by now
             # The outbox, too: Ctrl-C may have come before what is there was counted.
             if self.connected or len(self) or len(self._outbox):
                 return False
             if self._overflow or self._expired:
                 return False
-            self._forgotten = True
+            self.is_forgotten = True
             self.manager.room.take_back(self)
             del self.manager.queues[self.name]
         return True

@@ -142,10 +142,14 @@ class StoredPart:
         """Whether the next one on the disk may have been sent by an earlier process."""
         return self.unloaded > 0 and self.loaded < self.first_new - 1
 
-    def left_memory(self, entry: Placed, size: int) -> None:
-        """A message that was in memory leaves the queue."""
+    def left_memory(self, timed: int, size: int) -> None:
+        """Messages that were in memory leave the queue.
+
+        :param timed: how many of them have a TTL
+        :param size: how many bytes of data they have
+        """
         self.bytes_loaded -= size
-        self.timed_loaded -= entry.expires != math.inf
+        self.timed_loaded -= timed
 
     @property
     def has_timed(self) -> bool:

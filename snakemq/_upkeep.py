@@ -33,7 +33,7 @@ class Upkeep:
         self._manager = manager
         self._timer: TimerHandle | None = None
         self._flush_timer: TimerHandle | None = None
-        manager.wrote = self.arm
+        manager.tell_of_writes(self.arm)
         manager.flush_later = self._flush_later
         self._is_asked = False
         self._written = 0

@@ -74,17 +74,6 @@ class _Job:
         #: released when its thread has to look; only if it has to wait
         self.turn: threading.Lock | None = None
 
-    def count_bytes(self) -> int:
-        """How much data it is."""
-        size = 0
-        for _, message in self.entries:  # mostly one
-            size += len(message.data)
-        return size
-
-    def wake(self) -> None:
-        if self.turn is not None:
-            self.turn.release()
-
 
 class _Leaving:
     """What is to be removed from a queue."""
@@ -118,6 +107,8 @@ class Writer:
         #: something could not be removed, and is not tried again by itself
         self.removal_failed = False
         self._unsynced = 0
+        #: called when :meth:`push` has stored something, for all that were stored together
+        self.wrote: Callable[[], object] = lambda: None
 
     def push(
         self,
@@ -141,6 +132,7 @@ class Writer:
         finally:
             if job.leads:
                 self._hand_over(MAX_LEFT)
+                self.wrote()
         if job.error is not None:
             raise job.error
 
@@ -256,7 +248,8 @@ class Writer:
                 if self._jobs:
                     job = self._jobs.popleft()
                     job.leads = True
-                    job.wake()
+                    if job.turn is not None:
+                        job.turn.release()
                     return
                 if self._left <= max_left or self.removal_failed:
                     self._is_led = False
@@ -335,23 +328,30 @@ class Writer:
             undone = [job for job in group[1:] if not job.is_done and job not in self._jobs]
             self._jobs.extendleft(reversed(undone))
         for job in group[1:]:
-            if job.is_done:
-                job.wake()
+            if job.is_done and job.turn is not None:
+                job.turn.release()
 
     def _gather(self, group: list[_Job]) -> None:
         """Find what can be written together."""
-        messages, size = len(group[0].entries), group[0].count_bytes()
-        while self._jobs and messages < GROUP_MESSAGES and size < GROUP_BYTES:
+        messages = size = 0
+        job = group[0]
+        while True:
+            messages += len(job.entries)
+            for _, message in job.entries:  # mostly one
+                size += len(message.data)
+            if not self._jobs or messages >= GROUP_MESSAGES or size >= GROUP_BYTES:
+                return
             job = self._jobs[0]
             if not job.entries:
                 return  # it wants the turn, and nobody else can take it for it
             group.append(job)
             self._jobs.popleft()
-            messages += len(job.entries)
-            size += job.count_bytes()
 
     def _write(self, group: list[_Job], removals: list[Removal]) -> None:
-        ready = [job for job in group if job.prepare is None or self._is_prepared(job)]
+        ready = []
+        for job in group:
+            if job.prepare is None or self._is_prepared(job):
+                ready.append(job)
         try:
             self._change(ready, removals)
         except StorageUnavailable as exc:
@@ -360,8 +360,9 @@ class Writer:
             for job in ready:
                 self._fail(job, exc)
         except Exception as exc:
+            was_alone = len(ready) == 1 and not removals
             self._restore(removals)
-            if len(ready) == 1 and not removals:
+            if was_alone:
                 self._fail(ready[0], exc)
                 return
             # One of them may be what the storage can't take.
@@ -393,14 +394,17 @@ class Writer:
             if len(group) == 1
             else list(chain.from_iterable([job.entries for job in group]))
         )
-        removed = sum([len(removal.positions) for removal in removals]) if removals else 0
-        sync = bool(entries) or self._unsynced + removed > MAX_UNSYNCED
+        sync = True
+        unsynced = 0
+        if not entries:
+            unsynced = self._unsynced + sum([len(removal.positions) for removal in removals])
+            sync = unsynced > MAX_UNSYNCED
         before = self._storage.last_position()
         positions: list[int] | None = None
         try:
             positions = self._storage.change_items(entries, removals, sync=sync)
             self.changes += 1
-            self._unsynced = 0 if sync else self._unsynced + removed
+            self._unsynced = 0 if sync else unsynced
             self.removal_failed = False
             self._tell(group, positions)
         except Exception:
@@ -444,7 +448,9 @@ class Writer:
             raise
 
     def _restore(self, removals: list[Removal]) -> None:
+        """Something was not removed, or it is not known. It is still to be done, and once."""
         if removals:
             with self._lock:
                 self._put_back(removals)
+                removals.clear()
                 self.removal_failed = True

@@ -134,6 +134,12 @@ class QueuesManager(CallbackOwner):
         self.last_position = last
         self.log.debug("queues in storage: %i", len(self.queues))
 
+    def tell_of_writes(self, wrote: Callable[[], object]) -> None:
+        """Call this whenever the storage may have something to do when it is idle. Any thread."""
+        self.wrote = wrote
+        if self.paged is not None:
+            self.writer.wrote = wrote
+
     @property
     def limits(self) -> QueueLimits:
         """How much may be queued."""
@@ -191,7 +197,8 @@ class QueuesManager(CallbackOwner):
         reserved = self.reserve(entries)
         stored = [(queue.name, message) for queue, message in reserved if self.is_stored(message)]
         if stored:
-            self._push_reserved(reserved, stored)
+            timed = [message for _, message in stored if message.ttl is not None]
+            self._push_reserved(reserved, stored, bool(timed))
         else:
             self.append(reserved)
         return reserved
@@ -203,7 +210,9 @@ class QueuesManager(CallbackOwner):
             # It says what is wrong, or waits for room.
             self.push_many([(queue.name, message)])
         else:
-            self._push_reserved([(queue, message)], [(queue.name, message)])
+            self._push_reserved(
+                [(queue, message)], [(queue.name, message)], message.ttl is not None
+            )
 
     def _reserve_one(self, queue: Queue, message: Message) -> bool:
         """Make room for a message that goes to the storage, if there is some already."""
@@ -220,17 +229,22 @@ class QueuesManager(CallbackOwner):
                 or room.bytes + size > limits.total_bytes
             ):
                 return False
-            room.count(part, 1, size)
+            part.messages += 1
+            part.bytes += size
+            room.messages += 1
+            room.bytes += size
             return True
 
-    def _push_reserved(self, reserved: Reserved, stored: Sequence[tuple[str, Message]]) -> None:
+    def _push_reserved(
+        self, reserved: Reserved, stored: Sequence[tuple[str, Message]], has_ttl: bool
+    ) -> None:
         """Store messages for which there is room, and append them to their queues.
 
         :param stored: those that go to the storage, at least one
+        :param has_ttl: whether any of these has one
         """
         is_done = False
-        has_clock = [message for _, message in stored if message.ttl is not None]
-        advance = functools.partial(self.advance_stored_clocks, reserved) if has_clock else None
+        advance = functools.partial(self.advance_stored_clocks, reserved) if has_ttl else None
 
         def done(positions: Sequence[int]) -> None:
             nonlocal is_done
@@ -245,7 +259,6 @@ class QueuesManager(CallbackOwner):
             else:
                 self.release(reserved)
             raise
-        self.wrote()
 
     def _store(
         self,

@@ -21,10 +21,11 @@ with that the other side recognises it when it comes again.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, takewhile
-from typing import NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from snakemq._core.packed import (
     PACKET_OVERHEAD,
@@ -36,7 +37,6 @@ from snakemq._core.packed import (
     size_of,
     total_size,
     unpack,
-    unpacked,
 )
 from snakemq._core.ttl import Placed, Timed
 from snakemq.message import FLAG_PERSISTENT, Message
@@ -55,6 +55,8 @@ __all__ = [
 #: others, which are the most, are not.
 Entry: TypeAlias = "Sendable | Timed"
 
+_SENDABLE: Final = {Message, bytes}
+
 
 def message_of(entry: Entry) -> Message | None:
     """The message of an entry; ``None`` if it expired."""
@@ -70,6 +72,15 @@ def sendables_of(entries: Sequence[Entry]) -> Sequence[Sendable]:
         "list[Sendable]",
         [entry.message if isinstance(entry, Timed) else entry for entry in entries],
     )
+
+
+def _messages_of(entries: list[Any]) -> Sequence[Message]:
+    """The messages of entries that have not expired."""
+    # One look at their types: this is done for each batch that is sent.
+    kinds = set(map(type, entries))
+    if not kinds <= _SENDABLE:
+        entries = [entry.message if isinstance(entry, Timed) else entry for entry in entries]
+    return Unpacked(entries) if bytes in kinds else entries
 
 
 def is_gone(entry: Entry) -> bool:
@@ -108,9 +119,9 @@ class Outbox:
         "_told",
         "_told_flying",
         "_unconfirmed",
-        "_urgent",
         "bytes_flying",
         "dead",
+        "urgent",
         "waiting",
     )
 
@@ -118,7 +129,8 @@ class Outbox:
         self.waiting: deque[Entry] = deque()
         #: how many entries of ``waiting`` have no message any more
         self.dead = 0
-        self._urgent: list[Message] = []
+        #: what goes before all that waits and was not sent yet, in this order
+        self.urgent: list[Message] = []
         self._in_flight: list[Entry] = []
         self._unconfirmed: list[Entry] = []
         #: data of what is in flight or unconfirmed, in bytes
@@ -139,7 +151,7 @@ class Outbox:
         self._told_flying = 0
 
     def __len__(self) -> int:
-        return len(self.waiting) - self.dead + len(self._urgent) + self.under_way
+        return len(self.waiting) - self.dead + len(self.urgent) + self.under_way
 
     @property
     def under_way(self) -> int:
@@ -156,10 +168,10 @@ class Outbox:
         """How many messages wait to be confirmed."""
         return len(self._unconfirmed)
 
-    @property
-    def has_waiting(self) -> bool:
-        """Whether there may be something to take."""
-        return bool(self.waiting or self._urgent)
+    def flying(self) -> tuple[int, int, int]:
+        """How many messages are in flight; in flight or unconfirmed; the data of all these."""
+        in_flight = len(self._in_flight)
+        return in_flight, in_flight + len(self._unconfirmed), self.bytes_flying
 
     @property
     def waits(self) -> bool:
@@ -178,7 +190,7 @@ class Outbox:
 
     def messages(self) -> Iterator[Message]:
         """All messages."""
-        entries = chain(self._unconfirmed, self._in_flight, self._urgent, self.waiting)
+        entries = chain(self._unconfirmed, self._in_flight, self.urgent, self.waiting)
         return (message for entry in entries if (message := message_of(entry)) is not None)
 
     def count_under_way(self, *, stored: bool) -> tuple[int, int]:
@@ -192,15 +204,6 @@ class Outbox:
             if is_stored(entry) == stored
         ]
         return len(entries), total_size(sendables_of(entries))
-
-    @property
-    def has_urgent(self) -> bool:
-        """Whether there is something that goes before the others."""
-        return bool(self._urgent)
-
-    def put_urgent(self, message: Message) -> None:
-        """Append a message that goes before all that wait and were not sent yet."""
-        self._urgent.append(message)
 
     def _pop_first(self) -> None:
         """Take out the first entry that waits, and with it what is known of it."""
@@ -261,9 +264,10 @@ class Outbox:
                 return taken
         number = self._next_number
         messages: list[Sendable] = []
-        if self._urgent:
-            max_bytes = self._take_urgent(max_count, max_bytes, messages)
-        size = total_size(messages) if messages else 0
+        size = 0
+        if self.urgent:
+            left = self._take_urgent(max_count, max_bytes, messages)
+            size, max_bytes = max_bytes - left, left
         if max_bytes > 0:
             size += self._take_new(max_count - len(messages), max_bytes, reading, messages)
         self._next_number += len(messages)
@@ -272,7 +276,7 @@ class Outbox:
     def fly(self, message: Message, number: int, window_messages: int, window_bytes: int) -> bool:
         """Put a new message in flight at once, if nothing has to be sent before it.
 
-        What :meth:`put_urgent` and :meth:`take` do for the only message that there is.
+        What :meth:`take` does for the only message that there is.
 
         :param number: which one the other side expects it to have
         :param window_messages: how many may be under way
@@ -282,7 +286,7 @@ class Outbox:
         if (
             self._next_number != number
             or self.waiting
-            or self._urgent
+            or self.urgent
             or self._numbers
             or self._stored
             or not self._confirms_all
@@ -302,7 +306,7 @@ class Outbox:
         number = self._next_number
         messages: list[Sendable] = []
         if not (self._numbers or self._stored):
-            not_stored = takewhile(lambda m: not m.flags & FLAG_PERSISTENT, self._urgent)
+            not_stored = takewhile(lambda m: not m.flags & FLAG_PERSISTENT, self.urgent)
             self._take_urgent(sum(1 for _ in not_stored), max_bytes, messages)
         self._next_number += len(messages)
         return self._taken(Taken(messages, number), total_size(messages))
@@ -312,8 +316,8 @@ class Outbox:
 
         :return: how many bytes there is still room for
         """
-        while self._urgent and len(messages) < max_count and max_bytes > 0:
-            message = self._urgent.pop(0)
+        while self.urgent and len(messages) < max_count and max_bytes > 0:
+            message = self.urgent.pop(0)
             self._in_flight.append(message)
             messages.append(message)
             max_bytes -= len(message.data)
@@ -338,7 +342,13 @@ class Outbox:
                     add(entry)
                     room -= len(entry) - PACKET_OVERHEAD
                 else:
-                    message = entry.fresh(reading) if isinstance(entry, Timed) else entry
+                    message: Message | None
+                    if not isinstance(entry, Timed):
+                        message = entry
+                    elif entry.expires == math.inf:
+                        message = entry.message
+                    else:
+                        message = entry.fresh(reading)
                     if message is None:
                         drop()
                         self.dead -= 1
@@ -416,10 +426,7 @@ class Outbox:
         self._told_flying -= told
         entries = self._in_flight[:count]
         del self._in_flight[:count]
-        # What is under way has its message.
-        messages: Sequence[Message] = (
-            Unpacked(entries) if are_packed(entries) else unpacked(sendables_of(entries))
-        )
+        messages = _messages_of(entries)
         leaving: list[Entry] = []
         if self._confirms_all:
             self._unconfirmed.extend(entries)
@@ -482,8 +489,8 @@ class Outbox:
         self._unconfirmed.clear()
         self._flights.clear()
         self._stored_flying = self._told_flying = self.bytes_flying = 0
-        urgent = list(self._urgent)
-        self._urgent.clear()
+        urgent = list(self.urgent)
+        self.urgent.clear()
         return urgent
 
     def rebuild(self, keep: Callable[[Entry], Entry | None]) -> None:

@@ -88,7 +88,9 @@ class Placed(Timed):
     __slots__ = ("is_stored", "position")
 
     def __init__(self, message: Message, reading: float, position: int, is_stored: bool) -> None:
-        super().__init__(message, math.inf if message.ttl is None else reading + message.ttl)
+        # Not by way of the class above: it is for each message that is stored.
+        self.message = message
+        self.expires = math.inf if message.ttl is None else reading + message.ttl
         self.position = position
         self.is_stored = is_stored
 

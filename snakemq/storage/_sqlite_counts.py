@@ -151,6 +151,20 @@ class QueueCounts:
         """Whether so many can be added without any change of the table, perhaps."""
         return self._items_unsaved + items <= _MAX_UNSAVED
 
+    def straight(self, name: str, replaced: int | None) -> Count | None:
+        """That of a queue, if an item can be added without any change of the table.
+
+        It is changed then as with :meth:`of`.
+
+        :param replaced: the position of one that is removed for it
+        :return: ``None``: it may take more
+        """
+        if self._items_unsaved >= _MAX_UNSAVED:
+            return None
+        if replaced is not None and replaced <= self._saved_to:
+            return None
+        return self.of(name)
+
     def is_unsaved(self, position: int) -> bool:
         """Whether the table is surely not about an item.
 

@@ -180,32 +180,44 @@ class SqliteFile:
         :param inserts: a single one changes something, or nothing is to be committed
         :return: how many rows they have changed, removed and added
         """
-        # For each message; a @contextmanager would double the cost.
         with self.exclusive():
-            try:
-                conn = self._connection()
-                if self._shared and joins:
-                    with self._savepoint(conn):
-                        return _execute(conn, statements)
+            return self.run_inside(statements, late=late, joins=joins, inserts=inserts)
+
+    def run_inside(
+        self,
+        statements: Sequence[Statement],
+        *,
+        late: bool = False,
+        joins: bool = False,
+        inserts: bool = False,
+    ) -> int:
+        """Likewise, inside :meth:`exclusive`."""
+        # For each message; a @contextmanager would double the cost.
+        try:
+            conn = self._connection()
+            if self._shared and joins:
+                with self._savepoint(conn):
+                    return _execute(conn, statements)
+            if self.read_only or self._shared:
                 self._refuse_change("write to")
-                try:
-                    if len(statements) == 1 and (late or inserts):
-                        # Is a transaction of its own: one statement instead of
-                        # three, each of which lets go of the interpreter.
-                        self._set_syncs(conn, not (late and self._can_be_late))
-                        changed = _execute(conn, statements)
-                    else:
-                        self._begin(conn, late=late, inserts=inserts)
-                        changed = _execute(conn, statements)
-                        conn.execute("COMMIT")
-                except BaseException:
-                    self._roll_back(conn)
-                    raise
-                if changed or not inserts:
-                    self._committed(late=late)
-                return changed
-            except ERRORS as exc:
-                raise self._translated(exc) from exc
+            try:
+                if len(statements) == 1 and (late or inserts):
+                    # Is a transaction of its own: one statement instead of
+                    # three, each of which lets go of the interpreter.
+                    self._set_syncs(conn, not (late and self._can_be_late))
+                    changed = _execute(conn, statements)
+                else:
+                    self._begin(conn, late=late, inserts=inserts)
+                    changed = _execute(conn, statements)
+                    conn.execute("COMMIT")
+            except BaseException:
+                self._roll_back(conn)
+                raise
+            if changed or not inserts:
+                self._committed(late=late)
+            return changed
+        except ERRORS as exc:
+            raise self._translated(exc) from exc
 
     def sync(self) -> None:
         """Make durable what was late. Free if there is nothing."""
@@ -342,7 +354,7 @@ class SqliteFile:
             # Of somebody who was interrupted before it was undone. What is
             # written now would be a part of it, and not be committed.
             self._roll_back(conn)
-        if syncs and self._can_be_late:
+        if self.log_room.syncs_left and syncs and self._can_be_late:
             # The sync of this change is that of the room, too.
             self.log_room.count_sync(conn, self.path)
         if self._syncs is not syncs:

@@ -42,7 +42,8 @@ class LogRoom:
     """Makes the log long when there was a number of syncs."""
 
     def __init__(self) -> None:
-        self._syncs_left = _SYNCS
+        #: after so many there will be room; 0: there is
+        self.syncs_left = _SYNCS
         #: how long the log is then, in bytes
         self.size = 0
 
@@ -52,14 +53,14 @@ class LogRoom:
         :param path: the file whose log it is
         :raises sqlite3.Error: somebody else writes, and does not come to an end
         """
-        if self._syncs_left:
-            if self._syncs_left == 1:
+        if self.syncs_left:
+            if self.syncs_left == 1:
                 self._make(conn, path)
-            self._syncs_left -= 1
+            self.syncs_left -= 1
 
     def forget(self) -> None:
         """The log was made short."""
-        self._syncs_left = _SYNCS
+        self.syncs_left = _SYNCS
 
     def _make(self, conn: sqlite3.Connection, path: str) -> None:
         pages = _pragma(conn, "wal_autocheckpoint") * _SLACK

@@ -192,30 +192,28 @@ class SqliteQueues:
         :param removal: it takes the place of another one, if that is all that is removed
         :return: its position; ``None``: nothing was done, it takes more
         """
-        with self._file.exclusive():
-            if not self._counts.has_room(1):
+        replaced = None
+        if removal is not None and removal.positions:
+            if len(removal.positions) > 1 or removal.queue_name != name:
                 return None
-            statement = _INSERT_ONE
-            replaced: tuple[object, ...] = ()
-            if removal is not None and removal.positions:
-                first = removal.positions[0]
-                if (
-                    len(removal.positions) > 1
-                    or removal.queue_name != name
-                    or not self._counts.is_unsaved(first)
-                ):
-                    return None
-                statement = _REPLACE_ONE
-                replaced = (first, name)
+            replaced = removal.positions[0]
+        with self._file.exclusive():
             try:
-                count = self._counts.of(name)
+                count = self._counts.straight(name, replaced)
+                if count is None:
+                    return None
                 ttl = item.ttl
                 offline = None if ttl is None else count.seconds
                 self._last_position = position = self._last_position + 1
                 uuid = b2a_hex(item.uuid)
                 row = (position, name, uuid, item.data, ttl, item.flags, offline, wall_clock())
-                changed = self._file.run([(statement, row + replaced)], joins=True, inserts=True)
-                if replaced and removal is not None:
+                statement = (
+                    (_INSERT_ONE, row)
+                    if replaced is None
+                    else (_REPLACE_ONE, (*row, replaced, name))
+                )
+                changed = self._file.run_inside((statement,), joins=True, inserts=True)
+                if replaced is not None and removal is not None:
                     if not changed:
                         return None  # it is not there
                     count.bytes += len(item.data) - removal.bytes
@@ -250,7 +248,7 @@ class SqliteQueues:
                 return None
             try:
                 rows = self._rows(new)
-                changed = self._file.run([change_rows(rows, runs)], joins=True, inserts=True)
+                changed = self._file.run_inside([change_rows(rows, runs)], joins=True, inserts=True)
                 for removal in removals:
                     changed -= len(removal.positions)
                     counts.removed(*removal)

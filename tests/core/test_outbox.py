@@ -67,7 +67,7 @@ class TestWay:
 
     def test_each_step(self) -> None:
         outbox = filled("a", "bc", "d")
-        assert (len(outbox), outbox.under_way, outbox.has_waiting) == (3, 0, True)
+        assert (len(outbox), outbox.under_way, len(outbox.waiting)) == (3, 0, 3)
         assert take(outbox, 2) == (["a", "bc"], 0, 0, False)
         assert (outbox.in_flight, outbox.unconfirmed, outbox.bytes_flying) == (2, 0, 3)
         told, leaving = outbox.sent(1)
@@ -76,7 +76,7 @@ class TestWay:
         assert confirmed(outbox, 1) == ["a"]
         assert (len(outbox), outbox.under_way, outbox.bytes_flying) == (2, 1, 2)
         assert take(outbox) == (["d"], 2, 0, False)
-        assert not outbox.has_waiting
+        assert not outbox.waiting
         assert names_of(outbox.sent(2)[0]) == ["bc", "d"]
         assert confirmed(outbox, 2) == ["bc", "d"]
         assert (len(outbox), outbox.bytes_flying) == (0, 0)
@@ -98,7 +98,7 @@ class TestWay:
         outbox = filled("a", "b", "c", "d")
         take(outbox, 2)
         outbox.sent(1)
-        outbox.put_urgent(Message(b"u"))
+        outbox.urgent.append(Message(b"u"))
         assert sorted(names_of(list(outbox.messages()))) == ["a", "b", "c", "d", "u"]
 
 
@@ -165,7 +165,7 @@ class TestOnlyOne:
 
     def test_not_before_others(self) -> None:
         waiting, urgent, again = filled("a"), filled(), filled("a")
-        urgent.put_urgent(Message(b"u", 0))
+        urgent.urgent.append(Message(b"u", 0))
         again.take(MANY, MANY, 0.0)
         again.sent(1)
         reconnect(again)
@@ -302,7 +302,7 @@ class TestUrgent:
         outbox = filled("a", "b", "c")
         take(outbox, 1)
         for name in ("u", "v"):
-            outbox.put_urgent(Message(name.encode()))
+            outbox.urgent.append(Message(name.encode()))
         assert take(outbox, 3) == (["u", "v", "b"], 1, 0, False)
 
     def test_it_does_not_go_before_what_is_repeated(self) -> None:
@@ -310,21 +310,21 @@ class TestUrgent:
         take(outbox, 2)
         outbox.sent(2)
         reconnect(outbox)
-        outbox.put_urgent(Message(b"u"))
+        outbox.urgent.append(Message(b"u"))
         assert take(outbox) == (["a", "b"], 0, 0, True)
         assert take(outbox) == (["u", "c"], 2, 0, False)
 
     def test_it_ends_with_the_connection(self) -> None:
         outbox = filled("a")
-        outbox.put_urgent(Message(b"u"))
-        outbox.put_urgent(Message(b"v"))
+        outbox.urgent.append(Message(b"u"))
+        outbox.urgent.append(Message(b"v"))
         assert reconnect(outbox) == ["u", "v"]
         assert len(outbox) == 1
 
     def test_what_the_other_side_stores_stays_in_the_window(self) -> None:
         outbox = filled("a")
         for name, flags in (("u", 0), ("v", FLAG_PERSISTENT), ("w", 0)):
-            outbox.put_urgent(Message(name.encode(), 0, flags))
+            outbox.urgent.append(Message(name.encode(), 0, flags))
         assert names_of(outbox.take_urgent(MANY).messages) == ["u"]
         assert names_of(outbox.take_urgent(MANY).messages) == []
         assert take(outbox) == (["v", "w", "a"], 1, 0, False)
@@ -333,7 +333,7 @@ class TestUrgent:
     def test_it_counts(self, count: int, size: int) -> None:
         outbox = filled("a")
         for name in ("u", "v"):
-            outbox.put_urgent(Message(name.encode()))
+            outbox.urgent.append(Message(name.encode()))
         for expected in ("u", "v", "a"):
             assert names_of(outbox.take(count, size, 0.0).messages) == [expected]
 
@@ -450,7 +450,7 @@ class OutboxModel(RuleBasedStateMachine):
     def push_urgent(self, size: int) -> None:
         item = self.make(timed=False, flags=0, size=size, ttl=0)
         item.urgent = True
-        self.outbox.put_urgent(item.message)
+        self.outbox.urgent.append(item.message)
         self.urgent.append(item)
 
     @precondition(lambda self: not self.connected)
@@ -612,7 +612,7 @@ class OutboxModel(RuleBasedStateMachine):
         assert outbox.unconfirmed == len(self.unconfirmed)
         assert outbox.under_way == len(under_way)
         assert outbox.bytes_flying == sum(len(item.message.data) for item in under_way)
-        assert outbox.has_waiting or not (self.waiting or self.urgent)
+        assert outbox.waiting or outbox.urgent or not (self.waiting or self.urgent)
 
 
 TestModel = OutboxModel.TestCase

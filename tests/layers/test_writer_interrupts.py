@@ -177,6 +177,20 @@ def test_an_interrupt_in_the_storage_after_it_was_done(manager_bench: ManagerBen
 
 
 @pytest.mark.usefixtures("_in_main_thread")
+def test_an_interrupt_of_who_writes_for_others_does_not_keep_from_telling_of_it(
+    manager_bench: ManagerBench,
+) -> None:
+    changes = manager_bench.storage.changes
+    told: list[int] = []
+    manager_bench.manager.tell_of_writes(lambda: told.append(len(changes)))
+    manager_bench.storage.after = interrupts(b"interrupted")
+    threads = lead_group(manager_bench)
+    assert [thread.end() for thread in threads] == [None, None]
+    assert changes[-1].pushed == [b"interrupted", b"behind"]
+    assert told[-1] == len(changes)
+
+
+@pytest.mark.usefixtures("_in_main_thread")
 def test_an_interrupt_while_a_file_is_synced(tmp_path: Path) -> None:
     storage = SqliteQueuesStorage(str(tmp_path / "storage"))
     manager = QueuesManager(storage)
@@ -233,6 +247,25 @@ def test_an_interrupt_while_it_is_prepared_forgets_nothing_that_is_to_be_removed
 
 
 @pytest.mark.usefixtures("_in_main_thread")
+def test_an_interrupt_after_an_error_has_nothing_removed_twice(bench: Bench) -> None:
+    def check(change: Change) -> None:
+        if change.removed:
+            raise StorageError("not now")
+        if change.pushed == [b"c"]:  # which is tried without what is to be removed
+            signal.raise_signal(signal.SIGINT)
+
+    bench.push(b"a", b"b")
+    bench.storage.check = check
+    bench.remove(1)
+    with pytest.raises(KeyboardInterrupt):
+        bench.push(b"c")
+    bench.storage.check = lambda change: None
+    bench.push(b"d")
+    assert bench.storage.changes[-1] == Change([b"d"], [1], True)
+    assert bench.storage.content() == [b"b", b"d"]
+
+
+@pytest.mark.usefixtures("_in_main_thread")
 def test_an_interrupt_while_something_is_removed_leaves_nobody_waiting(bench: Bench) -> None:
     senders: list[Thread] = []
 
@@ -260,7 +293,7 @@ def lines_of_cleaning_up() -> set[int]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Try):
             cleaning += [*node.finalbody, *node.handlers]
-        elif isinstance(node, ast.FunctionDef) and node.name in {"_hand_over", "_tell", "wake"}:
+        elif isinstance(node, ast.FunctionDef) and node.name in {"_hand_over", "_tell"}:
             cleaning.append(node)
         elif isinstance(node, ast.With):
             # Python comes back to this line before it releases the lock, and
