@@ -93,8 +93,11 @@ class Outgoing:
             sizes: list[int] = []
             acknowledges = connection.session.delivery is not None
             if acknowledges:
-                self._announce(connection, queue, taken, buffers, sizes)
-            if are_packed(messages):
+                number = taken.number
+                if taken.stored or taken.repeated or connection.next_number != number:
+                    self._announce(queue, taken, buffers, sizes)
+                connection.next_number = number + len(messages)
+            if type(messages[0]) is bytes and are_packed(messages):
                 buffers.append(b"".join(messages))
                 sizes += map(len, messages)
             else:
@@ -124,7 +127,7 @@ class Outgoing:
         except BaseException:
             # Ctrl-C, in the middle of something. What was under way is sent again
             # on the next connection; no other one is concerned.
-            self._packeter.call_soon(self._give_up, connection.conn_id)
+            self._packeter.call_soon(self._give_up, connection)
             raise
         return True
 
@@ -159,13 +162,23 @@ class Outgoing:
             connection.flights.append((packet, packet))
             connection.sent_total += 1
         except BaseException:
-            self._packeter.call_soon(self._give_up, conn_id)  # as above
+            self._packeter.call_soon(self._give_up, connection)  # as above
             raise
         return True
 
-    def _give_up(self, conn_id: str) -> None:
-        with contextlib.suppress(KeyError):  # it may be gone already
-            self._packeter.close(conn_id)
+    def _give_up(self, connection: PeerConnection) -> None:
+        """Nobody knows whether the system has got what is in flight, so it counts as sent.
+
+        It keeps its numbers then, which the other side may have seen.
+        """
+        conn_id = connection.conn_id
+        queue = connection.queue
+        try:
+            if queue is not None and (messages := queue.sent(queue.in_flight)[0]):
+                self._tell_sent(conn_id, queue.name, messages)
+        finally:
+            with contextlib.suppress(KeyError):  # it may be gone already
+                self._packeter.close(conn_id)
 
     def _take(self, connection: PeerConnection, queue: Queue) -> Taken | None:
         try:
@@ -187,23 +200,14 @@ class Outgoing:
         return queue.take(count, min(room, window_room))
 
     @staticmethod
-    def _announce(
-        connection: PeerConnection,
-        queue: Queue,
-        taken: Taken,
-        buffers: list[bytes],
-        sizes: list[int],
-    ) -> None:
-        """Say which numbers the messages have, unless the other side knows already."""
-        count = len(taken.messages)
-        if taken.stored or taken.repeated or connection.next_number != taken.number:
-            repeated = count if taken.repeated else 0
-            packet = encode_packet(
-                encode_sequence(Sequence(queue.stream, taken.number, taken.stored, repeated))
-            )
-            buffers.append(packet)
-            sizes.append(len(packet))
-        connection.next_number = taken.number + count
+    def _announce(queue: Queue, taken: Taken, buffers: list[bytes], sizes: list[int]) -> None:
+        """Say which numbers the messages have: the other side does not know."""
+        repeated = len(taken.messages) if taken.repeated else 0
+        packet = encode_packet(
+            encode_sequence(Sequence(queue.stream, taken.number, taken.stored, repeated))
+        )
+        buffers.append(packet)
+        sizes.append(len(packet))
 
     def _ask_for_arrival(self, connection: PeerConnection, messages: SequenceOf[Sendable]) -> None:
         persistent = sum(
@@ -237,6 +241,9 @@ class Outgoing:
         queue = connection.queue
         if queue is not None:
             count = sent - known
+            if not count:  # as for each message that was acknowledged meanwhile
+                self.pump(connection)
+                return
             connection.handed_total += count
             self._tell_all(connection, queue, queue.sent(count), [])
 
@@ -268,7 +275,7 @@ class Outgoing:
         connection.handed_total += missing
         # Before anybody is told: a callback may close the connection, and the
         # queue takes back what is not confirmed then.
-        sent = queue.sent(missing)
+        sent = queue.sent(missing) if missing else ((), ())
         self._tell_all(connection, queue, sent, queue.confirmed(count))
 
     def _tell_all(
@@ -293,4 +300,5 @@ class Outgoing:
                     if confirmed:
                         self._tell_acked(conn_id, queue.name, confirmed)
                 finally:
-                    self.pump(connection)
+                    if queue.blocked or queue.waiting:
+                        self.pump(connection)

@@ -72,6 +72,8 @@ class Shortcut:
         packeter = self._packeter
         return (
             connection is not None
+            and (queue := connection.queue) is not None
+            and not queue.dirty  # the loop is going to look at it
             and len(message.data) + MESSAGE_OVERHEAD <= packeter.max_packet_size
             and packeter.run_here(self._outgoing.send_here, connection, message)
         )

@@ -11,7 +11,6 @@ import logging
 import random
 import selectors
 import ssl
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -115,7 +114,6 @@ class Link(Loop):
         self._ready_slot = self.on_ready_to_send
         self._pass_slot = self.on_loop_pass
 
-        self._ready: deque[LinkSocket] = deque()
         self._sockets: dict[str, LinkSocket] = {}
         self._anonymous: set[LinkSocket] = set()  # in handshake or lingering
         self._handshakes = Handshakes(self)
@@ -536,25 +534,22 @@ class Link(Loop):
 
     # What the loop calls.
 
-    def _handle_event(self, source: Any, mask: int) -> None:
-        if isinstance(source, LinkSocket):
-            self._handle_io(source, mask)
-        else:
-            source.handle_readable()
-
-    def _has_work(self) -> bool:
-        return bool(self._ready)
-
     def _end_pass(self) -> int:
-        count = len(self._ready)
-        for _ in range(count):
-            self._report_ready(self._ready.popleft())
+        count = 0
+        # Twice: what is sent because of that needs no pass of its own to be told of.
+        for _ in range(2):
+            finished = len(self._ready)
+            count += finished
+            for _ in range(finished):
+                if not self._ready:
+                    break  # a callback has driven the loop, or closed it
+                self._report_ready(self._ready.popleft())
         if self._pass_slot.funcs:
             self._pass_slot()
         return count
 
     def _has_ticks(self) -> bool:
-        return self._pass_slot.has_user_callbacks
+        return bool(self._pass_slot.funcs) and self._pass_slot.has_user_callbacks
 
     def _set_interest(self, sock: LinkSocket, interest: int) -> None:
         if interest == sock.interest:
@@ -568,7 +563,11 @@ class Link(Loop):
             self.selector.register(sock, interest, sock)
         sock.interest = interest
 
-    def _handle_io(self, sock: LinkSocket, mask: int) -> None:
+    def _handle_event(self, source: Any, mask: int) -> None:
+        if not isinstance(source, LinkSocket):
+            source.handle_readable()
+            return
+        sock = source
         # An earlier event of this pass may have closed it.
         state = sock.state
         if state is SocketState.OPEN:
@@ -590,13 +589,11 @@ class Link(Loop):
         for _ in range(2):
             if sock.state is not SocketState.OPEN or sock.paused:
                 return
-            expected = min(sock.expected, MOST_AT_ONCE)
+            expected = sock.expected and min(sock.expected, MOST_AT_ONCE)
+            size = expected or self.recv_block_size
+            if not expected and size > SMALL_RECV_SIZE and not sock.reads_much:
+                size = SMALL_RECV_SIZE
             try:
-                size = expected or (
-                    self.recv_block_size
-                    if sock.reads_much
-                    else min(self.recv_block_size, SMALL_RECV_SIZE)
-                )
                 data = sock.recv(size)
             except OSError as exc:
                 self._broken(sock, exc)
@@ -615,6 +612,8 @@ class Link(Loop):
                     return
             elif sock.eof:
                 self._close_socket(sock)
+            elif sock.has_buffered():
+                self.call_soon(self._handle_readable, sock)
             if not expected or len(data) < expected or sock.least > 1:
                 return
 

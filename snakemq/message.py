@@ -105,7 +105,9 @@ class Message:
     ) -> None:
         if type(data) is not bytes:
             raise TypeError(f"message data must be bytes, not {type(data).__name__}")
-        if ttl is not None:
+        if ttl == 0:
+            ttl = 0.0
+        elif ttl is not None:
             ttl = float(ttl)
             if not ttl >= 0:  # NaN too
                 raise ValueError(f"ttl must be None or at least 0 seconds, not {ttl!r}")

@@ -258,18 +258,20 @@ class Messaging(CallbackOwner):
         :raises snakemq.exceptions.StorageError: it could not be stored and is
             not queued
         """
-        self._check(ident, message)
+        if (
+            type(ident) is not str
+            or type(message) is not Message
+            or len(message.data) + MESSAGE_OVERHEAD > self.packeter.max_packet_size
+        ):
+            self._check(ident, message)  # it may be of a subclass
         queue = self._queues.get(ident)
         if queue is None:
             if message.ttl == 0:
                 return False  # nobody connected: not worth a queue
             queue = self.queues_manager.get_queue(ident)
-        if urgent:
-            if message.ttl != 0:
-                raise ValueError("only a message with TTL 0 can be urgent")
-            queued = queue.push_urgent(message)
-        else:
-            queued = queue.push(message)
+        if urgent and message.ttl != 0:
+            raise ValueError("only a message with TTL 0 can be urgent")
+        queued = queue.push_urgent(message) if urgent else queue.push(message)
         if not queue.dirty and not hold:
             # Who has waited for the disk sends it, too: the loop would be in its way.
             if message.flags & FLAG_PERSISTENT and self.queues_manager.stores:
@@ -707,10 +709,9 @@ class Messaging(CallbackOwner):
     def _pump(self, ident: str) -> bool:
         """Send what waits for a peer; whether it is connected."""
         connection = self._by_ident.get(ident)
-        if connection is None:
-            return False
-        self._outgoing.pump(connection)
-        return True
+        if connection is not None:
+            self._outgoing.pump(connection)
+        return connection is not None
 
     def _pump_here(self, queue: Queue) -> bool:
         """Likewise, in a thread that has borrowed the stack; whether that was done."""
@@ -738,8 +739,6 @@ class Messaging(CallbackOwner):
         sent, callback = connection.pings.pop(0) if connection.pings else (0.0, None)
         if callback is not None:
             callback(self.packeter.time() - sent)
-
-    # The rest.
 
     def _handle_drops(self, ident: str, messages: list[Message], reason: DropReason) -> None:
         self.log.debug("ident=%r dropped %d messages: %s", ident, len(messages), reason.value)

@@ -6,7 +6,7 @@ import logging
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from snakemq._core.framing import HEADER_SIZE, MAX_LENGTH, PacketDecoder, encode_header
 from snakemq._peer_log import PeerLog
@@ -139,6 +139,13 @@ class _Connection:
         return self.queued - self.taken
 
 
+class _Connections(dict[str, _Connection]):
+    """Connections by their identifiers."""
+
+    def __missing__(self, conn_id: str) -> NoReturn:
+        raise NoConnection(conn_id)
+
+
 class Packeter(CallbackOwner):
     """Sends and receives packets over a link.
 
@@ -209,7 +216,7 @@ class Packeter(CallbackOwner):
         self._unfinished = 0
         self.log = logging.getLogger("snakemq.packeter")
         self._peer_log = PeerLog(self.log, link.time)
-        self._connections: dict[str, _Connection] = {}
+        self._connections = _Connections()
         self._paused: set[str] = set()
         self._last_packet_id = 0
 
@@ -238,7 +245,7 @@ class Packeter(CallbackOwner):
 
         :raises NoConnection: no such connection
         """
-        connection = self._connection(conn_id)
+        connection = self._connections[conn_id]
         if not connection.unsent:
             self.link.close(conn_id)
         elif connection.finishing is None:
@@ -284,7 +291,7 @@ class Packeter(CallbackOwner):
 
         :raises NoConnection: no such connection
         """
-        connection = self._connection(conn_id)
+        connection = self._connections[conn_id]
         if connection.expected:
             connection.expected = 0
             self.link.expect(conn_id, 0)
@@ -296,7 +303,7 @@ class Packeter(CallbackOwner):
 
         :raises NoConnection: no such connection
         """
-        self._connection(conn_id).decoder.max_size = max_packet_size
+        self._connections[conn_id].decoder.max_size = max_packet_size
 
     def is_paused(self, conn_id: str) -> bool:
         """Whether :meth:`pause_recv` was called for it."""
@@ -331,7 +338,7 @@ class Packeter(CallbackOwner):
             numbers before it
         :raises NoConnection: no such connection
         """
-        connection = self._connection(conn_id)
+        connection = self._connections[conn_id]
         connection.buffers.extend(buffers)
         bounds = list(accumulate(sizes, initial=connection.queued))
         connection.batches.append(_Batch(self._last_packet_id + 1, bounds))
@@ -375,14 +382,14 @@ class Packeter(CallbackOwner):
 
         :raises NoConnection: no such connection
         """
-        return bool(self._connection(conn_id).sending)
+        return bool(self._connections[conn_id].sending)
 
     def unsent_bytes(self, conn_id: str) -> int:
         """How many bytes wait to be taken over by the system.
 
         :raises NoConnection: no such connection
         """
-        connection = self._connection(conn_id)
+        connection = self._connections[conn_id]
         return connection.queued - connection.taken
 
     def room(self, conn_id: str, window: int) -> int:
@@ -392,7 +399,7 @@ class Packeter(CallbackOwner):
             somewhat more, as long as the system takes them at once
         :raises NoConnection: no such connection
         """
-        connection = self._connection(conn_id)
+        connection = self._connections[conn_id]
         return max(window, connection.at_once) - connection.queued + connection.taken
 
     def sent_bytes(self, conn_id: str) -> int:
@@ -400,7 +407,7 @@ class Packeter(CallbackOwner):
 
         :raises NoConnection: no such connection
         """
-        return self._connection(conn_id).taken
+        return self._connections[conn_id].taken
 
     def last_recv(self, conn_id: str) -> float:
         """When something was received last, be it a part of a packet, on the link's clock.
@@ -410,13 +417,7 @@ class Packeter(CallbackOwner):
 
         :raises NoConnection: no such connection
         """
-        return self._connection(conn_id).last_recv
-
-    def _connection(self, conn_id: str) -> _Connection:
-        try:
-            return self._connections[conn_id]
-        except KeyError:
-            raise NoConnection(conn_id) from None
+        return self._connections[conn_id].last_recv
 
     def _pump(self, conn_id: str, connection: _Connection) -> None:
         """Give the link the next block, if it has none."""
@@ -458,7 +459,7 @@ class Packeter(CallbackOwner):
             if self._connections.get(conn_id) is connection:
                 if connection.finishing is not None and not connection.unsent:
                     self.link.close(conn_id)
-                else:
+                elif connection.buffers:
                     self._pump(conn_id, connection)
 
     def _report_sent(self, conn_id: str, connection: _Connection) -> None:
@@ -523,10 +524,12 @@ class Packeter(CallbackOwner):
                 if self._connections.get(conn_id) is not connection or connection.finishing:
                     return
             if bounds:
-                self._deliver(conn_id, buffer, bounds)
+                self._all_recv_slot(conn_id, buffer, bounds)
+                if self._recv_slot.funcs:
+                    self._deliver_each(conn_id, buffer, bounds)
                 if self._connections.get(conn_id) is not connection or connection.finishing:
                     return
-            if not decoder.retry():
+            if decoder.error is None or not decoder.retry():
                 break
             data = b""
         if decoder.error is not None:
@@ -535,14 +538,12 @@ class Packeter(CallbackOwner):
         while self._unfinished > self.max_unfinished_bytes:
             self._refuse_largest()
 
-    def _deliver(self, conn_id: str, buffer: bytes, bounds: list[int]) -> None:
-        self._all_recv_slot(conn_id, buffer, bounds)
-        if self._recv_slot.funcs:
-            for position in range(0, len(bounds), 2):
-                connection = self._connections.get(conn_id)
-                if connection is None or connection.finishing is not None:
-                    return
-                self._recv_slot(conn_id, buffer[bounds[position] : bounds[position + 1]])
+    def _deliver_each(self, conn_id: str, buffer: bytes, bounds: list[int]) -> None:
+        for position in range(0, len(bounds), 2):
+            connection = self._connections.get(conn_id)
+            if connection is None or connection.finishing is not None:
+                return
+            self._recv_slot(conn_id, buffer[bounds[position] : bounds[position + 1]])
 
     def _deliver_large(self, conn_id: str, head: bytes, body: bytes) -> None:
         self.on_large_packet_recv(conn_id, head, body)

@@ -286,12 +286,7 @@ def decode_fleeting(packet: bytes, prefix: bytes, about: bytes = b"") -> Message
     data = HEADER_SIZE + MESSAGE_OVERHEAD
     if not packet.startswith(prefix, data) or packet.find(about, data) < 0:
         return None
-    length, kind, uuid, ttl, flags = _PACKET_AND_MESSAGE.unpack_from(packet)
+    length, kind, _, ttl, _ = _PACKET_AND_MESSAGE.unpack_from(packet)
     if kind != FrameType.MESSAGE or ttl or length != len(packet) - HEADER_SIZE:
         return None
-    message = _new_message(Message)
-    message.data = packet[data:]
-    message.ttl = 0.0
-    message.flags = flags
-    message.uuid = uuid
-    return message
+    return decode_message(packet, HEADER_SIZE, len(packet))

@@ -131,7 +131,10 @@ class Received:
 
         :param has_new: some of them the sender had never sent before
         """
-        known = self._stream(stream)
+        # Of a single one, which is the rule, it need not be noted that it is the last.
+        known = self._streams.get(stream) if len(self._streams) == 1 else None
+        if known is None:
+            known = self._stream(stream)
         known.last = number if known.last is None else max(known.last, number)
         known.has_new |= has_new
 

@@ -10,6 +10,7 @@ import selectors
 import threading
 from collections import deque
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any, Final
 
 from snakemq._io.clock import monotonic
@@ -48,6 +49,8 @@ class Loop(CallbackOwner):
         # loop sleeps or is about to. Set before the loop looks for work the
         # last time, read after the work was added: one of the two sees it.
         self._sleeping = False
+        #: what :meth:`_end_pass` has to do: there is no time to sleep
+        self._ready: deque[Any] = deque()
         self._wakeup_requested = False
         self._thread: int | None = None  # that is in a pass
         # Held by whoever does what the loop does: the loop in a pass, or a
@@ -55,15 +58,13 @@ class Loop(CallbackOwner):
         # who drives a link from inside one of its callbacks.
         self._turn = threading.RLock()
         self._is_lent = False  # to a thread, which must not borrow it once more
+        # The threads that borrow it, or are about to.
+        self._borrowers: list[int] = []
 
     # What the class that runs on the loop says.
 
     def _handle_event(self, source: Any, mask: int) -> None:
         """Something that was registered with the selector has an event."""
-        raise NotImplementedError
-
-    def _has_work(self) -> bool:
-        """Whether :meth:`_end_pass` has something to do, so that there is no time to sleep."""
         raise NotImplementedError
 
     def _end_pass(self) -> int:
@@ -79,9 +80,8 @@ class Loop(CallbackOwner):
 
     # For everybody.
 
-    def time(self) -> float:
-        """Seconds on a clock that only goes forward."""
-        return monotonic()
+    #: Seconds on a clock that only goes forward.
+    time = staticmethod(monotonic)
 
     def call_later(self, delay: float, func: Callable[..., object], *args: object) -> Timer:
         """Call ``func(*args)`` in the loop's thread after ``delay`` seconds."""
@@ -94,8 +94,7 @@ class Loop(CallbackOwner):
         """Call ``func(*args)`` in the loop's thread, soon, in order. Thread-safe."""
         self._soon.append((func, args))
         if self._sleeping:
-            self._sleeping = False
-            self._bell.ring()
+            self._wake()
 
     def run_here(self, func: Callable[..., bool], *args: object) -> bool:
         """Call ``func(*args)`` in this thread and now, if the loop sleeps. Thread-safe.
@@ -110,27 +109,31 @@ class Loop(CallbackOwner):
         # and make a call.
         if not self._sleeping or self._is_lent:
             return False
+        thread = get_ident()
         mine: bool | None = None
         try:
+            # Before it has the turn: who waited for the loop from then on would wait for
+            # ever, and a signal handler may come anywhere.
+            self._borrowers.append(thread)
             mine = self._turn.acquire(blocking=False)
             # Once more: it may have woken, and be between two passes.
             if not mine or not self._sleeping:
                 return False
             self._is_lent = True
-            # Who waited for the loop here would wait for ever: a signal handler, for instance.
-            self._thread = threading.get_ident()
             return func(*args)
         finally:
-            if mine and self._is_lent:
-                self._thread = None
+            if mine:
                 self._is_lent = False
-            if mine is not False:
-                # None: Ctrl-C came, perhaps when it was acquired already.
-                try:
+            try:
+                if mine is not False:
+                    # None: Ctrl-C came, perhaps when it was acquired already.
                     self._turn.release()
-                except RuntimeError:
-                    if mine:
-                        raise
+            except RuntimeError:
+                if mine:
+                    raise
+            finally:  # also when Ctrl-C came behind the release
+                if thread in self._borrowers:
+                    self._borrowers.remove(thread)
 
     def is_asleep(self) -> bool:
         """Whether nobody wants anything of the loop, and it waits for events."""
@@ -143,15 +146,24 @@ class Loop(CallbackOwner):
         """
         self._wakeup_requested = True
         if self._sleeping:
+            self._wake()
+
+    def _wake(self) -> None:
+        try:
             self._sleeping = False
             self._bell.ring()
+        except BaseException:
+            # Ctrl-C: nobody else would ring for what they have.
+            self._bell.ring()
+            raise
 
     def is_inside_loop(self) -> bool:
         """Whether the loop can't go on before the calling thread does. Thread-safe.
 
         That is inside a callback, timer or call, and of :meth:`run_here`.
         """
-        return self._thread == threading.get_ident()
+        thread = get_ident()
+        return self._thread == thread or thread in self._borrowers
 
     def loop(
         self,
@@ -211,22 +223,30 @@ class Loop(CallbackOwner):
         if timeout is not None:
             timeout = min(timeout, _LONGEST_WAIT)
         self._sleeping = True
-        if self._wakeup_requested or self._soon or self._has_work():
+        if self._wakeup_requested or self._soon or self._ready:
+            self._sleeping = False  # it goes on by itself, with what comes meanwhile, too
             timeout = 0
         try:
             events = self.selector.select(timeout)
         finally:
             self._sleeping = False
         with self._turn:
-            self._thread = threading.get_ident()
+            before = self._thread  # this one, if a callback drives the loop
+            self._thread = get_ident()
             try:
                 hold_wakes()  # here, so that no Ctrl-C behind it leaves it at that
-                return self._handle_pass(events)
+                return self._handle_pass(events, deadline)
             finally:
-                self._thread = None
+                self._thread = before
                 release_wakes()
 
-    def _handle_pass(self, events: list[tuple[selectors.SelectorKey, int]]) -> int:
+    def _handle_pass(
+        self, events: list[tuple[selectors.SelectorKey, int]], deadline: float | None
+    ) -> int:
+        """Do what there is to do.
+
+        :param deadline: when the first timer is due, of those that were there before the events
+        """
         count = len(events)
         for key, mask in events:
             if key.data is self._bell:
@@ -238,16 +258,20 @@ class Loop(CallbackOwner):
         if self._wakeup_requested:
             self._wakeup_requested = False
             count += 1
-        self._run_timers()
-        for _ in range(len(self._soon)):
-            func, args = self._soon.popleft()
-            self._run(func, args)
+        if deadline is not None and deadline <= monotonic():
+            self._run_timers()
+        # Twice: what was asked for meanwhile needs no pass of its own. Threads that were
+        # woken in this one ask for what they have to be sent.
+        for _ in range(2):
+            for _ in range(len(self._soon)):
+                if not self._soon:
+                    break  # one of them has driven the loop, or closed it
+                func, args = self._soon.popleft()
+                self._run(func, args)
         return count + self._end_pass()
 
     def _run_timers(self) -> None:
         deadline = self._timers.deadline()
-        if deadline is None:
-            return
         now = monotonic()
         # One at a time: KeyboardInterrupt may leave, a timer may cancel another.
         while deadline is not None and deadline <= now:

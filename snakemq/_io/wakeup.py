@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 
@@ -33,15 +32,20 @@ class Bell:
 
     def ring(self) -> None:
         """Wake the selector. After :meth:`close` nothing happens."""
-        with self._lock, contextlib.suppress(BlockingIOError, InterruptedError):
-            if not self._closed:
-                self._writer.send(b"\0")
+        with self._lock:
+            try:
+                if not self._closed:
+                    self._writer.send(b"\0")
+            except (BlockingIOError, InterruptedError):
+                pass
 
     def drain(self) -> None:
         """Make the reading end unreadable again."""
-        with contextlib.suppress(BlockingIOError, InterruptedError):
+        try:
             while len(self._reader.recv(4096)) == 4096:
                 pass
+        except (BlockingIOError, InterruptedError):
+            pass
 
     def close(self) -> None:
         """Release the sockets. A second time is harmless."""

@@ -44,7 +44,8 @@ class WorkerPool:
         ends, in seconds
     :param linger: ``func(wanted)``; called by a worker that has no task left, before it
         falls asleep. It may bring about the next task, and must return when ``wanted()``
-        is false. One worker does so at a time, and takes what comes.
+        is false. One worker does so at a time, while all others are idle, and takes what
+        comes.
     """
 
     def __init__(
@@ -201,8 +202,13 @@ class WorkerPool:
                 if self._stopped:
                     self._forget_thread()
                     return None
-                # Who was called and came too late does not stay awake for that.
-                lingers = self._linger is not None and not (was_called or self._calling)
+                # Who was called and came too late does not stay awake for that, and nobody
+                # while others are at work.
+                lingers = (
+                    self._linger is not None
+                    and not (was_called or self._calling)
+                    and len(self._threads) == len(self._idle) + 1
+                )
                 if lingers:
                     self._calling = True
                 else:

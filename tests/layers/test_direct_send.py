@@ -131,6 +131,91 @@ def test_an_exception_gives_the_stack_back(running: Link) -> None:
     assert done.wait(DEADLINE)
 
 
+class Turn:
+    """The lock of a turn, with a signal handler that runs just behind each step of it."""
+
+    def __init__(self, turn: Any, handler: Callable[[], object]) -> None:
+        self._turn = turn
+        self._handler = handler
+
+    def acquire(self, blocking: bool = True) -> bool:
+        acquired: bool = self._turn.acquire(blocking=blocking)
+        if acquired and not blocking:
+            self._handler()
+        return acquired
+
+    def release(self) -> None:
+        self._turn.release()
+
+    def __enter__(self) -> None:
+        self._turn.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self._turn.release()
+
+
+def test_who_has_the_turn_is_told_not_to_wait_for_the_loop(running: Link) -> None:
+    told: list[bool] = []
+    running._turn = Turn(running._turn, lambda: told.append(running.is_inside_loop()))  # type: ignore[assignment]
+    run_here(running, lambda: True)
+    assert told
+    assert all(told)
+    assert not running.is_inside_loop()
+
+
+def test_who_is_interrupted_behind_its_turn_has_none(running: Link) -> None:
+    class Interrupted(Turn):
+        def release(self) -> None:
+            super().release()
+            raise KeyboardInterrupt
+
+    turn = running._turn
+    running._turn = Interrupted(turn, lambda: None)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        run_here(running, lambda: True)
+    running._turn = turn
+    assert not running.is_inside_loop()
+    run_here(running, lambda: True)
+
+
+def test_the_turn_of_a_signal_handler_ends_before_that_of_its_thread(running: Link) -> None:
+    inner: list[bool] = []
+
+    def handler() -> None:
+        if not inner:
+            inner.append(True)
+            running.run_here(lambda: True)
+
+    def note() -> bool:
+        assert running.is_inside_loop()
+        return True
+
+    running._turn = Turn(running._turn, handler)  # type: ignore[assignment]
+    run_here(running, note)
+    assert inner == [True]
+    assert not running.is_inside_loop()
+
+
+@pytest.mark.parametrize("wake", [Link.wakeup_poll, lambda link: link.call_soon(lambda: None)])
+def test_an_interrupted_ring_is_rung_again(running: Link, wake: Callable[[Link], None]) -> None:
+    ring = running._bell.ring
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupted() -> None:
+        if interrupts:
+            raise interrupts.pop()
+        ring()
+
+    wait_until(lambda: running._sleeping)
+    running._bell.ring = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        wake(running)
+    # Nobody rings for a loop that seems to be awake.
+    done = threading.Event()
+    running.call_soon(done.set)
+    assert done.wait(DEADLINE)
+
+
 def test_a_call_wakes_no_loop_to_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     rings: list[int] = []
     ring = Bell.ring
@@ -231,6 +316,49 @@ def test_an_interrupt_in_the_middle_loses_nothing(monkeypatch: pytest.MonkeyPatc
         assert client.flush("server", DEADLINE)
         wait_until(lambda: len(received) >= len(sent))
         assert received == sent
+
+
+@pytest.mark.parametrize("ttl", [0, 60])
+def test_an_interrupt_behind_the_system_call_loses_and_doubles_nothing(
+    monkeypatch: pytest.MonkeyPatch, ttl: float
+) -> None:
+    """The other side has it, with a number that no other message may get then."""
+    received: list[bytes] = []
+    with (
+        Peer("server", listen=0, on_message=lambda one: received.append(one.data)) as server,
+        Peer("client", connect=server.addresses[0], reconnect_interval=0.01) as client,
+    ):
+        assert client.wait_connected("server", DEADLINE)
+        messaging = client.messaging
+        send_encoded = Packeter.send_encoded
+        me = threading.get_ident()
+        sent: list[bytes] = []
+
+        def interrupted(packeter: Packeter, *args: Any) -> int:
+            packet = send_encoded(packeter, *args)
+            if threading.get_ident() == me:
+                monkeypatch.undo()
+                wait_until(lambda: received == sent)
+                # It waits for somebody to release it, or for the next connection.
+                messaging.send_message("server", Message(b"last", 60), hold=True)
+                raise KeyboardInterrupt
+            return packet
+
+        def send() -> bool:
+            # Until it is this thread that hands it over, and not the loop.
+            wait_until(lambda: client.link._sleeping)
+            sent.append(b"%d" % len(sent))
+            message = Message(sent[-1], ttl)
+            if ttl or not messaging.shortcut.send("server", message):
+                messaging.send_message("server", message, prompt=True)
+            wait_until(lambda: received == sent)
+            return False
+
+        monkeypatch.setattr(Packeter, "send_encoded", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            wait_until(send)
+        wait_until(lambda: received[-1] == b"last")
+        assert received == [*sent, b"last"]
 
 
 def interrupt_next(monkeypatch: pytest.MonkeyPatch, packeter: Packeter, name: str) -> None:

@@ -505,6 +505,99 @@ def test_a_wakeup_is_an_event_and_costs_nothing_while_the_loop_is_busy(
     assert len(rings) <= 3, "one for each wake-up of a loop that sleeps, one for the stop"
 
 
+def test_what_is_asked_for_in_a_call_is_done_in_the_same_pass(
+    make_link: Callable[..., Link],
+) -> None:
+    link = make_link()
+    called: list[int] = []
+
+    def again(number: int) -> None:
+        called.append(number)
+        link.call_soon(again, number + 1)
+
+    link.call_soon(again, 1)
+    link.step(0)
+    assert called == [1, 2]
+    # Not more: whoever asks for something again and again keeps nobody else waiting.
+    link.step(0)
+    assert called == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("does", [lambda link: link.step(0), Link.cleanup])
+def test_a_call_that_leaves_nothing_of_what_was_asked_for(
+    make_link: Callable[..., Link], does: Callable[[Link], object]
+) -> None:
+    link = make_link()
+    called: list[str] = []
+    link.call_soon(does, link)
+    link.call_soon(called.append, "once")
+    link.step(0)
+    assert called == ([] if does is Link.cleanup else ["once"])
+
+
+def test_a_call_that_has_driven_the_loop_is_still_inside_it(
+    make_link: Callable[..., Link],
+) -> None:
+    link = make_link()
+    seen: list[bool] = []
+
+    def drive_and_look() -> None:
+        link.step(0)
+        seen.append(link.is_inside_loop())
+
+    link.call_soon(drive_and_look)
+    link.step(0)
+    assert seen == [True]
+    assert not link.is_inside_loop()
+
+
+@pytest.mark.parametrize("does", [lambda link: link.step(0), Link.cleanup])
+def test_a_callback_that_leaves_nothing_to_tell(
+    make_link: Callable[..., Link], does: Callable[[Link], object]
+) -> None:
+    server, client = make_link(), make_link()
+    connected: list[str] = []
+    told: list[str] = []
+    client.on_connect.add(connected.append)
+    for _ in range(2):
+        client.add_connector(server.add_listener(("127.0.0.1", 0)))
+    drive(server, client, until=lambda: len(connected) == 2)
+
+    def ready(conn_id: str, _: int) -> None:
+        told.append(conn_id)
+        does(client)
+
+    client.on_ready_to_send.add(ready)
+    for conn_id in connected:
+        client.send(conn_id, b"data")
+    client.step(0)
+    assert told == (connected[:1] if does is Link.cleanup else connected)
+
+
+def test_what_is_sent_because_something_was_sent_is_told_in_the_same_pass(
+    make_link: Callable[..., Link],
+) -> None:
+    server, client = make_link(), make_link()
+    connected: list[str] = []
+    sent: list[int] = []
+    client.on_connect.add(connected.append)
+    client.add_connector(server.add_listener(("127.0.0.1", 0)))
+    drive(server, client, until=lambda: connected)
+
+    def send_once_more(conn_id: str, size: int) -> None:
+        sent.append(size)
+        if len(sent) < 5:
+            client.send(conn_id, b"y" * (len(sent) + 1))
+
+    client.on_ready_to_send.add(send_once_more)
+    client.send(connected[0], b"y")
+    client.step(0)
+    assert sent == [1, 2]
+    # Not more: whoever always has something to send keeps nobody else waiting.
+    client.step(0)
+    assert sent == [1, 2, 3, 4]
+
+
 def test_stop_from_another_thread_and_looping_again(make_link: Callable[..., Link]) -> None:
     link = make_link()
     for _ in range(3):

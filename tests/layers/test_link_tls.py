@@ -17,6 +17,7 @@ import pytest
 
 from snakemq._io import tls as tls_module
 from snakemq._io import tls_context
+from snakemq._io.tls_socket import TlsSocket
 from snakemq.contracts import TlsInfo
 from snakemq.exceptions import CertificateNotTrusted, WrongHostName
 from snakemq.link import Link, SSLConfig
@@ -644,6 +645,29 @@ def test_large_data_both_ways_while_others_fail(files: Files, make_watched: Make
     )
     assert [*server.received.values(), *client.received.values()] == [data, data]
     drive(server, stranger, until=lambda: stranger.errors)
+
+
+def test_what_comes_behind_much_that_is_for_tls_itself(
+    files: Files, make_watched: MakeWatched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was read together with that: no selector tells of it."""
+    server, client = make_watched(), make_watched()
+    connect(server, client, server.listen(files.config()), files.config())
+    recv = TlsSocket.recv
+    kept: list[bytes] = []
+
+    def keep(self: TlsSocket, size: int) -> bytes:
+        if not kept:
+            self._kept = bytes(self._read(size))
+            kept.append(self._kept)
+            return b""
+        return recv(self, size)
+
+    drive(server, client, until=lambda: not server.link._sockets[server.open[-1]].has_buffered())
+    monkeypatch.setattr(TlsSocket, "recv", keep)
+    client.link.send(client.open[-1], b"data")
+    drive(server, until=lambda: kept)
+    drive(server, until=lambda: server.received.get(server.open[-1]) == b"data")
 
 
 def test_what_can_not_be_watched_leaves_nothing_behind(

@@ -391,5 +391,5 @@ def test_replies_in_json_are_received_by_the_caller_too() -> None:
             return receive(conn_id, ident, message)
 
         client.rpc_client._awake._deliver = noted
-        wait_until(lambda: (echo(1), received)[1])
+        call_until(echo, lambda: received)
         assert set(received) == {threading.get_ident()}

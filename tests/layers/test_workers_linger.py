@@ -238,3 +238,21 @@ def test_many_tasks_from_many_threads_are_all_run(pool: WorkerPool, linger: Ling
     wait_until(lambda: counts == [200] * 4, what=lambda: counts)
     wait_until(lambda: pool.idle == pool.workers)
     assert linger.most_inside <= 1
+
+
+def test_nobody_does_while_others_are_at_work(pool: WorkerPool, linger: Linger) -> None:
+    ran, entered, may_go = Ran(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        entered.set()
+        assert may_go.wait(DEADLINE)
+
+    pool.submit(work)
+    assert entered.wait(DEADLINE)
+    pool.submit(ran, "beside it")
+    ran.wait("beside it")
+    wait_until(lambda: pool.idle == 1)
+    assert linger.threads == []
+    may_go.set()
+    wait_until(lambda: pool.idle == 2)
+    assert len(linger.threads) == 1
