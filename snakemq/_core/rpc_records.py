@@ -121,8 +121,12 @@ _COMMANDS: Final = {command.value: command for command in Command}
 _CALL: Final = Command.CALL
 _SIGNAL: Final = Command.SIGNAL
 
+#: Makes a record of which only what came is set: __init__ would take longer than all the rest.
+_new: Final = object.__new__
 
-@dataclass(slots=True)
+
+# Without slots: the defaults are attributes of the class.
+@dataclass
 class Request:
     """Somebody wants a method to be called, or something about a call."""
 
@@ -143,7 +147,7 @@ class Request:
     headers: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass
 class Reply:
     """How a call ended, or a part of its stream."""
 
@@ -182,7 +186,6 @@ def call_record(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     req_id: bytes,
-    *,
     timeout: float | None = None,
     window: int | None = None,
     headers: dict[str, Any] | None = None,
@@ -288,7 +291,11 @@ def parse_request(record: object) -> Request:
         method = record["method"]
         args = record["args"]
         kwargs = record["kwargs"]
-        req_id = _req_id(record) if command is _CALL else None
+        req_id = None
+        if command is _CALL:
+            req_id = record["req_id"]
+            if type(req_id) is not bytes or len(req_id) > MAX_REQ_ID:
+                raise _bad_req_id(req_id)
     except KeyError as exc:
         raise BadRecord(f"a request without {exc}") from None
     if not isinstance(method, str):
@@ -300,13 +307,23 @@ def parse_request(record: object) -> Request:
     headers = record.get("headers") or {}
     if not isinstance(headers, dict):
         raise BadRecord(f"headers are a dictionary, not {type(headers).__name__}")
+    request = _new(Request)
+    request.command = command
+    request.object = name
+    request.method = method
+    request.args = args
+    request.kwargs = kwargs
+    request.req_id = req_id
+    request.headers = headers
     timeout = record.get("timeout")
     if timeout is not None:
-        timeout = _seconds(timeout)
+        request.timeout = _seconds(timeout)
     window = record.get("window")
     if window is not None:
-        window = _count(record, "window")
-    return Request(name, method, args, kwargs, req_id, command, timeout, window, 0, headers)
+        if type(window) is not int or not 0 <= window <= MAX_COUNT:
+            raise _bad_count("window", window)
+        request.window = window
+    return request
 
 
 def _parse_about_call(command: Command, record: dict[Any, Any]) -> Request:
@@ -325,12 +342,18 @@ def parse_reply(record: object) -> Reply:
     if not isinstance(record, dict):
         raise BadRecord(f"a reply is a dictionary, not {type(record).__name__}")
     try:
-        req_id = _req_id(record)
+        req_id = record["req_id"]
+        if type(req_id) is not bytes or len(req_id) > MAX_REQ_ID:
+            raise _bad_req_id(req_id)
         position = _count(record, "position") if "position" in record else None
         if record["ok"]:
             value = record["return"]
             if position is None:
-                return Reply(req_id, True, value)
+                reply = _new(Reply)
+                reply.req_id = req_id
+                reply.ok = True
+                reply.value = value
+                return reply
             if not isinstance(value, (list, tuple)):
                 raise BadRecord(f"items are a list, not {type(value).__name__}")
             return Reply(req_id, True, value, position=position, end=bool(record.get("end")))
@@ -351,18 +374,26 @@ def parse_reply(record: object) -> Reply:
 
 def _req_id(record: dict[Any, Any]) -> bytes:
     req_id = record["req_id"]
-    if not isinstance(req_id, bytes):
-        raise BadRecord(f"req_id is bytes, not {type(req_id).__name__}")
-    if len(req_id) > MAX_REQ_ID:
-        raise BadRecord(f"a req_id of {len(req_id)} bytes; {MAX_REQ_ID} are the limit")
+    if type(req_id) is not bytes or len(req_id) > MAX_REQ_ID:
+        raise _bad_req_id(req_id)
     return req_id
+
+
+def _bad_req_id(req_id: object) -> BadRecord:
+    if type(req_id) is not bytes:
+        return BadRecord(f"req_id is bytes, not {type(req_id).__name__}")
+    return BadRecord(f"a req_id of {len(req_id)} bytes; {MAX_REQ_ID} are the limit")
 
 
 def _count(record: dict[Any, Any], key: str) -> int:
     value = record[key]
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
-        raise BadRecord(f"{key} is a number from 0 to 2**53, not {_shown(value)}")
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:
+        raise _bad_count(key, value)
     return value
+
+
+def _bad_count(key: str, value: object) -> BadRecord:
+    return BadRecord(f"{key} is a number from 0 to 2**53, not {_shown(value)}")
 
 
 def _seconds(value: object) -> float | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["CALL_PREFIXES", "COMMON_PREFIX", "CallSettings", "Calls"]
 
 #: What comes for a server.
-_REQUESTS: Final = (REQUEST_PARTS.record, REQUEST_PARTS.part)
+_REQUESTS: Final[tuple[bytes, ...]] = (REQUEST_PARTS.record, REQUEST_PARTS.part)
 
 #: All that belongs to calls.
 CALL_PREFIXES: Final = tuple(
@@ -83,6 +83,8 @@ class Calls:
         self._early = EarlyRequests()
         self._peer_log = PeerLog(log, self._time)
         self._server: RpcServer | None = None
+        #: beginnings of what nobody here would take, and :meth:`take` keeps
+        self.early_prefixes = _REQUESTS
         self._client: RpcClient | None = None
         hook.messaging.on_disconnect.wire(self._disconnected)
 
@@ -108,6 +110,7 @@ class Calls:
                 asyncio_loop=settings.asyncio_loop,
                 authorize=settings.authorize,
             )
+            self.early_prefixes = ()
         return self._server
 
     def client(self) -> RpcClient:
@@ -136,13 +139,12 @@ class Calls:
             self._hook.pass_on(early.conn_id, early.ident, early.message)
 
     def take(self, conn_id: str, ident: str, message: Message) -> None:
-        """Take a message that is one of a remote call, and so not for the program.
+        """Take a message for a server, and keep it for a moment.
 
-        :param message: its data begins with one of :data:`CALL_PREFIXES`
+        :param message: its data begins with one of :attr:`early_prefixes`
         """
-        if self._server is None and message.data.startswith(_REQUESTS):
-            self._early.add(self._time(), conn_id, ident, message)
-            self._peer_log.info(ident, "ident=%s calls, but nothing is served here", quoted(ident))
+        self._early.add(self._time(), conn_id, ident, message)
+        self._peer_log.info(ident, "ident=%s calls, but nothing is served here", quoted(ident))
 
     def _disconnected(self, conn_id: str, ident: str) -> None:
         # The parts that are missing will not come: all of them are sent again.

@@ -44,8 +44,10 @@ class Intake(MessageHandler):
 
     def __call__(self, conn_id: str, ident: str, message: Message) -> None:
         """A message has arrived."""
-        if message.data.startswith(CALL_PREFIXES):
-            self._calls.take(conn_id, ident, message)
+        data = message.data
+        if data.startswith(CALL_PREFIXES):
+            if data.startswith(self._calls.early_prefixes):
+                self._calls.take(conn_id, ident, message)
             return
         received = ReceivedMessage(ident, message, conn_id, self._durable)
         on_message = self._on_message

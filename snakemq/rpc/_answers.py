@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from snakemq._core.rpc_parts import REPLY_PARTS
@@ -53,18 +54,26 @@ class End(enum.Enum):
 
 _ACKNOWLEDGED: Final = End.ACKNOWLEDGED
 
-#: ``func(end, conn_id)``, the connection on which it was acknowledged, if it was
-_OnEnd: TypeAlias = Callable[[End, str], object]
+#: Of whom a reply is: the execution that it answers, which is forgotten when it is
+#: acknowledged; or ``func(end, conn_id)``, with the connection on which it was acknowledged,
+#: if it was.
+_Source: TypeAlias = Execution | Callable[[End, str], object]
 
 
 class _Blocked(NamedTuple):
     """A reply for which there is no room."""
 
-    #: whose answer it is; it is kept there, as long as it is kept
-    execution: Execution | None
-    #: else the record itself
+    source: _Source
+    #: empty: it is the answer of an execution, and kept there, as long as it is kept
     record: bytes
-    on_end: _OnEnd
+
+
+def _ignore(end: End, conn_id: str) -> None:
+    """Nobody has to know."""
+
+
+#: A timer that is about to be set.
+_ARMING: Final = object()
 
 
 class Answers:
@@ -88,7 +97,7 @@ class Answers:
         self._log = log
         self._lock = threading.Lock()
         # What was sent and not acknowledged, by peer and message.
-        self._sent: dict[str, dict[bytes, _OnEnd]] = {}
+        self._sent: dict[str, dict[bytes, _Source]] = {}
         # Large ones may be refused by the caller, even when all of it was sent.
         self._large: OrderedDict[bytes, bytes] = OrderedDict()
         # For which there was no room.
@@ -104,6 +113,8 @@ class Answers:
         self._parts = PartSender(
             receive_hook, REPLY_PARTS, self._part_failed, arrived=self._part_arrived
         )
+        self._acknowledged = partial(self._out_of_queue, End.ACKNOWLEDGED)
+        self._left = partial(self._out_of_queue, End.LEFT)
         messaging.on_messages_acked.wire(self._acknowledged)
         messaging.on_messages_left.wire(self._left)
         messaging.on_messages_dropped.wire(self._dropped)
@@ -118,11 +129,11 @@ class Answers:
     def keep_and_send(
         self, execution: Execution, answer: bytes, *, is_stored: bool = False
     ) -> None:
-        """A call has its answer. Any thread."""
-        self._keep(execution, answer, is_stored)
-        self._send_answer(execution, answer)
+        """A call has its answer. Any thread.
 
-    def _keep(self, execution: Execution, answer: bytes, is_stored: bool) -> None:
+        :param answer: empty: its caller gets none, also when it asks again
+        :param is_stored: it is in the store already
+        """
         try:
             self._executions.answered(execution, answer, is_stored=is_stored)
         except Exception:
@@ -131,43 +142,24 @@ class Answers:
             self._log.exception(ident, "ident=%s an answer could not be stored", quoted(ident))
         if self._timer is None:
             self._watch()
+        if answer:
+            self.send(execution.ident, answer, execution)
 
     def send_again(self, execution: Execution) -> None:
         """The caller has asked again for an answer. Any thread."""
         answer = execution.answer
         if answer:
-            self._send_answer(execution, answer)
+            self.send(execution.ident, answer, execution)
         elif execution.is_gone and (gone := self._answer_of(execution)):
             self.send(execution.ident, gone)
 
-    def keep_silence(self, execution: Execution) -> None:
-        """A call has ended and gets no answer, also when it is asked for again. Any thread."""
-        self._keep(execution, b"", False)
-
-    def _send_answer(self, execution: Execution, answer: bytes) -> None:
-        def ended(end: End, conn_id: str) -> None:
-            if end is _ACKNOWLEDGED:
-                self._executions.acknowledged(execution, conn_id)
-
-        ident = execution.ident
-        try:
-            self._send(ident, answer, ended, execution)
-        except Exception as exc:
-            # Too large, most often; that it is so is not.
-            self._log.warning(
-                ident, "ident=%s an answer can't be sent: %s", quoted(ident), quoted(describe(exc))
-            )
-            self._send_instead(ident, execution.req_id, exc, ended)
-
-    def _send_instead(
-        self, ident: str, req_id: bytes, error: Exception, on_end: _OnEnd | None
-    ) -> None:
+    def _send_instead(self, ident: str, req_id: bytes, error: Exception, source: _Source) -> None:
         """Send what is wrong with an answer."""
         failure = Unserializable(f"the result can't be sent: {describe(error)}")
         record = self._replies.error(req_id, failure, "", code=Code.UNSERIALIZABLE)
         if record is not None:
             try:
-                self.send(ident, record, on_end)
+                self.send(ident, record, source)
             except Exception as reason:
                 self._not_answered(ident, reason)
 
@@ -176,35 +168,29 @@ class Answers:
             ident, "ident=%s can't be answered: %s", quoted(ident), quoted(describe(error))
         )
 
-    def send(self, ident: str, record: bytes, on_end: _OnEnd | None = None) -> None:
+    def send(self, ident: str, record: bytes, source: _Source = _ignore) -> None:
         """Send a reply. It is lost if the caller is not connected. Any thread.
 
-        :param on_end: called when it is known to have arrived, or nothing more
-            will be known of it
-        :raises Exception: it can't be sent
+        :param source: the execution of which this is the answer, or what is called when it
+            is known to have arrived, or nothing more will be known of it
+        :raises Exception: it can't be sent. If it is an answer, its caller is told instead.
         """
-        self._send(ident, record, on_end or _ignore, None)
-
-    def _send(self, ident: str, record: bytes, on_end: _OnEnd, execution: Execution | None) -> None:
         # Behind those for which there was no room before.
         if ident not in self._blocked:
-            full = self._try_to_send(ident, record, on_end, execution)
+            full = self._try_to_send(ident, record, source)
             if full is None:
                 return
             self._log.warning(
                 ident, "ident=%s is answered later, for its queue is full: %s", quoted(ident), full
             )
-        kept = b"" if execution is not None else record
-        self._block(ident, _Blocked(execution, kept, on_end))
+        self._block(ident, _Blocked(source, b"" if isinstance(source, Execution) else record))
 
-    def _try_to_send(
-        self, ident: str, record: bytes, on_end: _OnEnd, execution: Execution | None
-    ) -> QueueFull | None:
+    def _try_to_send(self, ident: str, record: bytes, source: _Source) -> QueueFull | None:
         """Send a reply, unless there is no room for it."""
         # Somebody waits for it: it goes before the messages that wait.
         message = Message(REPLY_PREFIX + record)
         with self._lock:
-            self._sent.setdefault(ident, {})[message.uuid] = on_end
+            self._sent.setdefault(ident, {})[message.uuid] = source
         is_lost = True
         try:
             if len(message.data) <= self._parts.part_size:
@@ -214,17 +200,34 @@ class Answers:
                     or messaging.send_message(ident, message, urgent=True, prompt=True)
                 )
             else:
-                if execution is not None:
-                    self._remember_large(message.uuid, execution.req_id)
+                if isinstance(source, Execution):
+                    self._remember_large(message.uuid, source.req_id)
                 is_lost = not self._parts.send(ident, message.data, key=message.uuid, urgent=True)
         except QueueFull as exc:
             is_lost = False
             self._take_back(ident, message.uuid)
             return exc
+        except Exception as exc:
+            if not isinstance(source, Execution):
+                raise
+            self._not_sent(source, exc)
         finally:
             if is_lost:
                 self._end(ident, message.uuid, End.LOST)
         return None
+
+    def _not_sent(self, execution: Execution, error: Exception) -> None:
+        """An answer is too large, most often; that it is so is not."""
+        ident = execution.ident
+        self._log.warning(
+            ident, "ident=%s an answer can't be sent: %s", quoted(ident), quoted(describe(error))
+        )
+
+        def ended(end: End, conn_id: str) -> None:
+            if end is _ACKNOWLEDGED:
+                self._executions.acknowledged([execution], conn_id)
+
+        self._send_instead(ident, execution.req_id, error, ended)
 
     def _remember_large(self, key: bytes, req_id: bytes) -> None:
         with self._lock:
@@ -246,32 +249,39 @@ class Answers:
             self._sent.clear()
             self._blocked.clear()
 
-    def _take_back(self, ident: str, key: bytes) -> _OnEnd | None:
+    def _take_back(self, ident: str, key: bytes) -> _Source | None:
         with self._lock:
             sent = self._sent.get(ident)
-            on_end = sent.pop(key, None) if sent else None
+            source = sent.pop(key, None) if sent else None
             self._forget_empty(ident)
-            return on_end
+            return source
 
     def _forget_empty(self, ident: str) -> None:
         if ident in self._sent and not self._sent[ident]:
             del self._sent[ident]
 
     def _end(self, ident: str, key: bytes, end: End, conn_id: str = "") -> None:
-        on_end = self._take_back(ident, key)
-        if on_end is not None:
-            self._tell_end(on_end, end, conn_id)
+        source = self._take_back(ident, key)
+        if source is not None:
+            self._tell_end([source], end, conn_id)
 
-    def _tell_end(self, on_end: _OnEnd, end: End, conn_id: str) -> None:
-        self._call_end(on_end, end, conn_id)
+    def _tell_end(self, sources: Iterable[_Source], end: End, conn_id: str) -> None:
+        """Say what became of replies. What this raises is logged: there are others to be told."""
+        answered: list[Execution] = []
+        for source in sources:
+            if isinstance(source, Execution):
+                answered.append(source)
+                continue
+            try:
+                source(end, conn_id)
+            except Exception:
+                self._log.exception("", "exception in %r", source)
+        if answered and end is _ACKNOWLEDGED:
+            try:
+                self._executions.acknowledged(answered, conn_id)
+            except Exception:
+                self._log.exception("", "%d answers could not be forgotten", len(answered))
         self.on_change()
-
-    def _call_end(self, on_end: _OnEnd, end: End, conn_id: str) -> None:
-        try:
-            on_end(end, conn_id)
-        except Exception:
-            # There are others to be told.
-            self._log.exception("", "exception in %r", on_end)
 
     def _block(self, ident: str, blocked: _Blocked) -> None:
         """Send something when there is room for it again."""
@@ -282,32 +292,27 @@ class Answers:
             lost = line.popleft() if len(line) > _MAX_BLOCKED else None
         if lost is not None:
             self.on_lost()
-            self._tell_end(lost.on_end, End.LOST, "")
+            self._tell_end([lost.source], End.LOST, "")
         if first:
             self._messaging.call_soon(self._arm_retry)
 
     # In the thread of the loop.
 
-    def _acknowledged(self, conn_id: str, ident: str, messages: Sequence[Message]) -> None:
-        self._out_of_queue(ident, messages, End.ACKNOWLEDGED, conn_id)
-
-    def _left(self, conn_id: str, ident: str, messages: Sequence[Message]) -> None:
-        self._out_of_queue(ident, messages, End.LEFT, conn_id)
-
     def _out_of_queue(
-        self, ident: str, messages: Sequence[Message], end: End, conn_id: str
+        self, end: End, conn_id: str, ident: str, messages: Sequence[Message]
     ) -> None:
         sent = self._sent.get(ident)
         if sent:
+            sources: list[_Source] = []
             for message in messages:
                 # One step, so that of two threads one gets it.
-                on_end = sent.pop(message.uuid, None)
-                if on_end is not None:
-                    self._call_end(on_end, end, conn_id)
+                source = sent.pop(message.uuid, None)
+                if source is not None:
+                    sources.append(source)
             if not sent:
                 with self._lock:
                     self._forget_empty(ident)
-            self.on_change()
+            self._tell_end(sources, end, conn_id)
         if ident in self._blocked:
             self._retry_line(ident)  # there may be room now
 
@@ -315,10 +320,9 @@ class Answers:
         if reason is not DropReason.QUEUE_FULL or ident not in self._sent:
             return  # with the connection all of it ends
         for message in messages:
-            on_end = self._take_back(ident, message.uuid)
-            if on_end is not None:
-                record = message.data[len(REPLY_PREFIX) :]
-                self._block(ident, _Blocked(None, record, on_end))
+            source = self._take_back(ident, message.uuid)
+            if source is not None:
+                self._block(ident, _Blocked(source, message.data[len(REPLY_PREFIX) :]))
 
     def _arm_retry(self) -> None:
         if self._retry_timer is None and not self._closed:
@@ -345,11 +349,11 @@ class Answers:
                     del self._blocked[ident]
                     return
                 blocked = line[0]
-            execution, record, on_end = blocked
-            if execution is not None:
-                record = self._answer_of(execution)
+            source, record = blocked
+            if not record and isinstance(source, Execution):
+                record = self._answer_of(source)
             try:
-                if record and self._try_to_send(ident, record, on_end, execution) is not None:
+                if record and self._try_to_send(ident, record, source) is not None:
                     return
             except Exception as exc:
                 self._not_answered(ident, exc)
@@ -374,14 +378,13 @@ class Answers:
         self._end(ident, key, End.LOST)
         req_id = self._large.pop(key, None)
         if req_id is not None:
-            self._send_instead(ident, req_id, error, None)
+            self._send_instead(ident, req_id, error, _ignore)
 
     def _disconnected(self, conn_id: str, ident: str) -> None:
         with self._lock:
             lost = list(self._sent.pop(ident, {}).values())
-            lost += [blocked.on_end for blocked in self._blocked.pop(ident, ())]
-        for on_end in lost:
-            self._tell_end(on_end, End.LOST, conn_id)
+            lost += [blocked.source for blocked in self._blocked.pop(ident, ())]
+        self._tell_end(lost, End.LOST, conn_id)
 
     def _cancel_timers(self) -> None:
         if self._retry_timer is not None:
@@ -409,10 +412,3 @@ class Answers:
                 self._timer = self._messaging.call_later(max(delay, _EXPIRY_INTERVAL), self._expire)
         if delay is None and self._executions.has_answers:
             self._watch()  # there is one that came meanwhile
-
-
-_ARMING: Final = object()
-
-
-def _ignore(end: End, conn_id: str) -> None:
-    """Nobody has to know."""

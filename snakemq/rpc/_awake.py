@@ -94,36 +94,33 @@ class Lingering:
 
     :param messaging: receives
     :param deliver: ``func(conn_id, ident, message)``; gets requests
-    :param is_busy: ``func()``; whether other workers are at work
     """
 
-    def __init__(
-        self, messaging: Messaging, deliver: _Deliver, is_busy: Callable[[], bool]
-    ) -> None:
+    def __init__(self, messaging: Messaging, deliver: _Deliver) -> None:
         #: who has called last
         self.caller = ""
         self._messaging = messaging
-        self._is_busy = is_busy
         self._awake = WaitingAwake(messaging, REQUEST_PREFIX, deliver)
-        self._is_active = False
+        #: a worker receives requests just now, or is about to
+        self.is_active = False
         self._for_loop = 0
 
     def wait(self, wanted: Callable[[], bool]) -> None:
         """Wait for a request. One worker at a time."""
-        if not self.caller or self._is_busy():
+        if not self.caller:
             return
-        self._is_active = True
+        self.is_active = True
         try:
             self._awake.wait(self.caller, wanted)
         finally:
-            self._is_active = False
+            self.is_active = False
 
     def run_in_loop(self, func: Callable[[], object]) -> None:
         """Run something in the loop's thread: now, if this certainly is that. Inside the loop.
 
         In the order in which it was called.
         """
-        if self._is_active or self._for_loop:
+        if self.is_active or self._for_loop:
             self._for_loop += 1
             self._messaging.call_soon(self._run, func)
         else:

@@ -43,7 +43,8 @@ class Unread:
         self._forgotten = forgotten
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
-        self._cancelled: dict[str, set[bytes]] = {}
+        #: those that were, by caller
+        self.cancelled: dict[str, set[bytes]] = {}
 
     def begin(self, ident: str) -> None:
         """One is going to be read."""
@@ -54,7 +55,7 @@ class Unread:
         """A call is cancelled that is not known; it may be one of them."""
         with self._lock:
             if ident in self._counts:
-                cancelled = self._cancelled.setdefault(ident, set())
+                cancelled = self.cancelled.setdefault(ident, set())
                 if len(cancelled) < _MAX_CANCELLED:
                     cancelled.add(req_id)
                 elif req_id not in cancelled:
@@ -62,7 +63,7 @@ class Unread:
 
     def is_cancelled(self, ident: str, req_id: bytes) -> bool:
         """Whether a call was cancelled before it was read."""
-        return bool(self._cancelled) and req_id in self._cancelled.get(ident, ())
+        return req_id in self.cancelled.get(ident, ())
 
     def end(self, ident: str) -> None:
         """One was read and received."""
@@ -70,4 +71,4 @@ class Unread:
             count = self._counts[ident] = self._counts[ident] - 1
             if not count:
                 del self._counts[ident]
-                self._cancelled.pop(ident, None)
+                self.cancelled.pop(ident, None)

@@ -26,6 +26,7 @@ from typing import Final, Protocol, TypeAlias
 
 from snakemq._io.workers import WorkerPool
 from snakemq._wakes import flush_wakes
+from snakemq.rpc._pause import Pause
 
 __all__ = [
     "DEFAULT_MAX_PER_OBJECT",
@@ -129,6 +130,9 @@ class _Limit:
     def reached(self, name: str) -> bool:
         return self.running.get(name, 0) >= self.maximum
 
+    def add(self, name: str) -> None:
+        self.running[name] = self.running.get(name, 0) + 1
+
     def park(self, name: str, line: _Line) -> None:
         line.place = self.parked.setdefault(name, OrderedDict())
         line.place[line] = None
@@ -171,6 +175,7 @@ class Dispatcher:
     :param max_waiting_bytes_per_peer: likewise, in bytes; a larger one may wait
         as the only one of its peer
     :param linger: ``func(wanted)``; see :class:`snakemq._io.workers.WorkerPool`
+    :param pause: is told when less runs, of all peers together
     """
 
     def __init__(
@@ -185,6 +190,7 @@ class Dispatcher:
         max_waiting_per_peer: int = DEFAULT_MAX_WAITING_PER_PEER,
         max_waiting_bytes_per_peer: int = DEFAULT_MAX_WAITING_BYTES_PER_PEER,
         linger: Callable[[Callable[[], bool]], object] | None = None,
+        pause: Pause | None = None,
     ) -> None:
         for what, value, least in (
             ("max_workers", max_workers, 1),
@@ -204,6 +210,7 @@ class Dispatcher:
         self.max_waiting_bytes = max_waiting_bytes
         self.max_waiting_per_peer = max_waiting_per_peer
         self.max_waiting_bytes_per_peer = max_waiting_bytes_per_peer
+        self._pause = pause
         self._closed = False
         self._stopped = False
         self._pool = WorkerPool(max_workers, name, linger=linger)
@@ -262,16 +269,22 @@ class Dispatcher:
             :meth:`close` was called
         :raises RuntimeError: the system gives no thread at all
         """
-        key = (task.ident, task.object_name)
+        ident, object_name = key = (task.ident, task.object_name)
+        of_peers, of_objects = self._peers.running, self._objects.running
         with self._lock:
             if self._closed and not (force and not self._stopped):
                 return False
+            of_peer = of_peers.get(ident, 0)
+            of_object = of_objects.get(object_name, 0)
             at_once = (
                 not (self._lines and (self._ready or key in self._lines))
                 and len(self._tasks) < self.max_workers
-                and self._take(key)
+                and of_peer < self.max_per_peer
+                and of_object < self.max_per_object
             )
             if at_once:
+                of_peers[ident] = of_peer + 1
+                of_objects[object_name] = of_object + 1
                 self._tasks[task] = _INSIDE
             else:
                 taken = force or self._has_room(task)
@@ -384,36 +397,32 @@ class Dispatcher:
     # In a worker.
 
     def _work(self, first: Task) -> None:
+        """Run a task, and those that may begin when it has ended."""
         me = threading.get_ident()
         task: Task | None = first
         self._inside.add(me)
         try:
             while task is not None:
-                task = self._run(task)
+                try:
+                    ended = task.run()
+                except BaseException:
+                    # SystemExit too: it is about the task and not about the thread.
+                    _log.exception("exception in %r", task)
+                    ended = True
+                with self._lock:
+                    if not ended and self._tasks.get(task) == _INSIDE:
+                        self._tasks[task] = _OUTSIDE
+                        return
+                    self._release(task)
+                    if not self._ready:
+                        return
+                    # This worker goes on with the next. Most often there is only one.
+                    task = self._pick()
+                    are_more = bool(self._ready) and len(self._tasks) < self.max_workers
+                if are_more:
+                    self._start_more()
         finally:
             self._inside.discard(me)
-
-    def _run(self, task: Task) -> Task | None:
-        """Run a task. Returns the next one for this worker."""
-        try:
-            ended = task.run()
-        except BaseException:
-            # SystemExit too: it is about the task and not about the thread.
-            _log.exception("exception in %r", task)
-            ended = True
-        with self._lock:
-            if not ended and self._tasks.get(task) == _INSIDE:
-                self._tasks[task] = _OUTSIDE
-                return None
-            self._release(task)
-            if not self._ready:
-                return None
-            # This worker goes on with the next. Most often there is only one.
-            following = self._pick()
-            if not self._ready or len(self._tasks) >= self.max_workers:
-                return following
-        self._start_more()
-        return following
 
     def _start_more(self) -> None:
         """Start what can be started."""
@@ -434,18 +443,6 @@ class Dispatcher:
 
     # With the lock.
 
-    def _take(self, key: _Key) -> bool:
-        """Count one more of this peer and this object, if neither has reached its limit."""
-        ident, object_name = key
-        of_peers, of_objects = self._peers.running, self._objects.running
-        of_peer = of_peers.get(ident, 0)
-        of_object = of_objects.get(object_name, 0)
-        if of_peer >= self.max_per_peer or of_object >= self.max_per_object:
-            return False
-        of_peers[ident] = of_peer + 1
-        of_objects[object_name] = of_object + 1
-        return True
-
     def _release(self, task: Task) -> None:
         """It runs no more."""
         if self._tasks.pop(task, None) is None:
@@ -465,6 +462,8 @@ class Dispatcher:
             self._unpark((ident, object_name))
         if self._observers:
             self._tell()
+        if self._pause is not None and self._pause.is_on:
+            self._pause.look("", len(self._tasks))
 
     def _has_room(self, task: Task) -> bool:
         if self._waiting >= self.max_waiting or (
@@ -526,7 +525,8 @@ class Dispatcher:
                 if line.tasks:
                     self._ready[line] = None
                 self._tasks[task] = _INSIDE
-                self._take(line.key)
+                self._peers.add(ident)
+                self._objects.add(object_name)
                 return task
             self._unpark(line.key)
         return None

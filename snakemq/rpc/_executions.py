@@ -25,7 +25,7 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final, Protocol, TypeAlias
@@ -257,7 +257,7 @@ class Executions:
             if kind == _RECORD_BEGUN:
                 execution.state = State.INTERRUPTED
                 return execution, True
-            self._note_answered(execution, when)
+            self._note_answered(execution, when, None)
             for line in (self._answered, caller.answered):
                 line.move_to_end(execution, last=False)
         if kind == _RECORD_ANSWER:
@@ -280,7 +280,7 @@ class Executions:
         if record is not None:
             with self._lock:
                 if execution.state is _ANSWERED:
-                    self._keep(execution, record[1:])
+                    self._note_answered(execution, execution.answered_at, record[1:])
 
     def find(self, ident: str, req_id: bytes) -> Execution | None:
         """The execution of a request; ``None``: there is none."""
@@ -315,8 +315,7 @@ class Executions:
             if is_wanted:
                 now = self._time()
                 execution.is_stored |= is_stored
-                self._note_answered(execution, now)
-                self._keep(execution, answer)
+                self._note_answered(execution, now, answer)
                 limits = self.limits
                 if (
                     self._bytes > limits.max_bytes
@@ -352,11 +351,16 @@ class Executions:
         """Key and record of an answer, for one that is stored by a transaction."""
         return _digest(execution), _RECORD_ANSWER + answer
 
-    def acknowledged(self, execution: Execution, conn_id: str) -> None:
-        """The caller has the answer."""
-        # Else the request may come once more, on the newer connection.
-        if execution.received_on == conn_id:
-            self.forget(execution)
+    def acknowledged(self, executions: Iterable[Execution], conn_id: str) -> None:
+        """A caller has these answers."""
+        removed: list[bytes] = []
+        with self._lock:
+            for execution in executions:
+                # Else the request may come once more, on the newer connection.
+                if execution.received_on == conn_id:
+                    removed += self._forget(execution)
+        if removed:
+            self._remove(removed)
 
     def forget(self, execution: Execution) -> None:
         """It will not be asked for again, or may be begun anew."""
@@ -398,21 +402,20 @@ class Executions:
         execution.work = None
         return [_digest(execution)] if execution.is_stored else []
 
-    def _note_answered(self, execution: Execution, when: float) -> None:
+    def _note_answered(self, execution: Execution, when: float, answer: bytes | None) -> None:
+        """It has run. Once more when there is an answer to be kept, if there was none yet."""
+        caller = execution.caller
         execution.state = _ANSWERED
         execution.answered_at = when
-        line = execution.caller.answered
-        if not line:
+        if not caller.answered:
             self._answered_callers += 1
-        self._answered[execution] = line[execution] = None
-
-    def _keep(self, execution: Execution, answer: bytes) -> None:
-        caller = execution.caller
-        execution.answer = answer
-        self._kept[execution] = caller.kept[execution] = None
-        size = len(answer)
-        self._bytes += size
-        caller.bytes += size
+        self._answered[execution] = caller.answered[execution] = None
+        if answer is not None:
+            execution.answer = answer
+            self._kept[execution] = caller.kept[execution] = None
+            size = len(answer)
+            self._bytes += size
+            caller.bytes += size
 
     def _drop_answer(self, execution: Execution) -> None:
         answer = execution.answer

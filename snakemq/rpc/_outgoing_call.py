@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from snakemq._core.rpc_records import REQUEST_PREFIX, Reply
 from snakemq._longest_wait import longest_wait
@@ -65,29 +65,20 @@ class Pending(Protocol):
 class OutgoingCall(ABC):
     """A call that waits for its end; it ends once.
 
+    :ivar payload: the request as it is sent, and sent again
+    :ivar timeout: how long it may take, in seconds
     :ivar hooks: those that are told of its end; ``None``: nobody
     """
 
     __slots__ = ("hooks", "ident", "payload", "req_id", "sent", "timeout", "wait_for_peer")
 
-    def __init__(
-        self,
-        ident: str,
-        req_id: bytes,
-        record: bytes,
-        wait_for_peer: bool,
-        timeout: float | None,
-        hooks: HookChain | None,
-    ) -> None:
-        self.ident = ident
-        self.req_id = req_id
-        #: the request as it is sent, and sent again
-        self.payload = REQUEST_PREFIX + record
-        self.wait_for_peer = wait_for_peer
-        #: how long it may take, in seconds
-        self.timeout = timeout
-        self.hooks = hooks
-        self.sent = 0
+    ident: str
+    req_id: bytes
+    payload: bytes
+    wait_for_peer: bool
+    timeout: float | None
+    hooks: HookChain | None
+    sent: int
 
     def message(self) -> bytes:
         """See :class:`Pending`."""
@@ -105,7 +96,7 @@ class OutgoingCall(ABC):
 class BlockingCall(OutgoingCall):
     """A call for whose end a thread waits."""
 
-    __slots__ = ("_ended", "error", "reply")
+    __slots__ = ("ended", "error", "reply")
 
     def __init__(
         self,
@@ -116,19 +107,25 @@ class BlockingCall(OutgoingCall):
         timeout: float | None,
         hooks: HookChain | None,
     ) -> None:
-        super().__init__(ident, req_id, record, wait_for_peer, timeout, hooks)
+        self.ident = ident
+        self.req_id = req_id
+        self.payload = REQUEST_PREFIX + record
+        self.wait_for_peer = wait_for_peer
+        self.timeout = timeout
+        self.hooks = hooks
+        self.sent = 0
         self.reply: Reply | None = None
         self.error: Exception | None = None
-        # A lock that the caller can't get before the end: the cheapest thing
-        # there is to wait for.
-        self._ended = threading.Lock()
-        self._ended.acquire()
+        #: A lock that the caller can't get before the end: the cheapest thing
+        #: there is to wait for.
+        self.ended = threading.Lock()
+        self.ended.acquire()
 
     def end(self, reply: Reply | None, error: Exception | None = None) -> None:
         """See :class:`Pending`."""
         self.reply = reply
         self.error = error
-        wake(self._ended)
+        wake(self.ended)
 
     def end_with_stream(self, stream: RemoteStream[Any]) -> None:
         """See :class:`OutgoingCall`."""
@@ -138,34 +135,25 @@ class BlockingCall(OutgoingCall):
         """What the reply contains, whatever the serializer: pickles have bytes as they are."""
         return self.req_id if self.req_id in self.payload else self.req_id.hex().encode()
 
-    def is_pending(self) -> bool:
-        """Whether it has not ended."""
-        return self._ended.locked()
-
     def wait(self, timeout: float | None) -> bool:
         """Whether it ended within ``timeout`` seconds."""
         remaining = _FOR_EVER if timeout is None else timeout
         longest = _FIRST_WAIT
-        while not self._ended.acquire(timeout=min(remaining, longest)):
+        while not self.ended.acquire(True, longest if longest < remaining else remaining):
             remaining -= longest
             if remaining <= 0:
                 return False
             longest = longest_wait()
         return True
 
-    def outcome(self) -> Any:
-        """What it returned.
-
-        :raises Exception: what it raised
-        """
+    def fail(self) -> NoReturn:
+        """It ended and has no value: raise what it raises."""
         reply, error = self.reply, self.error
         # What is raised gets a traceback, which has this call in its frames:
         # they must not keep each other alive.
         self.reply = self.error = None
         try:
             if reply is not None:
-                if reply.ok:
-                    return reply.value
                 error = failure_in(reply, self.ident)
             assert error is not None
             raise error
@@ -193,7 +181,13 @@ class FutureCall(OutgoingCall):
         hooks: HookChain | None,
         deadlines: Deadlines[FutureCall],
     ) -> None:
-        super().__init__(ident, req_id, record, wait_for_peer, timeout, hooks)
+        self.ident = ident
+        self.req_id = req_id
+        self.payload = REQUEST_PREFIX + record
+        self.wait_for_peer = wait_for_peer
+        self.timeout = timeout
+        self.hooks = hooks
+        self.sent = 0
         self.future: CallFuture | None = None
         self.deadlines = deadlines
         self.deadline: Deadline[FutureCall] | None = None

@@ -6,7 +6,9 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from snakemq.rpc._outgoing_call import Pending, not_connected
+from snakemq.message import Message
+from snakemq.rpc._outgoing_call import OutgoingCall, Pending, not_connected
+from snakemq.rpc._pause import Pause
 from snakemq.rpc.errors import ClientClosed
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ __all__ = ["Outstanding", "Remote"]
 class Remote:
     """A peer that is connected or owes something."""
 
-    __slots__ = ("conn_id", "connected", "pending")
+    __slots__ = ("conn_id", "connected", "had_company", "pending")
 
     def __init__(self) -> None:
         self.connected = False
@@ -27,6 +29,8 @@ class Remote:
         self.conn_id: str | None = None
         #: calls without a reply yet, and streams, by ``req_id``
         self.pending: dict[bytes, Pending] = {}
+        #: whether others were pending when the last call was begun
+        self.had_company = False
 
 
 class Outstanding:
@@ -46,41 +50,51 @@ class Outstanding:
         self.lock = threading.RLock()
         self.remotes: dict[str, Remote] = {}
         self.closed = False
+        #: until those who have their answers have made the next calls
+        self.pause = Pause(messaging, lambda ident: -self.count(ident))
 
-    def begin(self, ident: str, pending: Pending) -> bool:
+    def begin(self, ident: str, call: OutgoingCall) -> bool:
         """Send it, now or when the peer is connected.
 
-        :return: whether it was sent, and is the only one for which that peer owes anything
+        :return: whether it was sent, and is the only one for which that peer owes anything,
+            as was the one before
         :raises NotConnected: it does not wait for that
         :raises ClientClosed: the client was closed
         :raises Exception: it can't be sent
         """
         held = is_alone = False
+        message = Message(call.payload)
         with self.lock:
             if self.closed:
                 raise ClientClosed("the client was closed")
             remote = self.remotes.get(ident)
             if remote is None or not remote.connected:
                 # Messaging may know of it already, and tell this client soon.
-                if not pending.wait_for_peer and not self._messaging.is_connected(ident):
+                if not call.wait_for_peer and not self._messaging.is_connected(ident):
                     raise not_connected(ident, 0)
                 if remote is None:
                     remote = self.remotes[ident] = Remote()
-            remote.pending[pending.req_id] = pending
+            remote.pending[call.req_id] = call
             if remote.connected:
                 # Under the lock: on_connect, if it comes now, must find it
                 # either not sent or sent on the old connection. It travels
                 # with TTL 0, as in 1.6: what is not delivered now is repeated
                 # by connected(), and would else arrive twice.
-                data = pending.message()
-                is_alone = len(remote.pending) == 1
-                # If it is, others do not want the lock, as it seems.
-                if not (is_alone and self._sender.send_here(ident, data)):
-                    held = self._sender.send(ident, data, key=pending.req_id, hold=True)
-                pending.sent += 1
+                has_company = len(remote.pending) > 1
+                # Twice in a row: of many threads that were woken together the first is
+                # alone, too, and the others would wait for the lock during its system call.
+                is_alone = not has_company and not remote.had_company
+                remote.had_company = has_company
+                if len(call.payload) > self._sender.part_size:
+                    self._sender.send(ident, call.payload, key=call.req_id)
+                elif not (is_alone and self._messaging.shortcut.send(ident, message)):
+                    held = self._messaging.send_message(ident, message, hold=True)
+                call.sent += 1
         # Not under the lock: it may be a system call, and others want to call, too.
         if held:
             self._messaging.release(ident)
+        if self.pause.is_on:
+            self.pause.look(ident, -len(remote.pending))
         return is_alone
 
     def end(self, ident: str, req_id: bytes) -> Pending | None:

@@ -35,7 +35,7 @@ from snakemq.exceptions import PacketTooLarge, QueueFull
 from snakemq.limits import DropReason
 from snakemq.message import Message
 from snakemq.rpc.errors import CallError, NotAuthorized
-from snakemq.rpc.request_ids import new_request_id
+from snakemq.rpc.request_ids import request_ids
 
 if TYPE_CHECKING:
     from snakemq.callbacks import Callback
@@ -188,7 +188,6 @@ class PartSender:
         *,
         key: bytes = b"",
         urgent: bool = False,
-        hold: bool = False,
     ) -> bool:
         """Send a record.
 
@@ -196,15 +195,13 @@ class PartSender:
         :param key: a name for :meth:`cancel` and for the callbacks, of at most
             16 bytes. A large record that has to go in one message, because the
             other side knows no parts, has it as the identifier of that message.
-        :param urgent: see :meth:`snakemq.messaging.Messaging.send_message`, as is ``hold``
+        :param urgent: see :meth:`snakemq.messaging.Messaging.send_message`
         :return: whether it is on its way: the peer is connected
         :raises PacketTooLarge: it can't be sent at all
         :raises QueueFull: there is no room for it
         """
         if len(data) <= self.part_size:
-            return self._messaging.send_message(
-                ident, Message(data), urgent=urgent, prompt=True, hold=hold
-            )
+            return self._messaging.send_message(ident, Message(data), urgent=urgent, prompt=True)
         features = self._messaging.peer_features(ident)
         if features is None and not self._messaging.is_connected(ident):
             return False
@@ -212,7 +209,7 @@ class PartSender:
             return self._messaging.send_message(ident, _whole(data, key), urgent=urgent)
         if len(data) > self._max_size:
             raise PacketTooLarge(len(data), self._max_size)
-        transfer = Transfer(new_request_id(), key, data)
+        transfer = Transfer(request_ids.next(), key, data)
         with self._lock:
             if self._closed:
                 return False
@@ -226,10 +223,6 @@ class PartSender:
             remote.lanes[0 if waits else 1].add(transfer)
             self._pump_soon(ident, remote)
         return True
-
-    def send_here(self, ident: str, data: bytes) -> bool:
-        """Send a small record at once; see :class:`snakemq._shortcut.Shortcut`."""
-        return len(data) <= self.part_size and self._messaging.shortcut.send(ident, Message(data))
 
     def cancel(self, ident: str, key: bytes) -> bool:
         """Do not send what is left of the records with this key.

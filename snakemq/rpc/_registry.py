@@ -6,12 +6,12 @@ import difflib
 from collections.abc import Callable, Iterable
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from types import FunctionType, MethodType
-from typing import Any, Final, NamedTuple, TypeVar, overload
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, overload
 
 from snakemq.rpc._description import describe_function, describe_object, public_methods
 from snakemq.rpc.errors import NoInstanceError, NoMethodError
 from snakemq.rpc.hooks import call_name
-from snakemq.rpc.marks import marks_of
+from snakemq.rpc.marks import Marks, marks_of
 
 __all__ = ["Registry", "Served", "decorate"]
 
@@ -28,18 +28,9 @@ _RUNS_LATER: Final = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class Served(NamedTuple):
-    """What a request asked for."""
-
-    func: Callable[..., Any]
-    #: full name: object and method with a dot between them, or the function's
-    name: str
-    #: whose limits count: name of the object, or of the function
-    object_name: str
-    is_quick: bool
-    is_signal: bool
-    at_most_once: bool
-    is_transactional: bool = False
+#: What a request asked for; its full name: object and method with a dot between them, or
+#: the function's; and how it is marked.
+Served: TypeAlias = tuple[Callable[..., Any], str, Marks]
 
 
 class _Function(NamedTuple):
@@ -166,7 +157,7 @@ class Registry:
         """
         return decorate(self.register_function, f, name, quick=quick, at_most_once=at_most_once)
 
-    def resolve(self, object_name: Any, method_name: str, *, hints: bool = True) -> Served:
+    def resolve(self, object_name: str, method_name: str, *, hints: bool = True) -> Served:
         """Find what a request asks for.
 
         Marks are read now, so decorators may mark what is registered already.
@@ -178,8 +169,6 @@ class Registry:
         :raises Exception: of what is asked for its attribute, if that is a
             property or the like
         """
-        if not isinstance(object_name, str):
-            raise NoInstanceError(f"an object's name is a string, not {type(object_name).__name__}")
         # As call_name() makes it: a call of a function is much of what is done here.
         name = f"{object_name}.{method_name}" if object_name else method_name
         if self._functions:
@@ -187,15 +176,11 @@ class Registry:
             if function is not None:
                 func, quick, once = function
                 marks = marks_of(func)
-                return Served(
-                    func,
-                    name,
-                    name,
-                    quick or marks.is_quick,
-                    marks.is_signal,
-                    once or marks.at_most_once,
-                    marks.is_transactional,
-                )
+                if quick or once:
+                    marks = marks._replace(
+                        is_quick=quick or marks.is_quick, at_most_once=once or marks.at_most_once
+                    )
+                return func, name, marks
         try:
             instance = self.instances[object_name]
         except KeyError:
@@ -214,16 +199,13 @@ class Registry:
             raise NoMethodError(
                 f"{_cut(method_name)}: this attribute of {object_name!r} is no method"
             )
-        is_signal, is_quick, is_once, is_transactional = marks_of(method)
-        return Served(method, name, object_name, is_quick, is_signal, is_once, is_transactional)
+        return method, name, marks_of(method)
 
-    def preview(self, object_name: Any, method_name: str) -> tuple[str, bool]:
+    def preview(self, object_name: str, method_name: str) -> tuple[str, bool]:
         """What can be known of a request before it is resolved, without running any code.
 
         :return: whose limits count, and whether it may run in the loop's thread
         """
-        if not isinstance(object_name, str):
-            return "", False
         if self._functions:
             name = call_name(object_name, method_name)
             function = self._functions.get(name)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
@@ -160,14 +160,15 @@ class ServedCall:
                 self._returned(server.describe_to(self.call))
                 return True
             served = server.resolve(request.object, request.method, hints=server.gives_hints)
-            if served.is_signal is not (request.req_id is None):
-                self._warn(served.name)
-            if served.at_most_once and self.execution is not None:
+            func, name, marks = served
+            if marks.is_signal is not (request.req_id is None):
+                self._warn(name)
+            if marks.at_most_once and self.execution is not None:
                 server.executions.store_begin(self.execution)
-            if served.is_transactional:
-                self._run_in_transaction(served)
+            if marks.is_transactional:
+                self._run_in_transaction(func)
                 return True
-            value = served.func(*request.args, **request.kwargs)
+            value = func(*request.args, **request.kwargs)
         except BaseException as exc:
             # SystemExit too: it ends no thread here, and the caller waits.
             self._raised(exc, served)
@@ -180,7 +181,7 @@ class ServedCall:
             self._returned(value)
         return True
 
-    def _run_in_transaction(self, served: Served) -> None:
+    def _run_in_transaction(self, func: Callable[..., Any]) -> None:
         """What the method writes, what it sends, and its answer: all of it or nothing."""
         request = self.request
         execution = self.execution
@@ -188,7 +189,7 @@ class ServedCall:
         with self.server.begin_transaction() as transaction:
             self.call.set_transaction(transaction)
             try:
-                value = served.func(*request.args, **request.kwargs)
+                value = func(*request.args, **request.kwargs)
             finally:
                 self.call.set_transaction(None)
             if any(hasattr(type(value), name) for name in ("__next__", "__anext__", "__await__")):
@@ -214,9 +215,10 @@ class ServedCall:
     def _raised(self, exc: BaseException, served: Served | None = None) -> None:
         request = self.request
         if isinstance(exc, TypeError) and served is not None:
-            wrong = wrong_arguments(served.func, request.args, request.kwargs, exc, served.name)
+            func, name, _ = served
+            wrong = wrong_arguments(func, request.args, request.kwargs, exc, name)
             if wrong is not None:
-                self._fail(WrongArguments(f"{served.name}: {wrong}"), format_remote(exc), exc)
+                self._fail(WrongArguments(f"{name}: {wrong}"), format_remote(exc), exc)
                 return
         text = format_remote(exc)
         if isinstance(exc, Exception):
@@ -244,7 +246,7 @@ class ServedCall:
                 exc_info=None if type(exc) in _CODES else cause or exc,
             )
             if execution is not None:
-                server.answers.keep_silence(execution)
+                server.answers.keep_and_send(execution, b"")
             return
         if server.log.isEnabledFor(logging.DEBUG):
             server.log.debug(
@@ -282,7 +284,7 @@ class ServedCall:
     def _answer(self, execution: Execution, answer: bytes | None) -> None:
         """Answer a call; ``None``: with silence, because nothing can be written."""
         if answer is None:
-            self.server.answers.keep_silence(execution)
+            self.server.answers.keep_and_send(execution, b"")
         elif self._is_cancelled:
             # Who cancels a call does not ask for it again.
             self.server.executions.forget(execution)

@@ -39,9 +39,15 @@ from snakemq.rpc.hooks import CallInfo, call_name
 from snakemq.rpc.options import UNSET, CallOptions, Unset, checked_timeout
 from snakemq.rpc.proxy import RpcInstProxy
 from snakemq.rpc.remote_traceback import describe
-from snakemq.rpc.request_ids import new_request_id
+from snakemq.rpc.request_ids import request_ids
 from snakemq.rpc.safe_pickle import SAFE_PICKLE
-from snakemq.rpc.serializer import Serializer, loads_with_stand_ins, request_id_in, write
+from snakemq.rpc.serializer import (
+    Serializer,
+    explained,
+    loads_with_stand_ins,
+    request_id_in,
+    write,
+)
 
 if TYPE_CHECKING:
     from snakemq.messaging import ReceiveHook
@@ -104,7 +110,7 @@ class RpcClient(Hooked):
         #: callbacks, which have places of their own for it.
         self.exception_handler: Callable[[Exception], object] | None = None
 
-        messaging = receive_hook.messaging
+        messaging = self._messaging = receive_hook.messaging
         self._sender = PartSender(receive_hook, REQUEST_PARTS, self._not_sent)
         #: how often a limit was reached, or something could not be read
         self.counters = Counters(*CLIENT_COUNTERS)
@@ -200,7 +206,7 @@ class RpcClient(Hooked):
         From any thread; a second time is harmless. Callbacks of calls run in
         this thread, because the loop may have ended.
         """
-        messaging = self.receive_hook.messaging
+        messaging = self._messaging
         given_up = self._outstanding.close()
         if given_up is None:
             return
@@ -247,22 +253,26 @@ class RpcClient(Hooked):
         :raises Exception: what the method or a hook raised
         :raises ValueError: the timeout is negative or not a number
         """
-        timeout = checked_timeout(timeout)
-        self._check_may_wait(remote_ident, object_name, method_name)
-        req_id = new_request_id()
-        hooks, data = self._write_call(
-            remote_ident, object_name, method_name, args, kwargs or {}, req_id, timeout
-        )
-        call = BlockingCall(remote_ident, req_id, data, wait_for_peer, timeout, hooks)
-        if hooks is None:
-            return self._wait(call)
+        if timeout is not None:
+            timeout = checked_timeout(timeout)
+        messaging = self._messaging
+        if messaging.is_inside_loop() or messaging.queues_manager.in_transaction:
+            self._check_may_wait(remote_ident, object_name, method_name)
+        req_id = request_ids.next()
+        kwargs = kwargs or {}
+        hooks = None
+        if self.hooks or self.log.isEnabledFor(logging.DEBUG):
+            hooks = self._announce(remote_ident, object_name, method_name, args, kwargs, req_id)
         try:
+            data = self._write_call(object_name, method_name, args, kwargs, req_id, timeout, hooks)
+            call = BlockingCall(remote_ident, req_id, data, wait_for_peer, timeout, hooks)
             value = self._wait(call)
         except BaseException as exc:
-            hooks.end(exc)
+            if hooks is not None:
+                hooks.end(exc)
             raise
-        if call.hooks is not None:  # else it is a stream, and has only begun
-            hooks.end(None)
+        if call.hooks is not None:  # else there are none, or it is a stream, and has only begun
+            call.hooks.end(None)
         return value
 
     def future(
@@ -285,11 +295,18 @@ class RpcClient(Hooked):
         :raises Exception: what a hook raised
         """
         timeout = checked_timeout(timeout)
-        req_id = new_request_id()
-        hooks, data = self._write_call(
-            remote_ident, object_name, method_name, args, kwargs or {}, req_id, timeout
-        )
-        messaging = self.receive_hook.messaging
+        req_id = request_ids.next()
+        kwargs = kwargs or {}
+        hooks = None
+        if self.hooks or self.log.isEnabledFor(logging.DEBUG):
+            hooks = self._announce(remote_ident, object_name, method_name, args, kwargs, req_id)
+        try:
+            data = self._write_call(object_name, method_name, args, kwargs, req_id, timeout, hooks)
+        except BaseException as exc:
+            if hooks is not None:
+                hooks.end(exc)
+            raise
+        messaging = self._messaging
         call = FutureCall(
             remote_ident, req_id, data, wait_for_peer, timeout, hooks, self._deadlines
         )
@@ -364,7 +381,7 @@ class RpcClient(Hooked):
         options = CallOptions(timeout, wait_for_peer, self.options)
         limit = checked_timeout(options.timeout)
         self._check_may_wait(remote_ident, "", "describe")
-        req_id = new_request_id()
+        req_id = request_ids.next()
         data = self._write(describe_record(req_id))
         call = BlockingCall(remote_ident, req_id, data, options.wait_for_peer, limit, None)
         return self._wait(call)
@@ -377,7 +394,7 @@ class RpcClient(Hooked):
     def _request_about(self, record: dict[str, Any]) -> bytes:
         return REQUEST_PREFIX + self._write(record)
 
-    def _write_call(
+    def _announce(
         self,
         remote_ident: str,
         object_name: str,
@@ -385,50 +402,57 @@ class RpcClient(Hooked):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         req_id: bytes,
+    ) -> HookChain | None:
+        """Tell the log and the hooks of a call; which hooks are to be told of its end."""
+        self.log.debug(
+            "call ident=%s %s req_id=%s",
+            remote_ident,
+            call_name(object_name, method_name),
+            req_id.hex(),
+        )
+        if not self.hooks:
+            return None
+        info = CallInfo(remote_ident, object_name, method_name, args, kwargs, req_id, {})
+        hooks = HookChain(self.hooks, info, self.log)
+        hooks.begin()
+        return hooks
+
+    def _write_call(
+        self,
+        object_name: str,
+        method_name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        req_id: bytes,
         timeout: float | None,
-    ) -> tuple[HookChain | None, bytes]:
-        if self.log.isEnabledFor(logging.DEBUG):
-            self.log.debug(
-                "call ident=%s %s req_id=%s",
-                remote_ident,
-                call_name(object_name, method_name),
-                req_id.hex(),
-            )
-        hooks: HookChain | None = None
-        headers: dict[str, Any] | None = None
-        if self.hooks:
-            headers = {}
-            info = CallInfo(remote_ident, object_name, method_name, args, kwargs, req_id, headers)
-            hooks = HookChain(self.hooks, info, self.log)
-            hooks.begin()
+        hooks: HookChain | None,
+    ) -> bytes:
         record = call_record(
             object_name,
             method_name,
             args,
             kwargs,
             req_id,
-            timeout=timeout,
-            window=self._stream_window,
-            headers=headers,
+            timeout,
+            self._stream_window,
+            None if hooks is None else hooks.call.headers,
         )
         try:
-            data = write(self.pickler, record, "the call of ", object_name, method_name)
-        except BaseException as exc:
-            if hooks is not None:
-                hooks.end(exc)
-            raise
-        return hooks, data
+            return self.pickler.dumps(record)
+        except Exception as exc:
+            what = f"the call of {call_name(object_name, method_name)}"
+            raise explained(self.pickler, record, what, exc) from exc
 
     def _send_signal(self, ident: str, record: dict[str, Any], ttl: float | None) -> None:
         data = write(self.pickler, record, "the signal ", record["object"], record["method"])
         message = Message(REQUEST_PREFIX + data, ttl)
-        self.receive_hook.messaging.send_message(ident, message)
+        self._messaging.send_message(ident, message)
 
     def _wait(self, call: BlockingCall) -> Any:
         ident = call.ident
         try:
             if self._outstanding.begin(ident, call):  # else there are many to be woken anyway
-                self._awake.wait(ident, call.is_pending, longest=call.timeout, about=call.trace())
+                self._awake.wait(ident, call.ended.locked, longest=call.timeout, about=call.trace())
             ended = call.wait(call.timeout)
         except BaseException:
             self._outstanding.give_up(ident, call, self._cancel_message(call.req_id))
@@ -439,10 +463,13 @@ class RpcClient(Hooked):
                 raise too_late(ident, remote.connected, call.sent)
             # It is ending right now.
             call.wait(None)
-        return call.outcome()
+        # Not kept here: see fail().
+        if call.reply is not None and call.reply.ok:
+            return call.reply.value
+        call.fail()
 
     def _check_may_wait(self, ident: str, object_name: str, method_name: str) -> None:
-        messaging = self.receive_hook.messaging
+        messaging = self._messaging
         if messaging.is_inside_loop():
             raise WouldDeadlock(
                 f"{call_name(object_name, method_name)} of {ident!r} was called in a callback: "
@@ -460,7 +487,7 @@ class RpcClient(Hooked):
 
     def may_wait(self) -> bool:
         """Whether this thread may wait for what the loop brings. For streams."""
-        return not self.receive_hook.messaging.is_inside_loop()
+        return not self._messaging.is_inside_loop()
 
     def _cancel_message(self, req_id: bytes) -> bytes:
         return self._request_about(cancel_record(req_id))
@@ -520,6 +547,7 @@ class RpcClient(Hooked):
         except Exception as exc:
             self._salvage(ident, data, exc)
             return
+        self._outstanding.pause.before_waking(ident)
         self._take(ident, reply, len(data))
 
     def _receive_here(self, conn_id: str, ident: str, message: Message) -> bool:
@@ -540,7 +568,8 @@ class RpcClient(Hooked):
     def _is_readable(self, data: bytes) -> bool:
         try:
             parse_reply(self.pickler.loads(data))
-        except Exception:
+        except Exception as exc:
+            self.log.debug("a reply is left to the loop, which can't read it either: %r", exc)
             return False
         return True
 
@@ -549,8 +578,12 @@ class RpcClient(Hooked):
             self._take_part(ident, reply, size)
         elif reply.code == _CLOSING and self._keep_for_the_next(ident, reply.req_id):
             self.log.debug("ident=%r is about to end, req_id=%s", ident, reply.req_id.hex())
-        elif not self._end(ident, reply.req_id, reply):
-            self._late(ident, reply)
+        else:
+            pending = self._outstanding.end(ident, reply.req_id)
+            if pending is not None:
+                pending.end(reply)
+            else:
+                self._late(ident, reply)
 
     def _keep_for_the_next(self, ident: str, req_id: bytes) -> bool:
         """Whether a call that a server did not take waits for the next one.
@@ -567,7 +600,9 @@ class RpcClient(Hooked):
 
     def _not_sent(self, ident: str, req_id: bytes, error: Exception) -> None:
         """A large request could not be sent, or the other side does not take it."""
-        self._end(ident, req_id, None, error)
+        pending = self._outstanding.end(ident, req_id)
+        if pending is not None:
+            pending.end(None, error)
 
     def _expire(self, call: FutureCall) -> None:
         cancel = self._cancel_message(call.req_id)
@@ -579,16 +614,6 @@ class RpcClient(Hooked):
         # Given up, or answered twice after a reconnect, or made up.
         self.late_replies += 1
         self.log.debug("ident=%r reply to nothing, req_id=%s", ident, reply.req_id.hex())
-
-    def _end(
-        self, ident: str, req_id: bytes, reply: Reply | None, error: Exception | None = None
-    ) -> bool:
-        """False: nobody waits for a reply of this peer with this identifier."""
-        pending = self._outstanding.end(ident, req_id)
-        if pending is None:
-            return False
-        pending.end(reply, error)
-        return True
 
     def _take_part(self, ident: str, reply: Reply, size: int) -> None:
         pending: Pending | None = self._outstanding.find(ident, reply.req_id)

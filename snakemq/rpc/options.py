@@ -32,7 +32,7 @@ class CallOptions:
     :param parent: says what is not set here
     """
 
-    __slots__ = ("_parent", "_timeout", "_wait_for_peer")
+    __slots__ = ("_parent", "_timeout", "_wait_for_peer", "known", "revision", "root")
 
     def __init__(
         self,
@@ -43,6 +43,12 @@ class CallOptions:
         self._timeout = timeout
         self._wait_for_peer = wait_for_peer
         self._parent = parent
+        #: the parent that has none
+        self.root: CallOptions = self if parent is None else parent.root
+        #: in the root: another object whenever any below it was changed
+        self.revision = object()
+        #: see :meth:`resolve`
+        self.known: tuple[object, float | None, bool] = (None, None, True)
 
     @property
     def timeout(self) -> float | None:
@@ -50,35 +56,30 @@ class CallOptions:
 
         Setting it sets it here.
         """
-        options: CallOptions | None = self
-        while options is not None:
-            timeout = options._timeout
-            if timeout is not UNSET:
-                return timeout
-            options = options._parent
-        return None
+        return self.resolve()[1]
 
     @timeout.setter
     def timeout(self, timeout: float | None) -> None:
         self._timeout = timeout
+        self.root.revision = object()
 
     @property
     def wait_for_peer(self) -> bool:
         """Likewise."""
-        options: CallOptions | None = self
-        while options is not None:
-            wait = options._wait_for_peer
-            if wait is not UNSET:
-                return wait
-            options = options._parent
-        return True
+        return self.resolve()[2]
 
     @wait_for_peer.setter
     def wait_for_peer(self, wait_for_peer: bool) -> None:
         self._wait_for_peer = wait_for_peer
+        self.root.revision = object()
 
-    def resolved(self) -> tuple[float | None, bool]:
-        """Timeout and whether to wait for the peer, as they hold now: for a call."""
+    def resolve(self) -> tuple[object, float | None, bool]:
+        """Find out what holds, and since which revision: timeout, and whether to wait for the peer.
+
+        It is kept in :attr:`known`. As long as that has the revision of the root, calls
+        need not ask.
+        """
+        revision = self.root.revision  # first: what changes from now on makes it outdated
         timeout, wait = self._timeout, self._wait_for_peer
         options = self._parent
         while options is not None and (timeout is UNSET or wait is UNSET):
@@ -87,7 +88,13 @@ class CallOptions:
             if wait is UNSET:
                 wait = options._wait_for_peer
             options = options._parent
-        return None if timeout is UNSET else timeout, True if wait is UNSET else wait
+        known = (
+            revision,
+            None if timeout is UNSET else timeout,
+            True if wait is UNSET else wait,
+        )
+        self.known = known
+        return known
 
     def copy(self) -> CallOptions:
         """Another one with the same options and the same parent."""

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from snakemq.message import UniqueIds
 
-__all__ = ["new_request_id"]
+__all__ = ["request_ids"]
 
-_ids = UniqueIds()
-
-
-def new_request_id() -> bytes:
-    """A new identifier of 16 bytes. Thread-safe.
-
-    Nobody relies on it being hard to guess: a reply counts only if it comes
-    from the peer that was asked.
-    """
-    return _ids.next()
+#: They are not hard to guess, and nobody relies on that: a reply counts only if it comes
+#: from the peer that was asked.
+request_ids: Final = UniqueIds()

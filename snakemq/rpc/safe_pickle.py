@@ -122,15 +122,19 @@ class SafePickle:
         # microseconds, 1.3 of them in pickle.loads. What the machine reads takes
         # longer: an exception with its traceback 18 microseconds (pickle: 2), 1000
         # small dictionaries 5 milliseconds (pickle: 0.3).
-        if len(data) <= _SMALL and (_FEW_SHARED(data) or _WITHOUT_TUPLES(data)):
-            try:
-                value = pickle.loads(data)
-            except Exception as exc:
-                raise BadData(f"the pickle is malformed: {exc!r}") from exc
-            if data.count(b"h") > _FREE_REFERENCES:
-                check_sharing(value, len(data))
-            return value
-        return read_pickle(_checked(data), self._known)
+        if len(data) > _SMALL:
+            return read_pickle(_checked(data), self._known)
+        has_few_shared = _FEW_SHARED(data)
+        if not has_few_shared and not _WITHOUT_TUPLES(data):
+            return read_pickle(_checked(data), self._known)
+        try:
+            value = pickle.loads(data)
+        except Exception as exc:
+            raise BadData(f"the pickle is malformed: {exc!r}") from exc
+        # The letter comes at least as often as the instruction.
+        if not has_few_shared and data.count(b"h") > _FREE_REFERENCES:
+            check_sharing(value, len(data))
+        return value
 
     def loads_with_stand_ins(self, data: bytes, /) -> Any:
         """The same of a record whose ``"exception"`` may be of an unknown class.

@@ -12,7 +12,7 @@ from snakemq.rpc._known_types import full_name, stand_in
 from snakemq.rpc.errors import Unserializable
 from snakemq.rpc.hooks import call_name
 
-__all__ = ["Serializer", "is_safe", "loads_with_stand_ins", "request_id_in", "write"]
+__all__ = ["Serializer", "explained", "is_safe", "loads_with_stand_ins", "request_id_in", "write"]
 
 #: Steps of a path to what can't be written, and containers that are looked into.
 _MAX_STEPS: Final = 50
@@ -108,10 +108,16 @@ def write(
     except Exception as exc:
         # The whole name is put together only here: it is not needed for most records.
         what += call_name(object_name, method_name)
-        raise _explained(serializer, record, what, exc) from exc
+        raise explained(serializer, record, what, exc) from exc
 
 
-def _explained(serializer: Serializer, record: Any, what: str, reason: Exception) -> Unserializable:
+def explained(serializer: Serializer, record: Any, what: str, reason: Exception) -> Unserializable:
+    """Why a record can't be written, for those who write it themselves.
+
+    :param what: what the record is
+    :param reason: what the serializer has raised
+    :return: says which part of it can't be written
+    """
     path = ""
     part = record
     for _ in range(_MAX_STEPS):

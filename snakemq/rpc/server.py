@@ -6,7 +6,6 @@ import contextlib
 import logging
 import pickle
 import threading
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,13 +35,14 @@ from snakemq.rpc._dispatcher import (
     DEFAULT_MAX_WAITING_PER_PEER,
     DEFAULT_MAX_WORKERS,
     Dispatcher,
-    Task,
 )
+from snakemq.rpc._draining import Draining
 from snakemq.rpc._executions import AnswerLimits, Execution, Executions, State
 from snakemq.rpc._hook_chain import Hooked
 from snakemq.rpc._known_types import UnknownType
 from snakemq.rpc._open_streams import OpenStreams
 from snakemq.rpc._parts import PartReceiver
+from snakemq.rpc._pause import Pause
 from snakemq.rpc._peek import PEEKED, call_in
 from snakemq.rpc._registry import Registry
 from snakemq.rpc._replies import ReplyWriter
@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     from snakemq.messaging import ReceiveHook, Transaction
 
 __all__ = ["RpcServer"]
+
+_PREFIX_SIZE: Final = len(REQUEST_PREFIX)
 
 #: Longer requests are read by a worker, in bytes: the loop has other things to do.
 _MAX_READ_IN_LOOP: Final = 64 * 1024
@@ -105,14 +107,12 @@ SERVER_COUNTERS: Final = (
     "replies_lost",
 )
 
+# Looking for them in their class takes longer.
+_CALL: Final = Command.CALL
+_DESCRIBE: Final = Command.DESCRIBE
+
 #: Under this name answers are kept in the storage.
 _LEDGER: Final = "answers to calls"
-
-#: How long :meth:`RpcServer.drain` waits for the loop, in seconds; it may not run.
-_BARRIER: Final = 1.0
-
-#: How often :meth:`RpcServer.drain` looks, in seconds, for what nobody tells it.
-_LOOK_INTERVAL: Final = 0.05
 
 
 class RpcServer(Registry, Hooked):
@@ -207,7 +207,8 @@ class RpcServer(Registry, Hooked):
             messaging.time, answers or AnswerLimits(), self._ledger, self.counters
         )
         self.answers = Answers(receive_hook, self.executions, self.replies, self.peer_log)
-        self._lingering = Lingering(messaging, self.on_recv, lambda: bool(self.dispatcher.running))
+        self._lingering = Lingering(messaging, self.on_recv)
+        self._pause = Pause(messaging, lambda _: self.dispatcher.running)
         self.dispatcher = Dispatcher(
             "snakemq-rpc",
             max_workers=max_workers,
@@ -218,19 +219,24 @@ class RpcServer(Registry, Hooked):
             max_waiting_per_peer=max_waiting_per_peer,
             max_waiting_bytes_per_peer=max_waiting_bytes_per_peer,
             linger=self._lingering.wait,
+            pause=self._pause,
         )
         #: write what is ready while those who made it do something else
         self.helpers = WorkerPool(_MAX_HELPERS, "snakemq-rpc-helper")
         self._reader = _loop_reader(pickler)
         self._unread = Unread(lambda: self.counters.add("cancellations_forgotten"))
         self._lock = threading.Lock()
-        self._change = threading.Condition()
-        self.streams = OpenStreams(
-            messaging, self.executions, self.dispatcher, self.counters, self._tell
+        self._draining = Draining(
+            messaging,
+            self.dispatcher,
+            lambda: not self.answers.under_way and not self.streams.any_connected(),
         )
-        self.answers.on_change = self._tell
+        self.streams = OpenStreams(
+            messaging, self.executions, self.dispatcher, self.counters, self._draining.tell
+        )
+        self.answers.on_change = self._draining.tell
         self.answers.on_lost = lambda: self.counters.add("replies_lost")
-        self._is_draining = self._is_closed = False
+        self._is_closed = False
         self._parts = PartReceiver(
             receive_hook,
             REQUEST_PARTS,
@@ -261,37 +267,7 @@ class RpcServer(Registry, Hooked):
         :return: whether all of that was done in time
         :raises RuntimeError: called in the thread of the loop
         """
-        messaging = self._messaging
-        if messaging.is_inside_loop():
-            raise RuntimeError("drain() can't wait in the thread of the loop; call it in another")
-        self._is_draining = True
-        end = None if timeout is None else messaging.time() + timeout
-
-        def left() -> float | None:
-            return None if end is None else max(0.0, end - messaging.time())
-
-        # What the loop is just receiving has seen that nothing new is taken, or is taken.
-        received = threading.Event()
-        messaging.call_soon(received.set)
-        received.wait(_BARRIER if timeout is None else min(timeout, _BARRIER))
-        if not self.dispatcher.idle(left()):
-            return False
-        return self._changed_until(
-            lambda: not self.answers.under_way and not self.streams.any_connected(), left
-        )
-
-    def _changed_until(
-        self, condition: Callable[[], bool], left: Callable[[], float | None]
-    ) -> bool:
-        with self._change:
-            while not condition():
-                remaining = left()
-                if remaining is not None and remaining <= 0:
-                    return False
-                self._change.wait(
-                    _LOOK_INTERVAL if remaining is None else min(remaining, _LOOK_INTERVAL)
-                )
-        return True
+        return self._draining.wait(timeout)
 
     def close(self, timeout: float = 0.0) -> bool:
         """Take no more requests and drop those that wait for a worker.
@@ -316,37 +292,51 @@ class RpcServer(Registry, Hooked):
             self.answers.close()
         return ended
 
-    def _tell(self) -> None:
-        if self._is_draining:  # else nobody waits for it
-            with self._change:
-                self._change.notify_all()
-
     # Receiving; in the thread of the loop, or in a worker while that sleeps.
 
-    def on_recv(self, conn_id: str, ident: str, message: Message) -> None:
-        """A request. Called by the receive hook."""
+    def on_recv(self, conn_id: str, ident: str, message: Message) -> bool:
+        """A request. Called by the receive hook.
+
+        :return: false: nothing more is received here; a worker leaves it to the loop, for
+            whoever serves next
+        """
         if self._is_closed:
-            return
-        self._lingering.caller = ident
+            return False
+        lingering = self._lingering
+        lingering.caller = ident
+        if not lingering.is_active:  # so this is the loop
+            self._pause.before_waking("")
         data = message.data
-        if self._reader is not None and len(data) <= _MAX_READ_IN_LOOP:
+        reader = self._reader
+        if reader is not None and len(data) <= _MAX_READ_IN_LOOP:
             try:
-                request = parse_request(self._reader.loads(data[len(REQUEST_PREFIX) :]))
+                request = parse_request(reader.loads(data[_PREFIX_SIZE:]))
             except Exception as exc:
-                if self._reader is self.pickler:
+                if reader is self.pickler:
                     self._unreadable(ident, data, exc)
-                    return
+                    return True
                 # The program's serializer may know more.
             else:
-                self._received(conn_id, ident, request, len(data))
-                return
-        if self._refused_unread(conn_id, ident, data):
-            return
+                if self._authorizer is None or self._is_allowed(conn_id, ident, request):
+                    self._receive(conn_id, ident, request, len(data))
+                return True
+        if not self._refused_unread(conn_id, ident, data):
+            self._read_later(conn_id, ident, data)
+        return True
+
+    def _read_later(self, conn_id: str, ident: str, data: bytes) -> None:
         # It can take long, run code of the program, and import modules.
         self._unread.begin(ident)
         self.executions.defer(ident)
-        if not self._submit(Later(ident, self._read, conn_id, ident, data, size=len(data))):
+        later = Later(ident, self._read, conn_id, ident, data, size=len(data))
+        if not self._submit_later(later):
             self._too_large_to_wait(conn_id, ident, data)
+
+    def _submit_later(self, later: Later, *, force: bool = False) -> bool:
+        try:
+            return self.dispatcher.submit(later, force=force)
+        except RuntimeError as exc:
+            return self._without_thread(later.ident, exc)
 
     def _refused_unread(self, conn_id: str, ident: str, data: bytes) -> bool:
         """Whether a request is for something that is not allowed, as far as can be seen."""
@@ -393,11 +383,12 @@ class RpcServer(Registry, Hooked):
         """Read a request that could not be read in the loop. In a worker."""
         try:
             try:
-                request = parse_request(self.pickler.loads(data[len(REQUEST_PREFIX) :]))
+                request = parse_request(self.pickler.loads(data[_PREFIX_SIZE:]))
             except Exception as exc:
                 self._unreadable(ident, data, exc)
             else:
-                self._received(conn_id, ident, request, len(data))
+                if self._authorizer is None or self._is_allowed(conn_id, ident, request):
+                    self._receive(conn_id, ident, request, len(data))
         finally:
             self._unread.end(ident)
             self.executions.deferred(ident)
@@ -428,17 +419,10 @@ class RpcServer(Registry, Hooked):
 
     # Any thread from here on.
 
-    def _received(self, conn_id: str, ident: str, request: Request, size: int) -> None:
+    def _receive_other(self, conn_id: str, ident: str, request: Request, size: int) -> None:
+        """A request that is not answered, or is about one that was received before."""
         command = request.command
-        if self._authorizer is not None and not self._is_allowed(conn_id, ident, request):
-            return
-        if command is Command.CALL:
-            self._receive_call(conn_id, ident, request, size)
-        elif command is Command.DESCRIBE:
-            # As hooks see it: a method without a name.
-            request.object = ""
-            self._receive_call(conn_id, ident, request, size)
-        elif command is Command.SIGNAL:
+        if command is Command.SIGNAL:
             if isinstance(request.object, str):
                 self._begin(conn_id, ident, request, None, size)
             else:
@@ -472,7 +456,13 @@ class RpcServer(Registry, Hooked):
             self._refuse(ident, request.req_id, refusal, Code.NOT_AUTHORIZED)
         return refusal is None
 
-    def _receive_call(self, conn_id: str, ident: str, request: Request, size: int) -> None:
+    def _receive(self, conn_id: str, ident: str, request: Request, size: int) -> None:
+        """A request that is allowed."""
+        if request.command is _DESCRIBE:
+            request.object = ""  # as hooks see it: a method without a name
+        elif request.command is not _CALL:
+            self._receive_other(conn_id, ident, request, size)
+            return
         req_id = request.req_id
         assert req_id is not None
         if not isinstance(request.object, str):
@@ -481,29 +471,34 @@ class RpcServer(Registry, Hooked):
             )
             self._refuse(ident, req_id, unknown, Code.NO_INSTANCE)
             return
-        if self._is_draining and not self._is_known(ident, req_id):
+        if self._draining.is_active and not self._is_known(ident, req_id):
             # Who takes no streams is 1.6, and would raise what it does not know.
             if request.window is not None:
                 failure = ServerClosing(f"{self._messaging.identifier!r} is about to end")
                 self._refuse(ident, req_id, failure, Code.CLOSING)
             return
-        if self.executions.is_of_earlier(ident, req_id) and self._messaging.is_inside_loop():
+        executions = self.executions
+        if (
+            self._ledger is not None
+            and executions.is_of_earlier(ident, req_id)
+            and self._messaging.is_inside_loop()
+        ):
             # Its answer is read from the storage, which may take a while. It has
             # run, so it is not refused.
             again = Later(ident, self._receive_later, conn_id, ident, request, size)
-            self.executions.defer(ident)
-            if not self.dispatcher.submit(again, force=True):
-                self.executions.deferred(ident)
+            executions.defer(ident)
+            if not self._submit_later(again, force=True):
+                executions.deferred(ident)
             return
-        received = self.executions.receive(ident, req_id, conn_id)
+        received = executions.receive(ident, req_id, conn_id)
         if received is None:
             return
         execution, is_new = received
         if not is_new:
             self._repeated(conn_id, execution)
-        elif self._unread.is_cancelled(ident, req_id):
+        elif self._unread.cancelled and self._unread.is_cancelled(ident, req_id):
             # Another copy of it may have run, and was forgotten when it was cancelled.
-            self.executions.forget(execution)
+            executions.forget(execution)
         elif execution.state is State.INTERRUPTED:
             interrupted = CallInterrupted(
                 f"{call_name(request.object, request.method)} was running when its server was"
@@ -517,7 +512,7 @@ class RpcServer(Registry, Hooked):
                 self._begin(conn_id, ident, request, execution, size)
             except Exception as exc:
                 self.peer_log.exception(ident, "ident=%s a call can't be begun", quoted(ident))
-                self.executions.forget(execution)
+                executions.forget(execution)
                 self._refuse(ident, req_id, Error(f"it can't be begun: {describe(exc)}"), None)
 
     def _is_known(self, ident: str, req_id: bytes) -> bool:
@@ -526,7 +521,7 @@ class RpcServer(Registry, Hooked):
 
     def _receive_later(self, conn_id: str, ident: str, request: Request, size: int) -> None:
         try:
-            self._receive_call(conn_id, ident, request, size)
+            self._receive(conn_id, ident, request, size)
         finally:
             self.executions.deferred(ident)
 
@@ -576,17 +571,18 @@ class RpcServer(Registry, Hooked):
         # Where answers are stored, that may take a while.
         if served.is_quick and self._ledger is None and messaging.is_inside_loop():
             self._lingering.run_in_loop(served.run)
-        elif not self._submit(served):
+            return
+        try:
+            taken = self.dispatcher.submit(served)
+        except RuntimeError as exc:
+            taken = self._without_thread(ident, exc)
+        if not taken:
             self._no_room_for(served)
 
-    def _submit(self, task: Task) -> bool:
-        try:
-            return self.dispatcher.submit(task)
-        except RuntimeError as exc:
-            self.peer_log.error(
-                task.ident, "ident=%s a call can't be served: %s", quoted(task.ident), exc
-            )
-            return False
+    def _without_thread(self, ident: str, error: RuntimeError) -> bool:
+        """Something is not begun, because the system gives no thread at all."""
+        self.peer_log.error(ident, "ident=%s a call can't be served: %s", quoted(ident), error)
+        return False
 
     def _no_room_for(self, served: ServedCall) -> None:
         execution = served.execution

@@ -196,7 +196,7 @@ def test_an_old_client_of_a_server_that_ends_in_good_order(ends: Ends) -> None:
     call(client, "hold", "A", "A")
     wait_until(lambda: ends.counting.effects)
     drain = InThread(first.server.drain, DEADLINE)
-    wait_until(lambda: first.server._is_draining)
+    wait_until(lambda: first.server._draining.is_active)
     call(client, "effect", "B", "B")
     ends.counting.gate.set()
     assert client.wait_one("returned", token="A")["value"] == "A"

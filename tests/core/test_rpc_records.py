@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -185,6 +187,33 @@ def test_anything_is_a_record_or_is_refused(record: object) -> None:
         except BadRecord:
             continue
         assert isinstance(parsed, kind)
+        assert all(hasattr(parsed, field.name) for field in dataclasses.fields(kind))
+        if isinstance(parsed, Reply) or parsed.command is not Command.SIGNAL:
+            assert type(parsed.req_id) is bytes
+
+
+class _Bytes(bytes):
+    """Of a class that the program has registered."""
+
+
+class _Int(int):
+    """Likewise."""
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        (changed(CALL, req_id=_Bytes(REQ_ID)), "req_id is bytes, not _Bytes"),
+        (changed(CALL, req_id=bytes(65)), "a req_id of 65 bytes; 64 are the limit"),
+        (changed(CALL, window=True), "window is a number from 0 to"),
+        (changed(CALL, window=_Int(5)), "window is a number from 0 to"),
+        (changed(CALL, window=-1), "window is a number from 0 to"),
+        (changed(CALL, window=2**53 + 1), "window is a number from 0 to"),
+    ],
+)
+def test_what_identifies_and_counts_has_no_methods_of_its_own(record: object, why: str) -> None:
+    with pytest.raises(BadRecord, match=re.escape(why)):
+        parse_request(record)
 
 
 def test_a_call_says_more_only_if_there_is_more() -> None:

@@ -44,6 +44,7 @@ from snakemq.rpc import (
     _awake,
     _deferred,
     _open_streams,
+    _pause,
     _pickle_machine,
     _pickle_sharing,
     _stream_source,
@@ -261,6 +262,7 @@ EXPECTED = {
         _awake.LONGEST_WAIT
     ),
     "... and what is read at once then": size(LARGEST_POLLED),
+    "The loop waits for several threads that it has woken": milliseconds(_pause.LONGEST_PAUSE),
     "Requests that are read in the thread of the loop": size(server._MAX_READ_IN_LOOP),
     "Timeout of a call": seconds(default(rpc.RpcClient, "timeout")),
     "Time to live of requests and replies": seconds(default(message.Message, "ttl")),

@@ -200,7 +200,7 @@ def leftovers_of_server(server: RpcServer) -> dict[str, object]:
         "lines": len(dispatcher._lines) + len(dispatcher._ready),
         "running by peer": len(dispatcher._peers.running) + len(dispatcher._peers.parked),
         "running by object": len(dispatcher._objects.running) + len(dispatcher._objects.parked),
-        "unread": len(server._unread._counts) + len(server._unread._cancelled),
+        "unread": len(server._unread._counts) + len(server._unread.cancelled),
         "bytes in parts": parts.waiting_bytes() + server._parts.held_bytes,
         "parts flying": sum(len(remote.flying) for remote in parts._remotes.values()),
     }

@@ -41,11 +41,22 @@ class FakePacketer:
 class FakeShortcut:
     """The loop never sleeps."""
 
+    def __init__(self) -> None:
+        #: how often somebody wanted to send by itself
+        self.tries = 0
+
     def send(self, ident: str, message: Message) -> bool:
+        self.tries += 1
         return False
 
     def poll(self, *args: object) -> bool:
         return False
+
+
+class FakeQueues:
+    """Nobody is in a transaction."""
+
+    in_transaction: frozenset[int] = frozenset()
 
 
 class FakeMessaging:
@@ -64,6 +75,7 @@ class FakeMessaging:
         self.on_error: Callback[[str | None, Exception]] = Callback()
         self.packeter = FakePacketer()
         self.shortcut = FakeShortcut()
+        self.queues_manager = FakeQueues()
         self.sent: list[Sent] = []
         #: of each that was sent: whether it was urgent
         self.urgent: list[bool] = []

@@ -21,6 +21,7 @@ from snakemq.rpc import (
     RpcServer,
     WouldDeadlock,
 )
+from snakemq.storage.sqlite import SqliteQueuesStorage
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.peers import Recorder, connected_pair
 
@@ -109,6 +110,24 @@ def test_a_call_in_a_callback_is_refused_because_it_would_wait_for_itself() -> N
         bob.send("alice", "call me")
         ((_, error),) = errors.wait()
         assert isinstance(error, WouldDeadlock)
+
+
+def test_a_call_in_a_transaction_is_refused_but_not_one_beside_it(tmp_path: Path) -> None:
+    storage = SqliteQueuesStorage(str(tmp_path / "queue.db"))
+    with (
+        connected_pair(bob={"serve": {"calc": Calculator()}}, alice={"storage": storage}) as pair,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        _bob, alice = pair
+        calc = alice.proxy("bob", "calc")
+        with alice.transaction():
+            with pytest.raises(WouldDeadlock, match=r"calc\.add of 'bob' .* in a transaction"):
+                calc.add(1)
+            with pytest.raises(WouldDeadlock, match=r"describe of 'bob' .* in a transaction"):
+                alice.rpc_client.describe("bob")
+            # Beside it the loop is free to answer.
+            assert pool.submit(calc.add, 2).result(DEADLINE) == 3
+        assert calc.add(3) == 4
 
 
 def test_many_threads_use_one_proxy() -> None:

@@ -450,7 +450,7 @@ class Gate:
 
 def stop_soon(peer: Peer, pool: ThreadPoolExecutor, drain: float = DEADLINE) -> Any:
     stopping = pool.submit(peer.stop, drain)
-    wait_until(lambda: peer.rpc_server._is_draining)
+    wait_until(lambda: peer.rpc_server._draining.is_active)
     return stopping
 
 

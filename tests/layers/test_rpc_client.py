@@ -144,10 +144,10 @@ def test_request_ids_differ(side: Side) -> None:
 def test_the_child_of_a_fork_has_request_ids_of_its_own() -> None:
     code = (
         "import os\n"
-        "from snakemq.rpc.request_ids import new_request_id\n"
+        "from snakemq.rpc.request_ids import request_ids\n"
         "if child := os.fork():\n"
         "    os.waitpid(child, 0)\n"
-        "print(new_request_id().hex(), flush=True)\n"
+        "print(request_ids.next().hex(), flush=True)\n"
     )
     output = subprocess.run(
         [sys.executable, "-c", code],
@@ -926,6 +926,19 @@ def test_reprs_say_what_they_stand_for(side: Side) -> None:
     assert repr(side.proxy.read) == f"<RemoteMethod 'read' of {side.proxy!r}>"
     side.connect()
     assert repr(side.client) == "<RpcClient connected=1 waiting=0>"
+
+
+def test_who_makes_one_call_after_the_other_sends_them_itself(side: Side) -> None:
+    """And not the first one of many threads, while the others would wait for it."""
+    side.connect()
+    tries = []
+    for together in (1, 1, 2, 1, 1):
+        calls = [side.proxy.read.future() for _ in range(together)]
+        for call in calls:
+            side.reply(value_record(call.req_id, 5))
+        assert [call.result(0) for call in calls] == [5] * together
+        tries.append(side.messaging.shortcut.tries)
+    assert tries == [1, 2, 3, 3, 4]
 
 
 def test_debug_log_names_the_call(side: Side, caplog: pytest.LogCaptureFixture) -> None:

@@ -61,7 +61,7 @@ def test_a_repeated_request_is_known(executions: Executions) -> None:
 
 def test_an_acknowledged_answer_is_forgotten(executions: Executions) -> None:
     execution = answered(executions, ONE, b"answer")
-    executions.acknowledged(execution, "c1")
+    executions.acknowledged([execution], "c1")
     assert (len(executions), executions.kept_bytes) == (0, 0)
     assert execution.state is State.FORGOTTEN
 
@@ -69,10 +69,10 @@ def test_an_acknowledged_answer_is_forgotten(executions: Executions) -> None:
 def test_but_not_while_the_request_may_come_again(executions: Executions) -> None:
     """Acknowledged on c2, where the repeated request is still under way."""
     execution = answered(executions, ONE, b"answer")
-    executions.acknowledged(execution, "c2")
+    executions.acknowledged([execution], "c2")
     assert executions.receive("alice", ONE, "c2") == (execution, False)
     assert execution.answer == b"answer"
-    executions.acknowledged(execution, "c2")
+    executions.acknowledged([execution], "c2")
     assert len(executions) == 0
 
 
@@ -142,7 +142,7 @@ def test_all_of_it_against_a_model(clock: Clock) -> None:
                 done[req_id] = running.pop(req_id)
                 executions.answered(done[req_id], bytes(chance.randrange(50)))
             case 3 if done:
-                executions.acknowledged(done.pop(chance.choice(list(done))), "c")
+                executions.acknowledged([done.pop(chance.choice(list(done)))], "c")
             case _:
                 clock.now += chance.random()
                 executions.expire()
@@ -192,7 +192,7 @@ def test_an_answer_outlives_the_process(restarts: Restarts) -> None:
     assert not is_new
     assert (execution.state, execution.answer) == (State.ANSWERED, b"answer")
     assert executions.receive("bob", ONE, "c9")[1]
-    executions.acknowledged(execution, "c9")
+    executions.acknowledged([execution], "c9")
     assert len(restarts.ledger) == 0
     assert restarts.restart().receive("alice", ONE, "c")[1]
 

@@ -227,7 +227,7 @@ def test_a_reply_between_the_look_and_the_grip(side: Side) -> None:
     class Taken(dict[bytes, Any]):
         def get(self, key: bytes, default: Any = None) -> Any:
             found = super().get(key, default)
-            side.client._end("bob", key, value_reply(key))
+            side.client._take("bob", value_reply(key), 0)
             return found
 
     def value_reply(req_id: bytes) -> Reply:
@@ -413,7 +413,7 @@ def test_threads_make_and_cancel_futures_together(side: Side) -> None:
             if chance.random() < 0.5:
                 assert call.cancel()
             else:
-                side.client._end("bob", call.req_id, None, PartialCall("made up"))
+                side.client._not_sent("bob", call.req_id, PartialCall("made up"))
                 assert isinstance(call.exception(0), PartialCall)
 
     threads = [InThread(work, seed) for seed in range(8)]

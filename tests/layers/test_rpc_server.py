@@ -15,6 +15,7 @@ import pytest
 
 from snakemq._core.rpc_records import call_record, signal_record
 from snakemq.exceptions import QueueFull
+from snakemq.message import Message
 from snakemq.rpc import (
     DEFAULT_MAX_PER_OBJECT,
     METHOD_RPC_AS_SIGNAL_ATTR,
@@ -627,6 +628,22 @@ def test_close_lets_running_methods_end_and_answer() -> None:
     side.service.gate.set()
     assert side.server.close(DEADLINE)
     assert side.replies(1)[0]["return"] == "answer"
+
+
+def test_what_a_worker_receives_while_the_server_is_closed_is_left_to_the_loop() -> None:
+    side = Side()
+    outcomes: list[object] = []
+
+    def poll(*args: Any) -> bool:
+        deliver = args[3]
+        side.server.close()
+        outcomes.append(deliver("1", "alice", Message(REQUEST_PREFIX + b"...")))
+        return False
+
+    side.messaging.shortcut.poll = poll  # type: ignore[method-assign]
+    side.send_call("add", 1, 2)
+    wait_until(lambda: outcomes)
+    assert outcomes == [False]
 
 
 def test_close_when_the_hook_belongs_to_somebody_else_now() -> None:

@@ -486,7 +486,7 @@ def test_a_flood_of_cancels_while_a_request_waits_to_be_read(make: Callable[...,
     ]
     for each in message:
         side.messaging.in_loop(side.server.on_recv, "c1", "alice", each)
-    assert sum(map(len, side.server._unread._cancelled.values())) <= 2000
+    assert sum(map(len, side.server._unread.cancelled.values())) <= 2000
 
 
 def test_a_request_id_is_short(side: Side) -> None:
@@ -548,6 +548,28 @@ def test_an_answer_for_which_there_was_no_room_is_sent_later(side: Side) -> None
     side.messaging.failure = None
     side.messaging.advance(60)
     assert side.reply()["return"] == "value"
+
+
+@pytest.mark.parametrize("is_full_first", [False, True])
+def test_an_answer_that_can_not_be_sent_to_a_caller_whose_queue_is_full(
+    side: Side, is_full_first: bool
+) -> None:
+    errors = [ValueError("so large"), QueueFull("full")]
+    failures = reversed(errors) if is_full_first else iter(errors)
+    send = side.messaging.send_message
+
+    def fails_twice(*args: Any, **kwargs: Any) -> bool:
+        for failure in failures:
+            raise failure
+        return send(*args, **kwargs)
+
+    side.messaging.send_message = fails_twice  # type: ignore[method-assign]
+    side.send("note", "value")
+    side.wait_idle()
+    side.messaging.advance(60)
+    assert "so large" in text_of(side.reply())
+    side.acknowledge()
+    assert len(side.server.executions) == 0
 
 
 def test_an_answer_that_is_dropped_to_make_room_is_sent_again(side: Side) -> None:
@@ -658,7 +680,7 @@ def test_acknowledged_while_its_answer_is_dropped() -> None:
     one, _ = received(executions)
     executions.answered(one, bytes(8))
     two, _ = received(executions, bytes([1] * 16))
-    puts = iter((lambda: None, lambda: executions.acknowledged(one, "c1")))
+    puts = iter((lambda: None, lambda: executions.acknowledged([one], "c1")))
     store.on_put = lambda: next(puts)()
     executions.answered(two, bytes(8))
     executions.forget(two)
@@ -930,7 +952,7 @@ def test_drain_waits_for_a_call_that_just_came(side: Side) -> None:
     sent = InThread(side.send, "hold", "value")
     assert entered.wait(DEADLINE)
     drained = InThread(side.server.drain, 0.3)
-    wait_until(lambda: side.server._is_draining)
+    wait_until(lambda: side.server._draining.is_active)
     gate.set()
     sent.join()
     assert side.service.entered.acquire(timeout=DEADLINE)

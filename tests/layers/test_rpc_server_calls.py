@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,24 @@ def test_somebody_else_can_not_cancel_it(side: Side) -> None:
     assert side.reply()["return"] == "value"
 
 
+def test_a_call_that_its_caller_seems_to_have_cancelled_is_not_begun(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker has not got to it when the caller does not ask for it on the next connection."""
+    begin: list[Callable[[], object]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            side.server.dispatcher._pool, "submit", lambda *args: begin.append(partial(*args))
+        )
+        side.send("note", "value")
+    side.messaging.in_loop(side.messaging.on_disconnect, "c1", "alice")
+    side.messaging.in_loop(side.messaging.on_connect, "c2", "alice")
+    side.messaging.advance(500)
+    begin[0]()
+    assert side.service.calls == []
+    assert side.reply()["code"] == "expired"
+
+
 def test_a_call_whose_time_is_over_is_not_begun(make: Callable[..., Side]) -> None:
     side = make(max_workers=1)
     side.send("hold")
@@ -594,7 +613,7 @@ def test_drain_finishes_what_was_taken_and_takes_nothing_new(make: Callable[...,
     assert side.service.entered.acquire(timeout=DEADLINE)
     side.send("note", "waits")
     drained = InThread(side.server.drain, DEADLINE)
-    wait_until(lambda: side.server._is_draining)
+    wait_until(lambda: side.server._draining.is_active)
     side.send("note", "new")
     assert side.reply()["code"] == "closing"
     side.deliver(call_record("obj", "note", ("1.6",), {}, next(side.ids)))
@@ -708,6 +727,28 @@ def test_an_answer_outlives_the_server(durable: Durable) -> None:
     first = side.reply()
     side.wait_idle()
     side = durable.start()
+    side.send("note", "value", req_id=req_id)
+    assert side.reply() == first
+    assert side.service.calls == []
+
+
+def test_without_a_thread_an_answer_of_an_earlier_server_can_be_asked_for_again(
+    durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = durable.start()
+    req_id = side.send("note", "value")
+    first = side.reply()
+    side.wait_idle()
+    side = durable.start()
+
+    def no_thread(*args: Any, **kwargs: Any) -> bool:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(side.server.dispatcher, "submit", no_thread)
+        side.send("note", "value", req_id=req_id)
+    assert not side.server.executions._deferred
+    assert not side.messaging.sent
     side.send("note", "value", req_id=req_id)
     assert side.reply() == first
     assert side.service.calls == []

@@ -113,28 +113,26 @@ def test_two_threads_that_count_down_together_do_not_end_it_for_ever() -> None:
     assert tries(clock, awake, 1) == [0]
 
 
-def test_nobody_lingers_before_the_first_call_or_while_others_work() -> None:
-    clock, busy = Clock(), True
-    lingering = Lingering(clock, deliver, lambda: busy)  # type: ignore[arg-type]
-    lingering.wait(yes)
-    lingering.caller = "alice"
+def test_nobody_lingers_before_the_first_call() -> None:
+    clock = Clock()
+    lingering = Lingering(clock, deliver)  # type: ignore[arg-type]
     lingering.wait(yes)
     assert clock.polled == []
-    busy = False
+    lingering.caller = "alice"
     lingering.wait(yes)
     assert clock.polled[0][0] == "alice"
 
 
 def test_what_is_for_the_loop_runs_at_once_in_the_loop() -> None:
     clock, ran = Clock(), []
-    lingering = Lingering(clock, deliver, lambda: False)  # type: ignore[arg-type]
+    lingering = Lingering(clock, deliver)  # type: ignore[arg-type]
     lingering.run_in_loop(lambda: ran.append(1))
     assert ran == [1]
 
 
 def test_a_worker_leaves_it_to_the_loop_and_the_order_stays() -> None:
     clock, ran = Clock(), []
-    lingering = Lingering(clock, deliver, lambda: False)  # type: ignore[arg-type]
+    lingering = Lingering(clock, deliver)  # type: ignore[arg-type]
     lingering.caller = "alice"
 
     def inside() -> None:

@@ -1,0 +1,99 @@
+"""The loop lets the threads that it has woken run, and goes on when they are through."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from snakemq._wakes import flush_wakes
+
+if TYPE_CHECKING:
+    from snakemq.messaging import Messaging
+
+__all__ = ["LONGEST_PAUSE", "Pause"]
+
+#: How long the loop waits at most, in seconds, for each of them and for all together.
+_LONGEST_FOR_EACH: Final = 0.0002
+LONGEST_PAUSE: Final = 0.002
+
+#: If that was in vain so often, it is left out the next two to the power of that times.
+_MOST_MISSES: Final = 8
+
+
+class Pause:
+    """What the loop makes between bringing something and sending what comes of it.
+
+    Several threads that were woken by a loop that goes on fight with it for the
+    interpreter: each runs for a moment, on another processor, whose cache has nothing of
+    what it needs, and what they have to send goes out one by one. If the loop waits until
+    they are through, a remote call from one of 16 threads takes half of the time on either
+    side, and about ten of them travel together (:doc:`/explanation/where_the_time_goes`).
+
+    It learns from how it went: threads that take their time are not waited for.
+
+    :param messaging: runs the loop
+    :param at_work: ``func(ident)``; a number that is one higher for each thread that was
+        woken for this peer, until that is through
+    """
+
+    def __init__(self, messaging: Messaging, at_work: Callable[[str], int]) -> None:
+        self._messaging = messaging
+        self._at_work = at_work
+        #: whether the loop waits: whoever is through has to :meth:`look`
+        self.is_on = False
+        self._woken = 0
+        self._ident = ""
+        self._before = 0
+        # Released by the last one that was waited for.
+        self._over = threading.Lock()
+        self._over.acquire()
+        self._misses = 0
+        self._left_out = 0
+
+    def before_waking(self, ident: str) -> None:
+        """One more is going to be woken in this pass. In the loop's thread.
+
+        :param ident: for which peer; only those of the first one in a pass are waited for
+        """
+        if not self._woken:
+            self._ident = ident
+            self._before = self._at_work(ident)
+            self._messaging.call_soon(self._wait)
+        self._woken += 1
+
+    def look(self, ident: str, at_work: int) -> None:
+        """A thread is through. Any thread, if the pause :attr:`is_on`; harmless if it is not.
+
+        :param at_work: what ``at_work(ident)`` would return
+        """
+        if at_work <= self._before and ident == self._ident:
+            self.is_on = False
+            with contextlib.suppress(RuntimeError):  # another one saw it, too
+                self._over.release()
+
+    def _wait(self) -> None:
+        """Wait for those that were woken in this pass, if there are several."""
+        woken, self._woken = self._woken, 0
+        if woken == 1:
+            return
+        if self._left_out:
+            self._left_out -= 1
+            return
+        # Not the last quarter: the other side has something to do while they run.
+        self._before += woken // 4
+        over = self._over
+        over.acquire(blocking=False)  # released too late the last time
+        self.is_on = True
+        try:
+            flush_wakes()
+            if self._at_work(self._ident) <= self._before:
+                return  # quick methods, for example: that teaches nothing about threads
+            if over.acquire(timeout=min(woken * _LONGEST_FOR_EACH, LONGEST_PAUSE)):
+                self._misses = 0
+            else:
+                self._misses = min(self._misses + 1, _MOST_MISSES)
+                self._left_out = 2**self._misses
+        finally:
+            self.is_on = False

@@ -1,0 +1,280 @@
+"""The loop waits for several threads that it has woken, and not for those that take their time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from snakemq._wakes import hold_wakes, release_wakes, wake
+from snakemq.messaging import Messaging
+from snakemq.rpc import _pause
+from snakemq.rpc._pause import Pause
+from tests.helpers import DEADLINE, wait_until
+from tests.work.stepped import step_until, stepped_pair
+
+#: Few enough for each of them to be waited for.
+CALLERS = 3
+
+
+class Woken:
+    """The threads that were woken, and the loop's queue of calls; driven by the test."""
+
+    def __init__(self) -> None:
+        self.at_work = 0
+        #: they are through as soon as the loop begins to wait
+        self.are_fast = False
+        self.looks = 0
+        self.soon: list[Callable[[], object]] = []
+        self.pause = Pause(cast(Messaging, self), self.count)
+
+    def call_soon(self, func: Callable[[], object]) -> None:
+        self.soon.append(func)
+
+    def count(self, ident: str) -> int:
+        assert ident == "bob"
+        self.looks += 1
+        at_work = self.at_work
+        while self.are_fast and self.pause.is_on and self.at_work:
+            self.through()
+        return at_work
+
+    def wake(self, count: int) -> None:
+        for _ in range(count):
+            self.pause.before_waking("bob")
+            self.at_work += 1
+
+    def through(self) -> None:
+        """One of them; in a thread of its own."""
+        self.at_work -= 1
+        if self.pause.is_on:
+            self.pause.look("bob", self.at_work)
+
+    def end_pass(self) -> bool:
+        """What the loop does before it sends.
+
+        :return: whether it waited, or found that it need not
+        """
+        self.looks = 0
+        (wait,) = self.soon
+        self.soon.clear()
+        wait()
+        assert not self.pause.is_on
+        return self.looks > 0
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is just now."""
+    monkeypatch.setattr(_pause, "_LONGEST_FOR_EACH", DEADLINE)
+    monkeypatch.setattr(_pause, "LONGEST_PAUSE", DEADLINE)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pause, "LONGEST_PAUSE", 0.0)
+
+
+def test_one_thread_is_not_waited_for(patient: None) -> None:
+    woken = Woken()
+    woken.wake(1)
+    assert not woken.end_pass()
+
+
+def test_waits_until_the_last_one_is_through(patient: None) -> None:
+    woken = Woken()
+    seen = []
+
+    def go() -> None:
+        wait_until(lambda: woken.pause.is_on)
+        for _ in range(3):
+            seen.append(woken.pause.is_on)
+            woken.through()
+
+    thread = threading.Thread(target=go)
+    for _ in range(3):  # every time: it was not in vain
+        woken.wake(3)
+        thread = threading.Thread(target=go)
+        thread.start()
+        assert woken.end_pass()
+        thread.join(DEADLINE)
+        assert woken.at_work == 0
+    assert seen == [True] * 9
+
+
+def test_the_last_quarter_is_not_waited_for(patient: None) -> None:
+    woken = Woken()
+
+    def go() -> None:
+        wait_until(lambda: woken.pause.is_on)
+        for _ in range(6):
+            assert woken.pause.is_on
+            woken.through()
+
+    thread = threading.Thread(target=go)
+    woken.wake(8)
+    thread.start()
+    assert woken.end_pass()
+    assert woken.at_work == 2
+    thread.join(DEADLINE)
+
+
+def test_others_that_are_at_work_for_longer_are_not_waited_for(patient: None) -> None:
+    woken = Woken()
+    woken.at_work = 5
+    woken.wake(2)
+    woken.at_work -= 2
+    assert woken.end_pass()
+    assert woken.at_work == 5
+
+
+def test_who_is_through_before_the_loop_waits_is_not_waited_for(patient: None) -> None:
+    woken = Woken()
+    woken.wake(2)
+    woken.through()
+    woken.through()
+    assert woken.end_pass()
+
+
+def test_only_those_for_the_first_peer_of_a_pass_are_waited_for(patient: None) -> None:
+    woken = Woken()
+
+    def go() -> None:
+        wait_until(lambda: woken.pause.is_on)
+        woken.pause.look("carol", -5)
+        assert woken.pause.is_on
+        woken.through()
+        woken.through()
+
+    thread = threading.Thread(target=go)
+    woken.wake(2)
+    thread.start()
+    assert woken.end_pass()
+    thread.join(DEADLINE)
+
+
+def test_wakes_those_whose_waking_was_put_off(patient: None) -> None:
+    woken = Woken()
+    lock = threading.Lock()
+    lock.acquire()
+
+    def sleep() -> None:
+        assert lock.acquire(timeout=DEADLINE)
+        woken.through()
+        woken.through()
+
+    thread = threading.Thread(target=sleep)
+    thread.start()
+    hold_wakes()
+    try:
+        woken.wake(2)
+        wake(lock)
+        assert woken.end_pass()
+    finally:
+        release_wakes()
+        thread.join(DEADLINE)
+
+
+def test_is_tried_less_and_less_where_threads_take_their_time(impatient: None) -> None:
+    woken = Woken()
+    tried = []
+    for _ in range(600):
+        woken.wake(2)
+        tried.append(woken.end_pass())
+        woken.at_work = 0
+    assert tried[:15] == [True, *[False] * 2, True, *[False] * 4, True, *[False] * 6]
+    assert sum(tried[-300:]) <= 2
+
+
+def test_is_tried_always_again_once_it_was_worth_it(impatient: None) -> None:
+    woken = Woken()
+    for _ in range(100):
+        woken.wake(2)
+        woken.end_pass()
+    tried = []
+    woken.are_fast = True
+    for _ in range(300):
+        woken.wake(2)
+        tried.append(woken.end_pass())
+        woken.at_work = 0
+    assert tried[-1]
+    assert tried == sorted(tried)  # not any more, and then each time
+
+
+def test_nothing_is_learnt_where_nobody_has_to_be_waited_for(impatient: None) -> None:
+    woken = Woken()
+    tried = []
+    for _ in range(300):
+        woken.wake(2)
+        tried.append(woken.end_pass())
+        woken.at_work = 0
+        # Quick methods, for example: the loop itself is through with them.
+        woken.wake(2)
+        woken.at_work = 0
+        woken.end_pass()
+    assert sum(tried[-150:]) <= 3
+
+
+def test_who_is_through_too_late_ends_no_later_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pause, "_LONGEST_FOR_EACH", 0.0)
+    woken = Woken()
+    woken.wake(2)
+    # In the moment between the end of the time and the end of the pause.
+    woken.pause.is_on = True
+    woken.at_work = 0
+    woken.pause.look("bob", 0)
+    woken.pause.look("bob", 0)
+    woken.at_work = 2
+    assert woken.end_pass()
+    assert woken.pause._left_out  # it has waited, and in vain
+
+
+def test_an_interrupt_leaves_no_pause_behind(patient: None) -> None:
+    woken = Woken()
+    woken.wake(2)
+
+    def interrupted(ident: str) -> int:
+        raise KeyboardInterrupt
+
+    woken.pause._at_work = interrupted
+    (wait,) = woken.soon
+    with pytest.raises(KeyboardInterrupt):
+        wait()
+    assert not woken.pause.is_on
+
+
+class Echo:
+    def echo(self, number: int) -> int:
+        return number
+
+
+def test_what_several_threads_call_and_are_answered_travels_together(
+    patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = 10
+    said: list[int] = []
+
+    with stepped_pair(bob={"serve": {"obj": Echo()}}) as (alice, bob):
+        proxy = alice.peer.proxy("bob", "obj", timeout=DEADLINE)
+        step_until(lambda: "bob" in alice.peer.rpc_client._outstanding.remotes, alice, bob)
+
+        def call(number: int) -> None:
+            for _ in range(rounds):
+                said.append(proxy.echo(number))
+
+        threads = [threading.Thread(target=call, args=(number,)) for number in range(CALLERS)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: alice.peer.messaging.queued_messages("bob") == CALLERS)
+        for done in range(1, rounds + 1):
+            if done == rounds:  # they do not call again
+                monkeypatch.setattr(_pause, "LONGEST_PAUSE", 0.0)
+            step_until(lambda done=done: len(said) == done * CALLERS, alice, bob)  # type: ignore[misc]
+        for thread in threads:
+            thread.join(DEADLINE)
+        # In one piece each time, and an acknowledgement now and then.
+        assert alice.meter.work.sends < 2 * rounds
+        assert bob.meter.work.sends < 2 * rounds
+    assert sorted(said) == sorted([*range(CALLERS)] * rounds)
