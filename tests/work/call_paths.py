@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 from benchmarks.counting import Meter, Threads, Work
 from snakemq._io.clock import monotonic
-from tests.helpers import wait_until
+from tests.helpers import DEADLINE, wait_until
 from tests.work.live_paths import SMALL, WORKERS, Served
 from tests.work.paths import CALL_SPARE, Measured, path
 from tests.work.stepped import Stepped, step_until, stepped_pair
@@ -79,13 +79,15 @@ class _Callers:
             before = self._worked()
             self._done, alice.meter, bob.meter = [], Meter(), Meter()
             self._travel()
-            worked = self._worked() - before
-        return {
-            "callers": sum((meter.work for meter in self._done), Work()),
-            "alice's loop": alice.meter.work,
-            "bob's loop": bob.meter.work,
-            "workers": worked,
-        }
+            done = {
+                "callers": sum((meter.work for meter in self._done), Work()),
+                "alice's loop": alice.meter.work,
+                "bob's loop": bob.meter.work,
+                "workers": self._worked() - before,
+            }
+        # What follows is not a part of this round.
+        alice.meter, bob.meter = Meter(), Meter()
+        return done
 
     def _travel(self) -> None:
         callers = [threading.Thread(target=self._call_once) for _ in range(self._count)]
@@ -124,6 +126,12 @@ class _Callers:
         return self._threads.settled(WORKERS)[WORKERS]
 
 
-def _frozen_clock() -> AbstractContextManager[object]:
-    """No timer of a loop becomes due, however long it takes."""
-    return mock.patch("snakemq._io.loop.monotonic", itertools.repeat(monotonic()).__next__)
+@contextlib.contextmanager
+def _frozen_clock() -> Iterator[None]:
+    """No timer of a loop becomes due, and nobody waits awake in vain, however long it takes."""
+    now = itertools.repeat(monotonic()).__next__
+    with (
+        mock.patch("snakemq._io.loop.monotonic", now),
+        mock.patch("snakemq.rpc._awake.LONGEST_WAIT", DEADLINE),
+    ):
+        yield
