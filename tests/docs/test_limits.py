@@ -262,7 +262,9 @@ EXPECTED = {
         _awake.LONGEST_WAIT
     ),
     "... and what is read at once then": size(LARGEST_POLLED),
-    "The loop waits for several threads that it has woken": milliseconds(_pause.LONGEST_PAUSE),
+    "The loop waits for three threads or more that it has woken": milliseconds(
+        _pause.LONGEST_PAUSE
+    ),
     "Requests that are read in the thread of the loop": size(server._MAX_READ_IN_LOOP),
     "Timeout of a call": seconds(default(rpc.RpcClient, "timeout")),
     "Time to live of requests and replies": seconds(default(message.Message, "ttl")),

@@ -1,4 +1,4 @@
-"""The loop waits for several threads that it has woken, and not for those that take their time."""
+"""The loop waits for many threads that it has woken, and not for those that take their time."""
 
 from __future__ import annotations
 
@@ -77,9 +77,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pause, "LONGEST_PAUSE", 0.0)
 
 
-def test_one_thread_is_not_waited_for(patient: None) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_or_two_threads_are_not_waited_for(count: int, patient: None) -> None:
     woken = Woken()
-    woken.wake(1)
+    woken.wake(count)
     assert not woken.end_pass()
 
 
@@ -124,17 +125,17 @@ def test_the_last_quarter_is_not_waited_for(patient: None) -> None:
 def test_others_that_are_at_work_for_longer_are_not_waited_for(patient: None) -> None:
     woken = Woken()
     woken.at_work = 5
-    woken.wake(2)
-    woken.at_work -= 2
+    woken.wake(3)
+    woken.at_work -= 3
     assert woken.end_pass()
     assert woken.at_work == 5
 
 
 def test_who_is_through_before_the_loop_waits_is_not_waited_for(patient: None) -> None:
     woken = Woken()
-    woken.wake(2)
-    woken.through()
-    woken.through()
+    woken.wake(3)
+    for _ in range(3):
+        woken.through()
     assert woken.end_pass()
 
 
@@ -145,11 +146,11 @@ def test_only_those_for_the_first_peer_of_a_pass_are_waited_for(patient: None) -
         wait_until(lambda: woken.pause.is_on)
         woken.pause.look("carol", -5)
         assert woken.pause.is_on
-        woken.through()
-        woken.through()
+        for _ in range(3):
+            woken.through()
 
     thread = threading.Thread(target=go)
-    woken.wake(2)
+    woken.wake(3)
     thread.start()
     assert woken.end_pass()
     thread.join(DEADLINE)
@@ -162,14 +163,14 @@ def test_wakes_those_whose_waking_was_put_off(patient: None) -> None:
 
     def sleep() -> None:
         assert lock.acquire(timeout=DEADLINE)
-        woken.through()
-        woken.through()
+        for _ in range(3):
+            woken.through()
 
     thread = threading.Thread(target=sleep)
     thread.start()
     hold_wakes()
     try:
-        woken.wake(2)
+        woken.wake(3)
         wake(lock)
         assert woken.end_pass()
     finally:
@@ -181,7 +182,7 @@ def test_is_tried_less_and_less_where_threads_take_their_time(impatient: None) -
     woken = Woken()
     tried = []
     for _ in range(600):
-        woken.wake(2)
+        woken.wake(3)
         tried.append(woken.end_pass())
         woken.at_work = 0
     assert tried[:15] == [True, *[False] * 2, True, *[False] * 4, True, *[False] * 6]
@@ -191,12 +192,12 @@ def test_is_tried_less_and_less_where_threads_take_their_time(impatient: None) -
 def test_is_tried_always_again_once_it_was_worth_it(impatient: None) -> None:
     woken = Woken()
     for _ in range(100):
-        woken.wake(2)
+        woken.wake(3)
         woken.end_pass()
     tried = []
     woken.are_fast = True
     for _ in range(300):
-        woken.wake(2)
+        woken.wake(3)
         tried.append(woken.end_pass())
         woken.at_work = 0
     assert tried[-1]
@@ -207,11 +208,11 @@ def test_nothing_is_learnt_where_nobody_has_to_be_waited_for(impatient: None) ->
     woken = Woken()
     tried = []
     for _ in range(300):
-        woken.wake(2)
+        woken.wake(3)
         tried.append(woken.end_pass())
         woken.at_work = 0
         # Quick methods, for example: the loop itself is through with them.
-        woken.wake(2)
+        woken.wake(3)
         woken.at_work = 0
         woken.end_pass()
     assert sum(tried[-150:]) <= 3
@@ -220,20 +221,20 @@ def test_nothing_is_learnt_where_nobody_has_to_be_waited_for(impatient: None) ->
 def test_who_is_through_too_late_ends_no_later_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pause, "_LONGEST_FOR_EACH", 0.0)
     woken = Woken()
-    woken.wake(2)
+    woken.wake(3)
     # In the moment between the end of the time and the end of the pause.
     woken.pause.is_on = True
     woken.at_work = 0
     woken.pause.look("bob", 0)
     woken.pause.look("bob", 0)
-    woken.at_work = 2
+    woken.at_work = 3
     assert woken.end_pass()
     assert woken.pause._left_out  # it has waited, and in vain
 
 
 def test_an_interrupt_leaves_no_pause_behind(patient: None) -> None:
     woken = Woken()
-    woken.wake(2)
+    woken.wake(3)
 
     def interrupted(ident: str) -> int:
         raise KeyboardInterrupt
