@@ -72,13 +72,22 @@ class OutgoingCall(ABC):
 
     __slots__ = ("hooks", "ident", "payload", "req_id", "sent", "timeout", "wait_for_peer")
 
-    ident: str
-    req_id: bytes
-    payload: bytes
-    wait_for_peer: bool
-    timeout: float | None
-    hooks: HookChain | None
-    sent: int
+    def __init__(
+        self,
+        ident: str,
+        req_id: bytes,
+        record: bytes,
+        wait_for_peer: bool,
+        timeout: float | None,
+        hooks: HookChain | None,
+    ) -> None:
+        self.ident = ident
+        self.req_id = req_id
+        self.payload = REQUEST_PREFIX + record
+        self.wait_for_peer = wait_for_peer
+        self.timeout = timeout
+        self.hooks = hooks
+        self.sent = 0
 
     def message(self) -> bytes:
         """See :class:`Pending`."""
@@ -107,13 +116,7 @@ class BlockingCall(OutgoingCall):
         timeout: float | None,
         hooks: HookChain | None,
     ) -> None:
-        self.ident = ident
-        self.req_id = req_id
-        self.payload = REQUEST_PREFIX + record
-        self.wait_for_peer = wait_for_peer
-        self.timeout = timeout
-        self.hooks = hooks
-        self.sent = 0
+        super().__init__(ident, req_id, record, wait_for_peer, timeout, hooks)
         self.reply: Reply | None = None
         self.error: Exception | None = None
         #: A lock that the caller can't get before the end: the cheapest thing
@@ -181,13 +184,7 @@ class FutureCall(OutgoingCall):
         hooks: HookChain | None,
         deadlines: Deadlines[FutureCall],
     ) -> None:
-        self.ident = ident
-        self.req_id = req_id
-        self.payload = REQUEST_PREFIX + record
-        self.wait_for_peer = wait_for_peer
-        self.timeout = timeout
-        self.hooks = hooks
-        self.sent = 0
+        super().__init__(ident, req_id, record, wait_for_peer, timeout, hooks)
         self.future: CallFuture | None = None
         self.deadlines = deadlines
         self.deadline: Deadline[FutureCall] | None = None

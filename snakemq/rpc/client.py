@@ -261,7 +261,7 @@ class RpcClient(Hooked):
         req_id = request_ids.next()
         kwargs = kwargs or {}
         hooks = None
-        if self.hooks or self.log.isEnabledFor(logging.DEBUG):
+        if self.hooks or self.log.isEnabledFor(logging.DEBUG):  # mostly not, and it is long
             hooks = self._announce(remote_ident, object_name, method_name, args, kwargs, req_id)
         try:
             data = self._write_call(object_name, method_name, args, kwargs, req_id, timeout, hooks)
@@ -297,9 +297,7 @@ class RpcClient(Hooked):
         timeout = checked_timeout(timeout)
         req_id = request_ids.next()
         kwargs = kwargs or {}
-        hooks = None
-        if self.hooks or self.log.isEnabledFor(logging.DEBUG):
-            hooks = self._announce(remote_ident, object_name, method_name, args, kwargs, req_id)
+        hooks = self._announce(remote_ident, object_name, method_name, args, kwargs, req_id)
         try:
             data = self._write_call(object_name, method_name, args, kwargs, req_id, timeout, hooks)
         except BaseException as exc:
@@ -404,12 +402,13 @@ class RpcClient(Hooked):
         req_id: bytes,
     ) -> HookChain | None:
         """Tell the log and the hooks of a call; which hooks are to be told of its end."""
-        self.log.debug(
-            "call ident=%s %s req_id=%s",
-            remote_ident,
-            call_name(object_name, method_name),
-            req_id.hex(),
-        )
+        if self.log.isEnabledFor(logging.DEBUG):
+            self.log.debug(
+                "call ident=%s %s req_id=%s",
+                remote_ident,
+                call_name(object_name, method_name),
+                req_id.hex(),
+            )
         if not self.hooks:
             return None
         info = CallInfo(remote_ident, object_name, method_name, args, kwargs, req_id, {})
