@@ -1,6 +1,7 @@
 """Measure the package side by side with others.
 
-Each run is two new processes that talk over the loopback interface. Rounds are
+Each run is two new processes that talk over the loopback interface, each on a
+core of its own; servers of others run where there is room. Rounds are
 interleaved: every peer does the workload once, then every peer again, so that a
 machine that slows down slows down all of them. What arrives is verified: count,
 order and content. Figures are medians, and ratios are medians of the ratios
@@ -83,7 +84,7 @@ def _measure_and_report(
     progress: Callable[[str], object],
 ) -> int:
     started = time.monotonic()
-    machine = Machine.here(directory)
+    machine = Machine.here(directory, apart=not options.free_cores)
     if machine.warning:
         print(f"warning: {machine.warning}", file=sys.stderr)
     workloads = [name for name in options.workloads if name != _BACKLOG]
@@ -100,7 +101,7 @@ def _measure_and_report(
         print("\n".join(reasons) or "none of these peers does that", file=sys.stderr)
         return 1
     workloads, certificates = _with_certificates(workloads, directory, left_out)
-    place = Place(directory, certificates)
+    place = Place(directory, certificates, machine.apart)
     measured = measure(peers, workloads, options.rounds, options.scale, place, progress)
     report = Report(measured)
     shown += [f"{name} is left out: {reason}" for name, reason in left_out.items()]
@@ -175,6 +176,11 @@ def _options() -> argparse.Namespace:
         "--workloads", type=_names_of(names), default=names, metavar="A,B", help="only these"
     )
     parser.add_argument("--peers", type=_names_of(PEERS), metavar="A,B", help="only these")
+    parser.add_argument(
+        "--free-cores",
+        action="store_true",
+        help="let the system choose on which cores the processes run, each time anew",
+    )
     parser.add_argument("--rounds", type=_positive(int), metavar="N")
     parser.add_argument(
         "--scale", type=_positive(float), metavar="X", help="so many times the operations"

@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.channel import Channel
+from benchmarks.machine import take_core
 from benchmarks.memory import allow_open_files
 from benchmarks.peers import Certificates, Setting, as_peer
 from benchmarks.workloads import WORKLOADS
@@ -30,7 +31,9 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    module, workload, side, count, directory, server, certificates = sys.argv[1:]
+    module, workload, side, count, directory, server, certificates, core = sys.argv[1:]
+    if core:
+        take_core(int(core))
     allow_open_files()
     peer = as_peer(importlib.import_module(module), json.loads(server))
     made = json.loads(certificates)

@@ -94,7 +94,8 @@ def _machine(results: Results) -> list[str]:
     load = "" if machine["load"] is None else f" and a load of {machine['load']:.1f} before"
     how_long = f"{written['seconds'] / 60:.0f} minutes"
     size = "" if written["scale"] == 1 else f", at {written['scale']:g} of the full size"
-    where = f"{machine['python']}, {machine['system']}, {machine['cpus']} CPUs{load}"
+    apart = ", a core for each end" if machine.get("apart") else ""
+    where = f"{machine['python']}, {machine['system']}, {machine['cpus']} CPUs{apart}{load}"
     how_often = f"{rounds} round{'s' * (rounds != 1)} at most"
     return [f"{where}; {how_often}, in {how_long}{size}. {versions}."]
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Final
 
 from benchmarks.environments import Environment, Unavailable
 from benchmarks.peers import Certificates
@@ -18,6 +19,9 @@ from benchmarks.servers import Server
 from benchmarks.workloads import WORKLOADS, Figures, Wrong
 
 __all__ = ["Measurements", "Place", "Ready", "measure", "prepare"]
+
+#: Which core each side has. Servers, and who only holds connections, have none of their own.
+_CORES: Final = {"dial": "0", "listen": "1"}
 
 
 @dataclass
@@ -56,10 +60,12 @@ class Place:
 
     :param directory: for what the peers store; each run has a new one in it
     :param certificates: for workloads with TLS
+    :param apart: each side has a core of its own
     """
 
     directory: Path
     certificates: Certificates | None = None
+    apart: bool = True
 
 
 def prepare(
@@ -176,5 +182,6 @@ class _Run:
                 *(PEERS[self._peer].module, self._workload, side, str(self._count), directory),
                 json.dumps(server and server.address),
                 json.dumps(certificates and str(certificates.directory)),
+                _CORES.get(side, "") if self._place.apart else "",
             ],
         )

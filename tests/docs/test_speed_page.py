@@ -62,7 +62,7 @@ def test_nothing_of_the_machine_is_in_the_results() -> None:
 
 def test_the_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     commands = re.findall(r"^   \$ (.*)$", PAGE.read_text("utf-8"), re.MULTILINE)
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         python, *arguments = shlex.split(command)
         if arguments == ["-m", "benchmarks.page"]:

@@ -16,8 +16,9 @@ import pytest
 from benchmarks.backlog.report import BacklogReport
 from benchmarks.backlog.runner import BacklogFigures, Backlogs
 from benchmarks.certificates import make_certificates
+from benchmarks.channel import Facts
 from benchmarks.environments import ROOT, Unavailable, installed, this_tree
-from benchmarks.machine import Machine, file_system
+from benchmarks.machine import Machine, cores, file_system
 from benchmarks.payloads import Inbox, Payloads
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.processes import Process, RunFailed
@@ -190,13 +191,41 @@ def test_a_peer_that_can_not_be_had_is_left_out(
 
 
 def test_a_process_that_fails_is_reported_with_what_it_said(tmp_path: Path) -> None:
-    arguments = ["benchmarks.peers.nobody", "small", "listen", "1", str(tmp_path), "null", "null"]
+    arguments = ["benchmarks.peers.nobody", "small", "listen", "1", str(tmp_path)]
+    arguments += ["null", "null", ""]
     program = "benchmarks.endpoint"
     with (
         Process(this_tree(tmp_path), "the listener", program, arguments) as process,
         pytest.raises(RunFailed, match=r"(?s)the listener ended before 'listening'.*nobody"),
     ):
         process.hear("listening")
+
+
+@pytest.mark.skipif(len(cores()) < 2, reason="there is one core, or no choice among them")
+@pytest.mark.parametrize("apart", [True, False])
+def test_each_side_has_a_core_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    seen: list[set[int]] = []
+
+    class Watched(Process):
+        def hear(self, step: str) -> Facts:
+            facts = super().hear(step)
+            if step in ("listening", "ready"):
+                seen.append(os.sched_getaffinity(self._process.pid))
+            return facts
+
+    monkeypatch.setattr("benchmarks.runner.Process", Watched)
+    with ExitStack() as servers:
+        peers, _ = prepare(["raw"], ["small"], tmp_path, tmp_path, servers)
+        place = Place(tmp_path, apart=apart)
+        assert not measure(peers, ["small"], 1, SCALE, place, lambda what: None).failed
+    if apart:
+        assert [len(one) for one in seen] == [1, 1]
+        assert seen[0] != seen[1]
+    else:
+        assert seen == [set(cores())] * 2
+    assert ("a core for each end" in str(Machine.here(tmp_path, apart=apart))) == apart
 
 
 def test_a_side_ends_with_the_runner() -> None:
@@ -320,11 +349,11 @@ def test_a_directory_in_memory_is_warned_of(
     )
     monkeypatch.setattr("benchmarks.machine._MOUNTS", mounts)
     assert file_system(tmp_path) == "ext4"
-    assert Machine.here(tmp_path).warning == ""
+    assert Machine.here(tmp_path, apart=True).warning == ""
     in_memory = tmp_path / "the place" / "data"
     assert file_system(in_memory) == "tmpfs"
-    assert "--directory" in Machine.here(in_memory).warning
-    assert "(tmpfs)" in str(Machine.here(in_memory))
+    assert "--directory" in Machine.here(in_memory, apart=True).warning
+    assert "(tmpfs)" in str(Machine.here(in_memory, apart=True))
     assert file_system(tmp_path / "the place" / "disk" / "data") == "xfs"
 
 
