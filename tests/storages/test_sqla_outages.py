@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Iterator
@@ -158,6 +159,30 @@ class CutCommit:
             raise ConnectionResetError("the network is down")
 
 
+@contextlib.contextmanager
+def refused(storage: SqlAlchemyQueuesStorage, *, made: bool) -> Iterator[None]:
+    """For a change whose commit is cut off, in a thread that may not wait for what became of it.
+
+    :param made: it is made all the same
+    """
+    cut = CutCommit(storage, after=made)
+    has_returned = threading.Event()
+
+    def connect(*args: object) -> None:
+        # Else it may be known before anybody has to wait.
+        assert has_returned.wait(DEADLINE)
+
+    sqlalchemy.event.listen(storage.engine, "do_connect", connect)
+    storage.may_wait = lambda: False
+    try:
+        with pytest.raises(StorageUnavailable):
+            yield
+    finally:
+        has_returned.set()
+    assert cut.was_cut
+    wait_until(lambda: "connected" in repr(storage))
+
+
 @pytest.fixture(params=[True, False], ids=["made", "not made"])
 def made(request: pytest.FixtureRequest) -> bool:
     """Whether a change was made whose commit was cut off."""
@@ -184,12 +209,8 @@ def test_what_was_said_to_have_failed_is_taken_back(
     storage: SqlAlchemyQueuesStorage, url: str, made: bool
 ) -> None:
     storage.push("peer", Message(b"1", 60))
-    storage.may_wait = lambda: False
-    cut = CutCommit(storage, after=made)
-    with pytest.raises(StorageUnavailable):
+    with refused(storage, made=made):
         storage.push_many([("peer", Message(b"refused", 60)), ("other", Message(b"refused", 60))])
-    assert cut.was_cut
-    wait_until(lambda: "connected" in repr(storage))
     assert storage.summarize() == [("peer", 1, 1)]
     assert storage.get_items("other") == []
     storage.push("peer", Message(b"2", 60))
@@ -201,12 +222,9 @@ def test_removing_again_what_is_gone_counts_it_once(
     storage: SqlAlchemyQueuesStorage, made: bool
 ) -> None:
     positions = storage.change_items([("peer", Message(b"x" * size, 60)) for size in (1, 2, 3)])
-    storage.may_wait = lambda: False
-    CutCommit(storage, after=made)
     removal = Removal("peer", positions[:2], 3)
-    with pytest.raises(StorageUnavailable):
+    with refused(storage, made=made):
         storage.change_items([], [removal], sync=False)
-    wait_until(lambda: "connected" in repr(storage))
     storage.change_items([], [removal], sync=False)
     assert storage.summarize() == [("peer", 1, 3)]
 
@@ -217,12 +235,9 @@ def test_expired_items_that_nobody_got_are_put_back(
     items = [Message(b"1", 10), Message(b"2", 20), Message(b"3", None)]
     positions = storage.change_items([("peer", item) for item in items])
     storage.push("other", Message(b"4", 10))
-    storage.may_wait = lambda: False
     for name, rest in (("peer", 2), ("other", 1)):
-        CutCommit(storage, after=made)
-        with pytest.raises(StorageUnavailable):
+        with refused(storage, made=made):
             storage.take_expired(name, 60.0, 0, 10)
-        wait_until(lambda: "connected" in repr(storage))
         assert sorted(storage.summarize()) == [("other", 1, 1), ("peer", 3, 3)]
         assert len(storage.take_expired(name, 60.0, 0, 10)) == rest
         if name == "peer":
@@ -234,11 +249,8 @@ def test_expired_items_that_nobody_got_are_put_back(
 
 def test_time_does_not_run_twice(storage: SqlAlchemyQueuesStorage, made: bool) -> None:
     storage.push("peer", Message(b"1", 60))
-    storage.may_wait = lambda: False
-    CutCommit(storage, after=made)
-    with pytest.raises(StorageUnavailable):
+    with refused(storage, made=made):
         storage.advance_ttl("peer", 10)
-    wait_until(lambda: "connected" in repr(storage))
     assert storage.next_expiry("peer") == 60.0
     storage.advance_ttl("peer", 10)
     assert storage.next_expiry("peer") == 50.0
@@ -253,11 +265,8 @@ def test_received_messages_that_were_refused_are_not_remembered(
         "alice", [Message(b"1", 60, uuid=b"1"), Message(b"", 60, uuid=b"2")], keep=keep
     )
     before = storage.load_received("alice")
-    storage.may_wait = lambda: False
-    CutCommit(storage, after=made)
-    with pytest.raises(StorageUnavailable):
+    with refused(storage, made=made):
         storage.push_inbox("alice", [Message(b"3", 60, uuid=b"3")], keep=keep)
-    wait_until(lambda: "connected" in repr(storage))
     assert storage.load_received("alice")[-keep:] == before[-keep:]
     assert len(storage.get_inbox()) == 2
     storage.push_inbox("alice", [Message(b"3", 60, uuid=b"3")], keep=keep)
@@ -268,13 +277,10 @@ def test_received_messages_that_were_refused_are_not_remembered(
 def test_attempts_are_counted_once(storage: SqlAlchemyQueuesStorage, made: bool) -> None:
     (item_id,) = storage.push_inbox("alice", [Message(b"1", 60)], keep=10)
     storage.advance_inbox(None, item_id)
-    storage.may_wait = lambda: False
     for method in (storage.advance_inbox, storage.uncount_attempt):
         arguments = (None, item_id) if method == storage.advance_inbox else (item_id,)
-        CutCommit(storage, after=made)
-        with pytest.raises(StorageUnavailable):
+        with refused(storage, made=made):
             method(*arguments)
-        wait_until(lambda: "connected" in repr(storage))
         assert [item.attempts for item in storage.get_inbox()] == [1]
 
 
