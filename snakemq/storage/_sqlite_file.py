@@ -173,25 +173,13 @@ class SqliteFile:
         joins: bool = False,
         inserts: bool = False,
     ) -> int:
-        """Run statements, all of them or none.
+        """Run statements, all of them or none. Inside :meth:`exclusive`.
 
         :param late: need not be durable yet
         :param joins: as for :meth:`change`
         :param inserts: a single one changes something, or nothing is to be committed
         :return: how many rows they have changed, removed and added
         """
-        with self.exclusive():
-            return self.run_inside(statements, late=late, joins=joins, inserts=inserts)
-
-    def run_inside(
-        self,
-        statements: Sequence[Statement],
-        *,
-        late: bool = False,
-        joins: bool = False,
-        inserts: bool = False,
-    ) -> int:
-        """Likewise, inside :meth:`exclusive`."""
         # For each message; a @contextmanager would double the cost.
         try:
             conn = self._connection()

@@ -124,15 +124,18 @@ class SqliteInbox:
         if starting is not None:
             statements.append((_COUNT_ATTEMPT, (starting,)))
         if statements:
-            self._file.run(statements, late=True, joins=True)
+            with self._file.exclusive():
+                self._file.run(statements, late=True, joins=True)
         else:
             self._file.check_usable()
 
     def uncount(self, item_id: int) -> None:
-        self._file.run([(_UNCOUNT_ATTEMPT, (item_id,))], late=True)
+        with self._file.exclusive():
+            self._file.run([(_UNCOUNT_ATTEMPT, (item_id,))], late=True)
 
     def bury(self, item_id: int, reason: str) -> None:
-        self._file.run([(_BURY, (reason, wall_clock(), item_id)), (_REMOVE, (item_id,))])
+        with self._file.exclusive():
+            self._file.run([(_BURY, (reason, wall_clock(), item_id)), (_REMOVE, (item_id,))])
 
     def dead(self, after: int, limit: int | None) -> list[DeadLetter]:
         return [

@@ -212,7 +212,7 @@ class SqliteQueues:
                     if replaced is None
                     else (_REPLACE_ONE, (*row, replaced, name))
                 )
-                changed = self._file.run_inside((statement,), joins=True, inserts=True)
+                changed = self._file.run((statement,), joins=True, inserts=True)
                 if replaced is not None and removal is not None:
                     if not changed:
                         return None  # it is not there
@@ -248,7 +248,7 @@ class SqliteQueues:
                 return None
             try:
                 rows = self._rows(new)
-                changed = self._file.run_inside([change_rows(rows, runs)], joins=True, inserts=True)
+                changed = self._file.run([change_rows(rows, runs)], joins=True, inserts=True)
                 for removal in removals:
                     changed -= len(removal.positions)
                     counts.removed(*removal)
