@@ -64,6 +64,13 @@ class Woken:
         assert not self.pause.is_on
         return self.looks > 0
 
+    def whole_pass(self) -> bool:
+        """Wake some, and end the pass; after it, they are through. Returns as :meth:`end_pass`."""
+        self.wake(3)
+        waited = self.end_pass()
+        self.at_work = 0
+        return waited
+
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,11 +187,7 @@ def test_wakes_those_whose_waking_was_put_off(patient: None) -> None:
 
 def test_is_tried_less_and_less_where_threads_take_their_time(impatient: None) -> None:
     woken = Woken()
-    tried = []
-    for _ in range(600):
-        woken.wake(3)
-        tried.append(woken.end_pass())
-        woken.at_work = 0
+    tried = [woken.whole_pass() for _ in range(600)]
     assert tried[:15] == [True, *[False] * 2, True, *[False] * 4, True, *[False] * 6]
     assert sum(tried[-300:]) <= 2
 
@@ -192,14 +195,9 @@ def test_is_tried_less_and_less_where_threads_take_their_time(impatient: None) -
 def test_is_tried_always_again_once_it_was_worth_it(impatient: None) -> None:
     woken = Woken()
     for _ in range(100):
-        woken.wake(3)
-        woken.end_pass()
-    tried = []
+        woken.whole_pass()
     woken.are_fast = True
-    for _ in range(300):
-        woken.wake(3)
-        tried.append(woken.end_pass())
-        woken.at_work = 0
+    tried = [woken.whole_pass() for _ in range(300)]
     assert tried[-1]
     assert tried == sorted(tried)  # not any more, and then each time
 
@@ -208,9 +206,7 @@ def test_nothing_is_learnt_where_nobody_has_to_be_waited_for(impatient: None) ->
     woken = Woken()
     tried = []
     for _ in range(300):
-        woken.wake(3)
-        tried.append(woken.end_pass())
-        woken.at_work = 0
+        tried.append(woken.whole_pass())
         # Quick methods, for example: the loop itself is through with them.
         woken.wake(3)
         woken.at_work = 0
