@@ -22,7 +22,7 @@ _PATIENCE = 0.2
 
 @path("one call, stepped")
 def one_call() -> Measured:
-    return _calls(1, 10, loop_spare=0, worker_spare=0)
+    return _calls(1, 10)
 
 
 @path("16 calls at once, stepped")
@@ -35,7 +35,9 @@ def calls_at_once() -> Measured:
     return _calls(16, 8, loop_spare=0.3, worker_spare=0.1)
 
 
-def _calls(count: int, times: int, *, loop_spare: float, worker_spare: float) -> Measured:
+def _calls(
+    count: int, times: int, *, loop_spare: float = 0.0, worker_spare: float = 0.0
+) -> Measured:
     """What so many calls at a time take, at best.
 
     :param loop_spare: how much more the loops may do, as a share of that
@@ -48,10 +50,10 @@ def _calls(count: int, times: int, *, loop_spare: float, worker_spare: float) ->
         callers = _Callers(count, alice, bob, threads)
         rounds = [callers.call() for _ in range(times)]
     measured = Measured(count * times)
+    shares = {"callers": 0.0, "workers": worker_spare}
     for part in rounds[-1]:
         measured.parts[part] = sum((each[part] for each in rounds), Work())
         value = min(each[part].calls for each in rounds) / count
-        shares = {"callers": 0.0, "workers": worker_spare}
         spare = value * shares.get(part, loop_spare)
         measured.add(f"{part}: Python calls", value, max(CALL_SPARE, spare))
     for part in ("alice's loop", "bob's loop"):
