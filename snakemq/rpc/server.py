@@ -572,6 +572,7 @@ class RpcServer(Registry, Hooked):
         if served.is_quick and self._ledger is None and messaging.is_inside_loop():
             self._lingering.run_in_loop(served.run)
             return
+        # As _submit_later(), without a call more for each.
         try:
             taken = self.dispatcher.submit(served)
         except RuntimeError as exc:
