@@ -213,7 +213,11 @@ def test_an_old_client_of_a_server_that_ends_in_good_order(ends: Ends) -> None:
 
 @pytest.mark.slow
 def test_our_calls_to_an_old_server_while_connections_break(ends: Ends) -> None:
-    """It may run them more than once; each is answered, and its end is told once."""
+    """It may run them more than once; each is answered, and its end is told once.
+
+    No send of the server fails: 1.6 closes the connection then with a lock that it needs for
+    closing, and waits for itself for ever.
+    """
     rng = random.Random(2)
     server = ends.peers.listener("old", PROGRAM, "server")
     assert server.port is not None
@@ -224,7 +228,7 @@ def test_our_calls_to_an_old_server_while_connections_break(ends: Ends) -> None:
     made = 0
     for _ in range(15):
         direction = rng.choice(list(Direction))
-        trap = ends.proxy.arm(Trap(direction, int(10 ** rng.uniform(0, 4)), Ending.CLOSE))
+        trap = ends.proxy.arm(Trap(direction, int(10 ** rng.uniform(0, 4)), Ending.GOODBYE))
         while not trap.sprung:
             futures = []
             for number in range(made, made + 10):

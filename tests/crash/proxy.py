@@ -45,6 +45,9 @@ class Ending(enum.Enum):
     #: The connector's half is reset. The other one stays open and silent, as if
     #: the connector's machine had lost its power.
     SILENCE = "silence"
+    #: The connector's half is closed. The other one comes to its end, and can be written to
+    #: until it is closed there: nobody's send fails.
+    GOODBYE = "goodbye"
 
 
 class Trap:
@@ -326,13 +329,17 @@ class CuttingProxy:
         for one in (half, half.other):
             if one is None:
                 continue
-            if ending is Ending.SILENCE and one.reads is Direction.TO_CONNECTOR:
+            stays = ending in (Ending.SILENCE, Ending.GOODBYE)
+            if stays and one.reads is Direction.TO_CONNECTOR:
                 # What still comes from there is read and thrown away.
                 one.other = None
                 one.pending.clear()
                 self._watch(one)
+                if ending is Ending.GOODBYE:
+                    with contextlib.suppress(OSError):  # it is gone
+                        one.sock.shutdown(socket.SHUT_WR)
             else:
-                self._drop(one, reset=ending is not Ending.CLOSE)
+                self._drop(one, reset=ending in (Ending.RESET, Ending.SILENCE))
 
     def _cut_all(self, ending: Ending) -> None:
         for half in list(self._halves):

@@ -191,6 +191,22 @@ def test_silence(ends: Ends) -> None:
         assert not rest(sock)
 
 
+@pytest.mark.parametrize("direction", Direction)
+def test_goodbye(ends: Ends, direction: Direction) -> None:
+    """The listener comes to the end, and can go on sending what nobody gets."""
+    near, far = ends.pair()
+    ends.proxy.arm(Trap(direction, 2, Ending.GOODBYE))
+    sender, reader = (near, far) if direction is Direction.TO_LISTENER else (far, near)
+    sender.sendall(b"abcd")
+    assert rest(reader) == b"ab"
+    assert not rest(sender)
+    far.sendall(b"x" * 5_000_000)
+    far.close()
+    again, far_again = ends.pair()
+    again.sendall(b"others")
+    assert read(far_again, 6) == b"others"
+
+
 def test_close_ends_all(ends: Ends) -> None:
     near, far = ends.pair()
     ends.proxy.lead_to(None)
