@@ -87,6 +87,11 @@ def test_threads_push_while_the_server_is_killed_again_and_again(
         ]
 
 
+def shut_down(server: PrivateServer, url: str) -> None:
+    """Have it end with all of its processes: if PostgreSQL is killed, some go on for a moment."""
+    server.stop(signal.SIGTERM if "mysql" in url else signal.SIGINT)
+
+
 @pytest.mark.slow
 def test_while_it_is_away_some_wait_and_some_are_refused(
     server: PrivateServer, storage: SqlAlchemyQueuesStorage, url: str
@@ -94,7 +99,7 @@ def test_while_it_is_away_some_wait_and_some_are_refused(
     storage.push("peer", Message(b"before", 60))
     waiting = threading.local()
     storage.may_wait = lambda: getattr(waiting, "may_wait", False)
-    server.stop(signal.SIGTERM if "mysql" in url else signal.SIGINT)
+    shut_down(server, url)
 
     def push(number: int) -> None:
         waiting.may_wait = True
@@ -126,7 +131,7 @@ def test_while_it_is_away_some_wait_and_some_are_refused(
 @pytest.mark.slow
 def test_patience_has_an_end(server: PrivateServer, url: str) -> None:
     with SqlAlchemyQueuesStorage(url, patience=0.2) as storage:
-        server.stop(signal.SIGKILL)
+        shut_down(server, url)
         try:
             with pytest.raises(StorageUnavailable, match="when the database is back"):
                 storage.push("peer", Message(b"refused", 60))
