@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from snakemq._expiry_timers import ExpiryTimers
+from snakemq._sleepers import LockSleeper
 from snakemq._wakes import wake
 from snakemq.packeter import Packeter
 from snakemq.queues import Queue, QueuesManager
@@ -87,12 +87,11 @@ class Attendant:
         """
         if self._is_late or self._packeter.is_inside_loop():
             return
-        looked = threading.Lock()
-        looked.acquire()
+        looked = LockSleeper()
         self._packeter.call_soon(self._look_and_tell, queue, looked)
-        self._is_late = not looked.acquire(timeout=_PATIENCE)
+        self._is_late = not looked.sleep(_PATIENCE)
 
-    def _look_and_tell(self, queue: Queue, looked: threading.Lock) -> None:
+    def _look_and_tell(self, queue: Queue, looked: LockSleeper) -> None:
         try:
             self.look(queue)
         finally:

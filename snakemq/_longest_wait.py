@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Final
 
-__all__ = ["longest_wait"]
+__all__ = ["is_main_thread", "longest_wait"]
 
 #: Seconds. Python looks for signals before it begins to wait for a lock or for
 #: events, and a signal that comes makes a wait end. One that comes between the
@@ -21,6 +22,21 @@ def longest_wait() -> float:
 
     Signal handlers run in the main thread, so no other is woken for them.
     """
-    if threading.get_ident() == threading.main_thread().ident:
-        return _SIGNAL_INTERVAL
-    return _DAY
+    return _SIGNAL_INTERVAL if is_main_thread() else _DAY
+
+
+def is_main_thread() -> bool:
+    """Whether the calling thread is the one in which signal handlers run."""
+    return threading.get_ident() == _main_thread
+
+
+def _look_for_main_thread() -> None:
+    global _main_thread
+    _main_thread = threading.main_thread().ident
+
+
+# Asked before each sleep, and threading takes its time for it.
+_main_thread = threading.main_thread().ident
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_look_for_main_thread)

@@ -1,14 +1,19 @@
 """Waking other threads when this one is about to sleep, and not before.
 
-A thread that is woken by one that goes on finds the interpreter taken, and goes
-to sleep once more. So the loop wakes whom it has something for at the end of
-its pass: two switches less for each call, one on each side.
+A thread that is woken in the middle of something competes with the one that has woken
+it. So the loop wakes whom it has something for at the end of its pass: two switches less
+for each call, one on each side.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from snakemq._sleepers import Sleeper
 
 __all__ = ["flush_wakes", "give_way", "hold_wakes", "release_wakes", "wake"]
 
@@ -16,40 +21,43 @@ __all__ = ["flush_wakes", "give_way", "hold_wakes", "release_wakes", "wake"]
 class _Held(threading.local):
     """What this thread has put off; ``None``: it puts nothing off."""
 
-    locks: list[threading.Lock] | None = None
+    sleepers: list[Sleeper] | None = None
 
 
 _held = _Held()
 
 
-def wake(lock: threading.Lock) -> None:
-    """Release a lock that another thread waits for; at the end of the pass in a loop's pass."""
-    locks = _held.locks
-    if locks is None:
-        lock.release()
+def wake(sleeper: Sleeper) -> None:
+    """Wake the thread that sleeps there; in a loop's pass at its end."""
+    sleepers = _held.sleepers
+    if sleepers is None:
+        sleeper.wake()
     else:
-        locks.append(lock)
+        sleepers.append(sleeper)
 
 
 def hold_wakes() -> None:
     """Put off what this thread is going to wake, until :func:`release_wakes`."""
-    if _held.locks is None:  # else a callback drives a loop, and this is that one's pass
-        _held.locks = []
+    if _held.sleepers is None:  # else a callback drives a loop, and this is that one's pass
+        _held.sleepers = []
 
 
 def release_wakes() -> None:
     """Wake whom that was for. Harmless if nothing was put off."""
-    locks = _held.locks
-    while locks:
-        locks.pop(0).release()
-    _held.locks = None
+    if _held.sleepers:
+        flush_wakes()
+    _held.sleepers = None
 
 
-def flush_wakes() -> None:
-    """Likewise, and go on putting off. For who is going to wait for one of them."""
-    locks = _held.locks
-    while locks:
-        locks.pop(0).release()
+def flush_wakes(most: int = sys.maxsize) -> None:
+    """Likewise, and go on putting off. For who is going to wait for one of them.
+
+    :param most: only the first so many
+    """
+    sleepers = _held.sleepers
+    while sleepers and most > 0:
+        sleepers.pop(0).wake()
+        most -= 1
 
 
 def give_way() -> None:

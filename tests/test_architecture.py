@@ -23,7 +23,7 @@ PACKAGE = ROOT / "snakemq"
 #: around the layer below, and nothing at all may import snakemq.testing.
 LEAVES = {
     "exceptions", "version", "callbacks", "message", "contracts", "limits", "counters", "_peer_log",
-    "_longest_wait", "_wakes",
+    "_longest_wait", "_sleepers", "_wakes",
 }  # fmt: skip
 SHARED = LEAVES | {"_core"}
 #: What a facade puts together.
@@ -38,7 +38,8 @@ FLOORS: dict[str, set[str]] = {
     "limits": set(),
     "counters": set(),
     "_longest_wait": set(),
-    "_wakes": set(),
+    "_sleepers": set(),
+    "_wakes": {"_sleepers"},
     "_peer_log": set(),
     "contracts": LEAVES,
     "_core": LEAVES,

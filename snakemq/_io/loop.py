@@ -230,15 +230,22 @@ class Loop(CallbackOwner):
             events = self.selector.select(timeout)
         finally:
             self._sleeping = False
-        with self._turn:
-            before = self._thread  # this one, if a callback drives the loop
-            self._thread = get_ident()
+        try:
+            with self._turn:
+                before = self._thread  # this one, if a callback drives the loop
+                self._thread = get_ident()
+                try:
+                    hold_wakes()  # here, so that no Ctrl-C behind it leaves it at that
+                    return self._handle_pass(events, deadline)
+                finally:
+                    self._thread = before
+        finally:
+            # As if it slept: those who are woken run before it does, and can send.
+            self._sleeping = not (self._wakeup_requested or self._soon or self._ready)
             try:
-                hold_wakes()  # here, so that no Ctrl-C behind it leaves it at that
-                return self._handle_pass(events, deadline)
-            finally:
-                self._thread = before
                 release_wakes()
+            finally:
+                self._sleeping = False
 
     def _handle_pass(
         self, events: list[tuple[selectors.SelectorKey, int]], deadline: float | None

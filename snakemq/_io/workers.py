@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any, Final, TypeAlias
 
 from snakemq._io.clock import monotonic
+from snakemq._sleepers import Sleeper, new_sleeper, return_sleeper
 from snakemq._wakes import flush_wakes, wake
 
 __all__ = ["IDLE_TIMEOUT", "WorkerPool"]
@@ -67,8 +68,7 @@ class WorkerPool:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        # A lock for each, that it waits for.
-        self._idle: list[threading.Lock] = []
+        self._idle: list[Sleeper] = []
         self._calling = False  # a worker is on its way to what waits
         self._waiting: deque[_Task] = deque()
         self._threads: set[threading.Thread] = set()
@@ -143,7 +143,7 @@ class WorkerPool:
                 self._stopped = True
                 self._drop_waiting()
             for called in self._idle:
-                called.release()
+                called.wake()
             self._idle.clear()
             threads = self._threads - {threading.current_thread()}
         flush_wakes()  # this may be the loop, which does not get to the end of its pass
@@ -169,8 +169,7 @@ class WorkerPool:
                 self._waiting.pop()
 
     def _run(self) -> None:
-        called = threading.Lock()
-        called.acquire()
+        called = new_sleeper()
         task = self._next_task(called, was_called=True)
         while task is not None:
             func, args = task
@@ -183,11 +182,12 @@ class WorkerPool:
             # An idle worker must not keep alive what it worked on.
             del func, args, task
             task = self._next_task(called)
+        return_sleeper(called)
 
-    def _next_task(self, called: threading.Lock, *, was_called: bool = False) -> _Task | None:
+    def _next_task(self, called: Sleeper, *, was_called: bool = False) -> _Task | None:
         """Wait for work. ``None``: leave.
 
-        :param called: released by whoever has some
+        :param called: where it sleeps until somebody has some
         :param was_called: it is on its way to what waits
         """
         while True:
@@ -217,7 +217,7 @@ class WorkerPool:
                 self._stay_awake()
                 was_called = True
                 continue
-            was_called = called.acquire(timeout=self.idle_timeout)
+            was_called = called.sleep(self.idle_timeout)
             if not was_called:
                 with self._lock:
                     if called in self._idle:
@@ -227,7 +227,7 @@ class WorkerPool:
                         self._forget_thread()
                         return None
                 # It was called in the last moment.
-                was_called = called.acquire()
+                was_called = called.sleep()
 
     def _stay_awake(self) -> None:
         assert self._linger is not None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from snakemq._core.rpc_records import REQUEST_PREFIX, Reply
-from snakemq._longest_wait import longest_wait
+from snakemq._longest_wait import is_main_thread, longest_wait
+from snakemq._sleepers import borrow_sleeper, return_sleeper
 from snakemq._wakes import wake
 from snakemq.rpc.errors import (
     CallError,
@@ -20,6 +20,7 @@ from snakemq.rpc.errors import (
 from snakemq.rpc.remote_traceback import attach, describe
 
 if TYPE_CHECKING:
+    from snakemq._sleepers import Sleeper
     from snakemq.rpc._call_future import CallFuture
     from snakemq.rpc._deadlines import Deadline, Deadlines
     from snakemq.rpc._hook_chain import HookChain
@@ -35,11 +36,8 @@ __all__ = [
     "too_late",
 ]
 
-_FOR_EVER: Final = float("inf")
 
-#: So many seconds any thread may sleep at once. How long its own next sleep may be is
-#: asked only then: most calls have ended.
-_FIRST_WAIT: Final = 0.5
+_FOR_EVER: Final = float("inf")
 
 
 class Pending(Protocol):
@@ -105,7 +103,7 @@ class OutgoingCall(ABC):
 class BlockingCall(OutgoingCall):
     """A call for whose end a thread waits."""
 
-    __slots__ = ("ended", "error", "reply")
+    __slots__ = ("_sleeper", "error", "has_ended", "reply")
 
     def __init__(
         self,
@@ -119,16 +117,19 @@ class BlockingCall(OutgoingCall):
         super().__init__(ident, req_id, record, wait_for_peer, timeout, hooks)
         self.reply: Reply | None = None
         self.error: Exception | None = None
-        #: A lock that the caller can't get before the end: the cheapest thing
-        #: there is to wait for.
-        self.ended = threading.Lock()
-        self.ended.acquire()
+        self.has_ended = False
+        # Where the caller sleeps; mostly it has the answer before it could fall asleep, or
+        # there are many that call.
+        self._sleeper: Sleeper | None = None
 
     def end(self, reply: Reply | None, error: Exception | None = None) -> None:
         """See :class:`Pending`."""
         self.reply = reply
         self.error = error
-        wake(self.ended)
+        # In this order: the caller sets the other one first.
+        self.has_ended = True
+        if self._sleeper is not None:
+            wake(self._sleeper)
 
     def end_with_stream(self, stream: RemoteStream[Any]) -> None:
         """See :class:`OutgoingCall`."""
@@ -138,16 +139,29 @@ class BlockingCall(OutgoingCall):
         """What the reply contains, whatever the serializer: pickles have bytes as they are."""
         return self.req_id if self.req_id in self.payload else self.req_id.hex().encode()
 
+    def is_pending(self) -> bool:
+        """Whether it has not ended."""
+        return not self.has_ended
+
     def wait(self, timeout: float | None) -> bool:
         """Whether it ended within ``timeout`` seconds."""
-        remaining = _FOR_EVER if timeout is None else timeout
-        longest = _FIRST_WAIT
-        while not self.ended.acquire(True, longest if longest < remaining else remaining):
-            remaining -= longest
-            if remaining <= 0:
-                return False
+        if self.has_ended:
+            return True
+        sleeper = self._sleeper = borrow_sleeper()
+        try:
+            if timeout is None and not is_main_thread():
+                while not self.has_ended:
+                    sleeper.sleep()
+                return True
+            remaining = _FOR_EVER if timeout is None else timeout
             longest = longest_wait()
-        return True
+            while not self.has_ended and remaining > 0:
+                left = min(longest, remaining)
+                if not sleeper.sleep(left):
+                    remaining -= left
+            return self.has_ended
+        finally:
+            return_sleeper(sleeper)
 
     def fail(self) -> NoReturn:
         """It ended and has no value: raise what it raises."""

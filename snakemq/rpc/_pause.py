@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from snakemq._sleepers import borrow_sleeper, return_sleeper
 from snakemq._wakes import flush_wakes
 
 if TYPE_CHECKING:
+    from snakemq._sleepers import Sleeper
     from snakemq.messaging import Messaging
 
 __all__ = ["LONGEST_PAUSE", "Pause"]
@@ -49,10 +49,9 @@ class Pause:
         self.is_on = False
         self._woken = 0
         self._ident = ""
-        self._before = 0
-        # Released by the last one that was waited for.
-        self._over = threading.Lock()
-        self._over.acquire()
+        self._before = self._until = 0
+        # Where the loop sleeps until the last one that is waited for wakes it.
+        self._sleeper: Sleeper | None = None
         self._misses = 0
         self._left_out = 0
 
@@ -72,10 +71,11 @@ class Pause:
 
         :param at_work: what ``at_work(ident)`` would return
         """
-        if at_work <= self._before and ident == self._ident:
+        if at_work <= self._until and ident == self._ident:
             self.is_on = False
-            with contextlib.suppress(RuntimeError):  # another one saw it, too
-                self._over.release()
+            sleeper = self._sleeper
+            if sleeper is not None:
+                sleeper.wake()
 
     def _wait(self) -> None:
         """Wait for those that were woken in this pass, if they are many."""
@@ -85,19 +85,30 @@ class Pause:
         if self._left_out:
             self._left_out -= 1
             return
+        self._wait_for(woken, self._before)
+
+    def _wait_for(self, count: int, rest: int) -> None:
+        """Wake some of them, and let them run.
+
+        :param rest: what ``at_work()`` will say when they are through
+        """
         # Not the last quarter: the other side has something to do while they run.
-        self._before += woken // 4
-        over = self._over
-        over.acquire(blocking=False)  # released too late the last time
+        self._until = rest + count // 4
+        self._sleeper = sleeper = borrow_sleeper()
         self.is_on = True
         try:
-            flush_wakes()
-            if self._at_work(self._ident) <= self._before:
+            flush_wakes(count)
+            if self._at_work(self._ident) <= self._until:
                 return  # quick methods, for example: that teaches nothing about threads
-            if over.acquire(timeout=min(woken * _LONGEST_FOR_EACH, LONGEST_PAUSE)):
-                self._misses = 0
-            else:
+            longest = min(count * _LONGEST_FOR_EACH, LONGEST_PAUSE)
+            while self.is_on and sleeper.sleep(longest):
+                pass
+            if self.is_on:
                 self._misses = min(self._misses + 1, _MOST_MISSES)
                 self._left_out = 2**self._misses
+            else:
+                self._misses = 0
         finally:
             self.is_on = False
+            self._sleeper = None
+            return_sleeper(sleeper)

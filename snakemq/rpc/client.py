@@ -451,7 +451,7 @@ class RpcClient(Hooked):
         ident = call.ident
         try:
             if self._outstanding.begin(ident, call):  # else there are many to be woken anyway
-                self._awake.wait(ident, call.ended.locked, longest=call.timeout, about=call.trace())
+                self._awake.wait(ident, call.is_pending, longest=call.timeout, about=call.trace())
             ended = call.wait(call.timeout)
         except BaseException:
             self._outstanding.give_up(ident, call, self._cancel_message(call.req_id))

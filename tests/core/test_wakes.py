@@ -12,108 +12,112 @@ from snakemq.link import Link
 from tests.helpers import DEADLINE
 
 
-def taken() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
+class Asleep(threading.Event):
+    """A sleeper of which can be seen whether it was woken."""
+
+    def sleep(self, timeout: float | None = None) -> bool:
+        return self.wait(timeout)
+
+    def wake(self) -> None:
+        self.set()
 
 
 def test_a_thread_that_puts_nothing_off_wakes_at_once() -> None:
-    lock = taken()
-    wake(lock)
-    assert not lock.locked()
+    sleeper = Asleep()
+    wake(sleeper)
+    assert sleeper.is_set()
 
 
 def test_in_between_nobody_is_woken() -> None:
-    locks = [taken(), taken()]
+    sleepers = [Asleep(), Asleep()]
     hold_wakes()
-    for lock in locks:
-        wake(lock)
-    assert all(lock.locked() for lock in locks)
+    for sleeper in sleepers:
+        wake(sleeper)
+    assert not any(sleeper.is_set() for sleeper in sleepers)
     release_wakes()
-    assert not any(lock.locked() for lock in locks)
+    assert all(sleeper.is_set() for sleeper in sleepers)
     release_wakes()
 
 
 def test_each_thread_puts_off_its_own() -> None:
-    lock = taken()
+    sleeper = Asleep()
     hold_wakes()
-    thread = threading.Thread(target=wake, args=(lock,))
+    thread = threading.Thread(target=wake, args=(sleeper,))
     thread.start()
     thread.join(DEADLINE)
-    assert not lock.locked()
+    assert sleeper.is_set()
     release_wakes()
 
 
 def test_a_loop_wakes_at_the_end_of_its_pass() -> None:
     link = Link()
-    lock = taken()
+    sleeper = Asleep()
     seen: list[bool] = []
-    link.call_soon(wake, lock)
-    link.call_soon(lambda: seen.append(lock.locked()))
+    link.call_soon(wake, sleeper)
+    link.call_soon(lambda: seen.append(sleeper.is_set()))
     link.step(0)
-    assert seen == [True]
-    assert not lock.locked()
+    assert seen == [False]
+    assert sleeper.is_set()
     link.cleanup()
 
 
 def test_a_loop_that_is_interrupted_wakes_them_too() -> None:
     link = Link()
-    lock = taken()
+    sleeper = Asleep()
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    link.call_soon(wake, lock)
+    link.call_soon(wake, sleeper)
     link.call_soon(interrupt)
     with pytest.raises(KeyboardInterrupt):
         link.step(0)
-    assert not lock.locked()
-    again = taken()
+    assert sleeper.is_set()
+    again = Asleep()
     wake(again)
-    assert not again.locked()  # nothing is put off any more
+    assert again.is_set()  # nothing is put off any more
     link.cleanup()
 
 
 def test_who_waits_in_the_middle_of_a_pass_wakes_others_first() -> None:
-    lock = taken()
+    sleeper = Asleep()
     hold_wakes()
-    wake(lock)
+    wake(sleeper)
     flush_wakes()
-    assert not lock.locked()
-    again = taken()
+    assert sleeper.is_set()
+    again = Asleep()
     wake(again)
-    assert again.locked()
+    assert not again.is_set()
     release_wakes()
-    assert not again.locked()
+    assert again.is_set()
 
 
 @pytest.mark.parametrize("run", [lambda link: link.step(0), lambda link: link.loop(runtime=0.0)])
 def test_a_loop_that_a_callback_runs_loses_no_wake(run: Callable[[Link], object]) -> None:
     outer, inner = Link(), Link()
-    before, behind = taken(), taken()
+    before, behind = Asleep(), Asleep()
     outer.call_soon(wake, before)
     outer.call_soon(run, inner)
     outer.call_soon(wake, behind)
     outer.step(0)
-    assert not before.locked()
-    assert not behind.locked()
+    assert before.is_set()
+    assert behind.is_set()
     inner.cleanup()
     outer.cleanup()
 
 
 def test_a_loop_that_a_callback_runs_wakes_before_it_sleeps() -> None:
     outer, inner = Link(), Link()
-    lock = taken()
+    sleeper = Asleep()
     seen: list[bool] = []
 
     def stop_when_awake() -> None:
-        seen.append(lock.acquire(timeout=DEADLINE))
+        seen.append(sleeper.sleep(DEADLINE))
         inner.stop()
 
     thread = threading.Thread(target=stop_when_awake)
     thread.start()
-    outer.call_soon(wake, lock)
+    outer.call_soon(wake, sleeper)
     outer.call_soon(inner.loop)
     outer.step(0)
     thread.join(DEADLINE)

@@ -19,6 +19,7 @@ from snakemq import (
     _outgoing,
     _peer_log,
     _queue,
+    _sleepers,
     _stored,
     _strangers,
     _takeover,
@@ -262,6 +263,7 @@ EXPECTED = {
         _awake.LONGEST_WAIT
     ),
     "... and what is read at once then": size(LARGEST_POLLED),
+    "Threads that sleep on a descriptor each, and not on a lock": str(_sleepers.MAX_DESCRIPTORS),
     "The loop waits for three threads or more that it has woken": milliseconds(
         _pause.LONGEST_PAUSE
     ),

@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from snakemq._sleepers import LockSleeper
 from snakemq._wakes import hold_wakes, release_wakes, wake
 from snakemq.messaging import Messaging
 from snakemq.rpc import _pause
@@ -165,11 +166,10 @@ def test_only_those_for_the_first_peer_of_a_pass_are_waited_for(patient: None) -
 
 def test_wakes_those_whose_waking_was_put_off(patient: None) -> None:
     woken = Woken()
-    lock = threading.Lock()
-    lock.acquire()
+    sleeper = LockSleeper()
 
     def sleep() -> None:
-        assert lock.acquire(timeout=DEADLINE)
+        assert sleeper.sleep(DEADLINE)
         for _ in range(3):
             woken.through()
 
@@ -178,7 +178,7 @@ def test_wakes_those_whose_waking_was_put_off(patient: None) -> None:
     hold_wakes()
     try:
         woken.wake(3)
-        wake(lock)
+        wake(sleeper)
         assert woken.end_pass()
     finally:
         release_wakes()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from unittest import mock
 
 from benchmarks.counting import Meter, Threads, Work
+from snakemq import _sleepers
 from snakemq._io.clock import monotonic
 from tests.helpers import DEADLINE, wait_until
 from tests.work.live_paths import SMALL, WORKERS, Served
@@ -43,7 +44,10 @@ def _calls(
     :param loop_spare: how much more the loops may do, as a share of that
     :param worker_spare: how much more the workers may do
     """
+    _sleepers.forget_spare_sleepers()
     with (
+        # Who is woken would run in the middle of a step, or not.
+        mock.patch.object(_sleepers, "MAX_DESCRIPTORS", 0),
         Threads() as threads,
         stepped_pair(bob={"serve": {"served": Served()}}) as (alice, bob),
     ):
