@@ -51,7 +51,7 @@ class Outstanding:
         self.remotes: dict[str, Remote] = {}
         self.closed = False
         #: until those who have their answers have made the next calls
-        self.pause = Pause(messaging, lambda ident: -self.count(ident))
+        self.pause = Pause(messaging, lambda ident: -self.count(ident), self.count)
 
     def begin(self, ident: str, call: OutgoingCall) -> bool:
         """Send it, now or when the peer is connected.

@@ -19,8 +19,13 @@ _LONGEST_FOR_EACH: Final = 0.0002
 LONGEST_PAUSE: Final = 0.002
 
 #: So many do not get in one another's way: two callers take half of the time if the loop
-#: goes to sleep while they run, and they send by themselves.
+#: goes to sleep while they run, and they send by themselves. Where it is known how many
+#: others there are, those that the other side is busy with count, too.
 _FEW: Final = 2
+_FEW_ALTOGETHER: Final = 5
+
+#: If that many more were woken than the other side has to do, they run in two portions.
+_WORTH_A_PORTION: Final = 6
 
 #: If that was in vain so often, it is left out the next two to the power of that times.
 _MOST_MISSES: Final = 8
@@ -40,11 +45,19 @@ class Pause:
     :param messaging: runs the loop
     :param at_work: ``func(ident)``; a number that is one higher for each thread that was
         woken for this peer, until that is through
+    :param elsewhere: ``func(ident)``; how many things this peer is working on, whose
+        answers will wake threads here
     """
 
-    def __init__(self, messaging: Messaging, at_work: Callable[[str], int]) -> None:
+    def __init__(
+        self,
+        messaging: Messaging,
+        at_work: Callable[[str], int],
+        elsewhere: Callable[[str], int] | None = None,
+    ) -> None:
         self._messaging = messaging
         self._at_work = at_work
+        self._elsewhere = elsewhere
         #: whether the loop waits: whoever is through has to :meth:`look`
         self.is_on = False
         self._woken = 0
@@ -82,15 +95,28 @@ class Pause:
         woken, self._woken = self._woken, 0
         if woken <= _FEW:
             return
+        first = woken
+        if self._elsewhere is not None:
+            elsewhere = self._elsewhere(self._ident)
+            if woken + elsewhere <= _FEW_ALTOGETHER:
+                return
+            # If the other side has less to do than this one, it gets something as soon as
+            # both have as much: else they would work in turns, and not at the same time.
+            if woken - elsewhere >= _WORTH_A_PORTION:
+                first = (woken - elsewhere) // 2
         if self._left_out:
             self._left_out -= 1
             return
-        self._wait_for(woken, self._before)
+        others = woken - first
+        if self._wait_for(first, self._before + others) and others:
+            # What the first have to send goes out before they run.
+            self._messaging.call_soon(self._wait_for, others, self._before)
 
-    def _wait_for(self, count: int, rest: int) -> None:
+    def _wait_for(self, count: int, rest: int) -> bool:
         """Wake some of them, and let them run.
 
         :param rest: what ``at_work()`` will say when they are through
+        :return: false: they take their time
         """
         # Not the last quarter: the other side has something to do while they run.
         self._until = rest + count // 4
@@ -99,15 +125,16 @@ class Pause:
         try:
             flush_wakes(count)
             if self._at_work(self._ident) <= self._until:
-                return  # quick methods, for example: that teaches nothing about threads
+                return True  # quick methods, for example: that teaches nothing about threads
             longest = min(count * _LONGEST_FOR_EACH, LONGEST_PAUSE)
             while self.is_on and sleeper.sleep(longest):
                 pass
             if self.is_on:
                 self._misses = min(self._misses + 1, _MOST_MISSES)
                 self._left_out = 2**self._misses
-            else:
-                self._misses = 0
+                return False
+            self._misses = 0
+            return True
         finally:
             self.is_on = False
             self._sleeper = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import pytest
@@ -16,23 +17,31 @@ from snakemq.rpc._pause import Pause
 from tests.helpers import DEADLINE, wait_until
 from tests.work.stepped import step_until, stepped_pair
 
-#: Few enough for each of them to be waited for.
-CALLERS = 3
+#: More than few, and how often each of them calls.
+CALLERS = 8
+ROUNDS = 10
 
 
 class Woken:
-    """The threads that were woken, and the loop's queue of calls; driven by the test."""
+    """The threads that were woken, and the loop's queue of calls; driven by the test.
 
-    def __init__(self) -> None:
+    :param elsewhere: how much the other side has to do; ``None``: that is not known
+    """
+
+    def __init__(self, elsewhere: int | None = None) -> None:
         self.at_work = 0
         #: they are through as soon as the loop begins to wait
         self.are_fast = False
         self.looks = 0
         self.soon: list[Callable[[], object]] = []
-        self.pause = Pause(cast(Messaging, self), self.count)
+        self.pause = Pause(
+            cast(Messaging, self),
+            self.count,
+            None if elsewhere is None else lambda ident: elsewhere,
+        )
 
-    def call_soon(self, func: Callable[[], object]) -> None:
-        self.soon.append(func)
+    def call_soon(self, func: Callable[..., object], *args: object) -> None:
+        self.soon.append(partial(func, *args))
 
     def count(self, ident: str) -> int:
         assert ident == "bob"
@@ -71,6 +80,21 @@ class Woken:
         waited = self.end_pass()
         self.at_work = 0
         return waited
+
+
+class Asleep:
+    """One of the threads, which runs as soon as it is woken."""
+
+    def __init__(self, woken: Woken) -> None:
+        self._woken = woken
+        self.awake = False
+
+    def sleep(self, timeout: float | None = None) -> bool:
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        self.awake = True
+        self._woken.through()
 
 
 @pytest.fixture
@@ -164,6 +188,55 @@ def test_only_those_for_the_first_peer_of_a_pass_are_waited_for(patient: None) -
     thread.join(DEADLINE)
 
 
+@pytest.mark.parametrize(
+    ("woken", "elsewhere", "waited"), [(5, 0, False), (3, 2, False), (3, 3, True), (6, 0, True)]
+)
+def test_few_altogether_are_not_waited_for(
+    woken: int, elsewhere: int, waited: bool, impatient: None
+) -> None:
+    callers = Woken(elsewhere=elsewhere)
+    callers.wake(woken)
+    callers.end_pass()
+    assert bool(callers.pause._misses) is waited
+
+
+@pytest.mark.parametrize(
+    ("woken", "elsewhere", "portions"),
+    [
+        (16, 0, [8, 8]),
+        (12, 4, [4, 8]),
+        (10, 4, [3, 7]),
+        (10, 5, [10]),  # there is enough to do on the other side
+        (8, 8, [8]),
+    ],
+)
+def test_the_other_side_gets_something_to_do_before_all_have_run(
+    woken: int, elsewhere: int, portions: list[int], patient: None
+) -> None:
+    callers = Woken(elsewhere=elsewhere)
+    callers.are_fast = True
+    sleepers = [Asleep(callers) for _ in range(woken)]
+    hold_wakes()
+    try:
+        callers.wake(woken)
+        for sleeper in sleepers:
+            wake(sleeper)
+        seen = []
+        while callers.soon:
+            callers.end_pass()
+            seen.append(sum(sleeper.awake for sleeper in sleepers) - sum(seen))
+    finally:
+        release_wakes()
+    assert seen == portions
+
+
+def test_all_are_woken_at_once_if_the_first_take_their_time(impatient: None) -> None:
+    callers = Woken(elsewhere=0)
+    callers.wake(16)
+    callers.end_pass()
+    assert not callers.soon  # the loop wakes the others at the end of its pass
+
+
 def test_wakes_those_whose_waking_was_put_off(patient: None) -> None:
     woken = Woken()
     sleeper = LockSleeper()
@@ -247,10 +320,12 @@ class Echo:
         return number
 
 
-def test_what_several_threads_call_and_are_answered_travels_together(
-    patient: None, monkeypatch: pytest.MonkeyPatch
+def test_what_many_threads_call_and_are_answered_travels_together(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rounds = 10
+    # Nobody who goes on calling takes so long; who does not is waited for a few times.
+    monkeypatch.setattr(_pause, "_LONGEST_FOR_EACH", 0.25)
+    monkeypatch.setattr(_pause, "LONGEST_PAUSE", 0.25)
     said: list[int] = []
 
     with stepped_pair(bob={"serve": {"obj": Echo()}}) as (alice, bob):
@@ -258,20 +333,17 @@ def test_what_several_threads_call_and_are_answered_travels_together(
         step_until(lambda: "bob" in alice.peer.rpc_client._outstanding.remotes, alice, bob)
 
         def call(number: int) -> None:
-            for _ in range(rounds):
+            for _ in range(ROUNDS):
                 said.append(proxy.echo(number))
 
         threads = [threading.Thread(target=call, args=(number,)) for number in range(CALLERS)]
         for thread in threads:
             thread.start()
         wait_until(lambda: alice.peer.messaging.queued_messages("bob") == CALLERS)
-        for done in range(1, rounds + 1):
-            if done == rounds:  # they do not call again
-                monkeypatch.setattr(_pause, "LONGEST_PAUSE", 0.0)
-            step_until(lambda done=done: len(said) == done * CALLERS, alice, bob)  # type: ignore[misc]
+        step_until(lambda: len(said) == ROUNDS * CALLERS, alice, bob)
         for thread in threads:
             thread.join(DEADLINE)
-        # In one piece each time, and an acknowledgement now and then.
-        assert alice.meter.work.sends < 2 * rounds
-        assert bob.meter.work.sends < 2 * rounds
-    assert sorted(said) == sorted([*range(CALLERS)] * rounds)
+        # In two pieces each time there and in one or two back, if all goes well.
+        assert alice.meter.work.sends < ROUNDS * CALLERS / 2
+        assert bob.meter.work.sends < ROUNDS * CALLERS / 2
+    assert sorted(said) == sorted([*range(CALLERS)] * ROUNDS)
