@@ -105,7 +105,7 @@ def _typical(
     best = min(rounds, key=lambda each: sum(each.values(), Work()).calls)
     together = sum(best.values(), Work())
     measured.add("caller: Python calls", best["caller"].calls, 2 * CALL_SPARE)
-    measured.add("altogether: Python calls", together.calls, together.calls * 0.05)
+    measured.add("altogether: Python calls", together.calls, together.calls * 0.08)
     measured.add("altogether: rings of the bell", together.times(Bell.ring), 1)
     return measured.add("altogether: system calls", together.system_calls, 2)
 
