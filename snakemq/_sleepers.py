@@ -43,7 +43,7 @@ class Sleeper(Protocol):
     def sleep(self, timeout: float | None = None) -> bool:
         """Sleep until somebody wakes it, or has done so since it slept last.
 
-        :param timeout: in seconds; ``None``: for ever
+        :param timeout: in seconds, a day at most; ``None``: for ever
         :return: false: the time is over
         """
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from snakemq._sleepers import Sleeper
 
-__all__ = ["flush_wakes", "give_way", "hold_wakes", "release_wakes", "wake"]
+__all__ = ["are_held", "flush_wakes", "give_way", "hold_wakes", "release_wakes", "wake"]
 
 
 class _Held(threading.local):
@@ -40,6 +40,11 @@ def hold_wakes() -> None:
     """Put off what this thread is going to wake, until :func:`release_wakes`."""
     if _held.sleepers is None:  # else a callback drives a loop, and this is that one's pass
         _held.sleepers = []
+
+
+def are_held() -> bool:
+    """Whether this thread has put off any."""
+    return bool(_held.sleepers)
 
 
 def release_wakes() -> None:

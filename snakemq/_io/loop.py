@@ -17,7 +17,7 @@ from snakemq._io.clock import monotonic
 from snakemq._io.timers import Timer, Timers
 from snakemq._io.wakeup import Bell
 from snakemq._longest_wait import longest_wait
-from snakemq._wakes import flush_wakes, hold_wakes, release_wakes
+from snakemq._wakes import are_held, flush_wakes, hold_wakes, release_wakes
 from snakemq.callbacks import CallbackOwner
 
 __all__ = ["POLL_TIMEOUT", "Loop"]
@@ -240,12 +240,20 @@ class Loop(CallbackOwner):
                 finally:
                     self._thread = before
         finally:
-            # As if it slept: those who are woken run before it does, and can send.
-            self._sleeping = not (self._wakeup_requested or self._soon or self._ready)
-            try:
+            if are_held():
+                self._wake_as_if_asleep()
+            else:
                 release_wakes()
-            finally:
-                self._sleeping = False
+
+    def _wake_as_if_asleep(self) -> None:
+        """Wake those whose waking was put off; they run before the loop sleeps, and can send."""
+        self._sleeping = not (self._closed or self._wakeup_requested or self._soon or self._ready)
+        try:
+            release_wakes()
+        finally:
+            self._sleeping = False
+            with self._turn:  # whoever has borrowed the stack gives it back first
+                pass
 
     def _handle_pass(
         self, events: list[tuple[selectors.SelectorKey, int]], deadline: float | None

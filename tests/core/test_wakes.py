@@ -9,7 +9,7 @@ import pytest
 
 from snakemq._wakes import flush_wakes, hold_wakes, release_wakes, wake
 from snakemq.link import Link
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, wait_until
 
 
 class Asleep(threading.Event):
@@ -59,6 +59,49 @@ def test_a_loop_wakes_at_the_end_of_its_pass() -> None:
     assert seen == [False]
     assert sleeper.is_set()
     link.cleanup()
+
+
+def test_who_is_woken_may_send_before_the_loop_sleeps_and_the_loop_waits_for_that() -> None:
+    link = Link()
+    done: list[str] = []
+    is_borrowed = threading.Event()
+
+    def send() -> bool:
+        is_borrowed.set()
+        wait_until(lambda: not link.is_asleep())  # the loop goes on
+        done.append("sent")
+        return True
+
+    class Caller(Asleep):
+        def wake(self) -> None:
+            thread.start()
+            assert is_borrowed.wait(DEADLINE)
+
+    thread = threading.Thread(target=link.run_here, args=(send,))
+    link.call_soon(wake, Caller())
+    link.step(0)
+    assert done == ["sent"]
+    thread.join(DEADLINE)
+    link.cleanup()
+
+
+def test_a_loop_that_has_more_to_do_is_not_taken_for_asleep() -> None:
+    link = Link()
+    seen: list[bool] = []
+
+    class Caller(Asleep):
+        def wake(self) -> None:
+            seen.append(link.is_asleep())
+
+    link.call_soon(wake, Caller())
+    link.step(0)
+    link.call_soon(wake, Caller())
+    link.call_soon(link.wakeup_poll)
+    link.step(0)
+    link.call_soon(wake, Caller())
+    link.call_soon(link.cleanup)
+    link.step(0)
+    assert seen == [True, False, False]
 
 
 def test_a_loop_that_is_interrupted_wakes_them_too() -> None:

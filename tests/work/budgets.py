@@ -95,8 +95,8 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
     },
     "one call, stepped": {
         "callers: Python calls": 35,
-        "alice's loop: Python calls": 99,
-        "bob's loop: Python calls": 109,
+        "alice's loop: Python calls": 103,
+        "bob's loop: Python calls": 113,
         "workers: Python calls": 40,
         "alice's loop: sends and receives for 1": 2,
         "bob's loop: sends and receives for 1": 2,
