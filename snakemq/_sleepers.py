@@ -17,6 +17,8 @@ import select
 import sys
 import threading
 import weakref
+from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final, Protocol
 
 __all__ = [
@@ -24,15 +26,15 @@ __all__ = [
     "Sleeper",
     "borrow_sleeper",
     "forget_spare_sleepers",
-    "new_sleeper",
     "return_sleeper",
+    "sleep_while",
 ]
 
 #: So many descriptors in this process.
 MAX_DESCRIPTORS: Final = 64
 
-#: So many sleepers that nobody uses are kept.
-_MAX_SPARE: Final = 64
+#: Seconds; nobody sleeps for longer without being asked again. Less than what poll takes.
+_DAY: Final = 86400.0
 
 _ONE: Final = (1).to_bytes(8, sys.byteorder)
 
@@ -43,7 +45,8 @@ class Sleeper(Protocol):
     def sleep(self, timeout: float | None = None) -> bool:
         """Sleep until somebody wakes it, or has done so since it slept last.
 
-        :param timeout: in seconds, a day at most; ``None``: for ever
+        :param timeout: in seconds; ``None``: for ever. On a descriptor it is rounded up to
+            whole milliseconds, and longer ones end after a day.
         :return: false: the time is over
         """
 
@@ -62,7 +65,7 @@ class LockSleeper:
 
     def sleep(self, timeout: float | None = None) -> bool:
         """See :class:`Sleeper`."""
-        return self._lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        return self._lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), _DAY))
 
     def wake(self) -> None:
         """See :class:`Sleeper`."""
@@ -81,39 +84,58 @@ class _DescriptorSleeper:
     :raises OSError: there is none to be had
     """
 
-    __slots__ = ("__weakref__", "_close", "_descriptor", "_poll")
+    __slots__ = ("__weakref__", "_descriptor", "_poll")
+
+    _close = staticmethod(os.close)  # for the end of the process, when there is no module any more
 
     def __init__(self) -> None:
-        if sys.platform != "linux":
-            raise OSError("there is no eventfd")
-        self._descriptor = os.eventfd(0)
-        self._close = os.close
+        self._descriptor = -1
+        self._open()
+
+    def _open(self) -> None:
         self._poll: Any = None
+        self._descriptor = _eventfd()
 
     def sleep(self, timeout: float | None = None) -> bool:
         """See :class:`Sleeper`."""
+        if self._descriptor < 0:
+            self._open()
         if timeout is not None:
-            if self._poll is None:
+            if self._poll is None and sys.platform == "linux":
                 self._poll = select.poll()
                 self._poll.register(self._descriptor, select.POLLIN)
-            if not self._poll.poll(max(0.0, timeout) * 1000):
+            if not self._poll.poll(min(max(0.0, timeout), _DAY) * 1000):
                 return False
         os.read(self._descriptor, 8)
         return True
 
     def wake(self) -> None:
         """See :class:`Sleeper`."""
+        if self._descriptor < 0:
+            self._open()
         os.write(self._descriptor, _ONE)
 
+    def part(self) -> None:
+        """This process was forked; what it sleeps on is its parent's."""
+        self._close(self._descriptor)
+        self._descriptor = -1
+
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
+        if self._descriptor >= 0:
             self._close(self._descriptor)
+
+
+def _eventfd() -> int:
+    if sys.platform == "linux" and hasattr(os, "eventfd"):
+        return os.eventfd(0)
+    raise OSError("there is no eventfd")
 
 
 # Reentrant: a finalizer may make a call, and it may run anywhere.
 _lock = threading.RLock()
 _descriptors: weakref.WeakSet[_DescriptorSleeper] = weakref.WeakSet()
-_spare: list[Sleeper] = []
+#: those that nobody uses
+_spare: list[_DescriptorSleeper] = []
 
 
 def borrow_sleeper() -> Sleeper:
@@ -124,17 +146,16 @@ def borrow_sleeper() -> Sleeper:
     try:
         return _spare.pop()
     except IndexError:
-        return new_sleeper()
+        return _new_sleeper()
 
 
 def return_sleeper(sleeper: Sleeper) -> None:
     """It is not needed any more."""
-    if len(_spare) < _MAX_SPARE:
+    if isinstance(sleeper, _DescriptorSleeper):
         _spare.append(sleeper)
 
 
-def new_sleeper() -> Sleeper:
-    """One that nobody else gets: it wakes for nothing only if somebody wakes it twice."""
+def _new_sleeper() -> Sleeper:
     with _lock, contextlib.suppress(OSError):
         if len(_descriptors) < MAX_DESCRIPTORS:
             sleeper = _DescriptorSleeper()
@@ -143,15 +164,43 @@ def new_sleeper() -> Sleeper:
     return LockSleeper()
 
 
+def sleep_while(
+    sleeper: Sleeper,
+    is_pending: Callable[[], bool],
+    timeout: float | None = None,
+    longest: float | None = None,
+) -> bool:
+    """Sleep as long as something is pending, however often it wakes for nothing.
+
+    :param timeout: in seconds; ``None``: for ever
+    :param longest: it looks up from its sleep after so many seconds
+    :return: false: the time is over, and it is still pending
+    """
+    end = None if timeout is None else monotonic() + timeout
+    left = longest
+    while is_pending():
+        if end is not None:
+            left = end - monotonic()
+            if left <= 0:
+                return False
+            if longest is not None and longest < left:
+                left = longest
+        sleeper.sleep(left)
+    return True
+
+
 def forget_spare_sleepers() -> None:
     """Close those that nobody uses."""
     _spare.clear()
 
 
 def _begin_again() -> None:
-    # A forked process shares what its parent sleeps on.
+    # The thread that forked may have one, and the others are gone.
     global _lock
     _lock = threading.RLock()
+    for sleeper in list(_descriptors):
+        sleeper.part()
+    _descriptors.clear()
     _spare.clear()
 
 

@@ -49,9 +49,16 @@ def are_held() -> bool:
 
 def release_wakes() -> None:
     """Wake whom that was for. Harmless if nothing was put off."""
-    if _held.sleepers:
-        flush_wakes()
-    _held.sleepers = None
+    sleepers = _held.sleepers or ()
+    try:
+        if sleepers:
+            flush_wakes()
+    finally:
+        # Ctrl-C comes in the middle of that more often than elsewhere: while a thread that
+        # was woken has the interpreter.
+        _held.sleepers = None
+        for sleeper in sleepers:
+            sleeper.wake()
 
 
 def flush_wakes(most: int = sys.maxsize) -> None:
@@ -61,7 +68,9 @@ def flush_wakes(most: int = sys.maxsize) -> None:
     """
     sleepers = _held.sleepers
     while sleepers and most > 0:
-        sleepers.pop(0).wake()
+        # In this order: to be woken twice does no harm.
+        sleepers[0].wake()
+        del sleepers[0]
         most -= 1
 
 

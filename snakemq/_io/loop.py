@@ -203,6 +203,7 @@ class Loop(CallbackOwner):
                     break
         finally:
             self._running = False
+            release_wakes()  # should Ctrl-C have come in step() just before that
 
     def stop(self) -> None:
         """Leave :meth:`loop` after this pass. Closes nothing. Thread-safe."""
@@ -240,16 +241,17 @@ class Loop(CallbackOwner):
                 finally:
                     self._thread = before
         finally:
-            if are_held():
-                self._wake_as_if_asleep()
-            else:
+            try:
+                if are_held():
+                    self._wake_as_if_asleep()
+            finally:  # also when Ctrl-C came before it has begun
                 release_wakes()
 
     def _wake_as_if_asleep(self) -> None:
         """Wake those whose waking was put off; they run before the loop sleeps, and can send."""
         self._sleeping = not (self._closed or self._wakeup_requested or self._soon or self._ready)
         try:
-            release_wakes()
+            flush_wakes()
         finally:
             self._sleeping = False
             with self._turn:  # whoever has borrowed the stack gives it back first

@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any, Final, TypeAlias
 
 from snakemq._io.clock import monotonic
-from snakemq._sleepers import Sleeper, new_sleeper, return_sleeper
+from snakemq._sleepers import Sleeper, borrow_sleeper, return_sleeper
 from snakemq._wakes import flush_wakes, wake
 
 __all__ = ["IDLE_TIMEOUT", "WorkerPool"]
@@ -103,18 +103,24 @@ class WorkerPool:
             self._waiting.append((func, args))
             if not self._calling:
                 try:
-                    self._call_one()
+                    idle = self._call_one()
                 except RuntimeError:
                     self._waiting.pop()
                     raise
+                if idle is not None:
+                    wake(idle)
 
-    def _call_one(self) -> None:
-        """Have a worker come for what waits, if there is one to be had. With the lock."""
+    def _call_one(self) -> Sleeper | None:
+        """Have a worker come for what waits, if there is one to be had. With the lock.
+
+        :return: to be woken
+        """
         if self._idle:
-            wake(self._idle.pop())
             self._calling = True
-        elif len(self._threads) < self.max_workers:
+            return self._idle.pop()
+        if len(self._threads) < self.max_workers:
             self._calling = self._start()
+        return None
 
     def _start(self) -> bool:
         """One thread more. False if the system has none, and others can do the work."""
@@ -169,7 +175,7 @@ class WorkerPool:
                 self._waiting.pop()
 
     def _run(self) -> None:
-        called = new_sleeper()
+        called = borrow_sleeper()
         task = self._next_task(called, was_called=True)
         while task is not None:
             func, args = task
@@ -190,44 +196,49 @@ class WorkerPool:
         :param called: where it sleeps until somebody has some
         :param was_called: it is on its way to what waits
         """
+        is_idle = is_late = False
         while True:
+            next_one: Sleeper | None = None
             with self._lock:
+                if is_idle:
+                    # It may have been woken for nothing, or called when its time was over.
+                    was_called = called not in self._idle
+                    if not was_called:
+                        self._idle.remove(called)
                 if was_called:
                     self._calling = False
                 if self._waiting:
                     task = self._waiting.popleft()
                     if self._waiting and not self._calling:
-                        self._call_one()
-                    return task
-                if self._stopped:
+                        next_one = self._call_one()
+                elif self._stopped or (is_late and not was_called):
+                    # Both at once: a thread that is counted and does not look any more
+                    # would be waited for in vain.
                     self._forget_thread()
                     return None
-                # Who was called and came too late does not stay awake for that, and nobody
-                # while others are at work.
-                lingers = (
-                    self._linger is not None
-                    and not (was_called or self._calling)
-                    and len(self._threads) == len(self._idle) + 1
-                )
-                if lingers:
-                    self._calling = True
                 else:
-                    self._idle.append(called)
-            if lingers:
+                    task = None
+                    # Who was called and came too late does not stay awake for that, and
+                    # nobody while others are at work.
+                    lingers = (
+                        self._linger is not None
+                        and not (was_called or self._calling)
+                        and len(self._threads) == len(self._idle) + 1
+                    )
+                    is_idle = not lingers
+                    if lingers:
+                        self._calling = True
+                    else:
+                        self._idle.append(called)
+            if task is not None:
+                if next_one is not None:
+                    wake(next_one)  # without the lock, which is the first thing it wants
+                return task
+            if is_idle:
+                is_late = not called.sleep(self.idle_timeout)
+            else:
                 self._stay_awake()
-                was_called = True
-                continue
-            was_called = called.sleep(self.idle_timeout)
-            if not was_called:
-                with self._lock:
-                    if called in self._idle:
-                        # Both at once: a thread that is counted and does not
-                        # look any more would be waited for in vain.
-                        self._idle.remove(called)
-                        self._forget_thread()
-                        return None
-                # It was called in the last moment.
-                was_called = called.sleep()
+                was_called, is_late = True, False
 
     def _stay_awake(self) -> None:
         assert self._linger is not None

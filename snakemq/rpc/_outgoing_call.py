@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from snakemq._core.rpc_records import REQUEST_PREFIX, Reply
 from snakemq._longest_wait import is_main_thread, longest_wait
-from snakemq._sleepers import borrow_sleeper, return_sleeper
+from snakemq._sleepers import borrow_sleeper, return_sleeper, sleep_while
 from snakemq._wakes import wake
 from snakemq.rpc.errors import (
     CallError,
@@ -35,9 +35,6 @@ __all__ = [
     "not_connected",
     "too_late",
 ]
-
-
-_FOR_EVER: Final = float("inf")
 
 
 class Pending(Protocol):
@@ -149,17 +146,8 @@ class BlockingCall(OutgoingCall):
             return True
         sleeper = self._sleeper = borrow_sleeper()
         try:
-            if timeout is None and not is_main_thread():
-                while not self.has_ended:
-                    sleeper.sleep()
-                return True
-            remaining = _FOR_EVER if timeout is None else timeout
-            longest = longest_wait()
-            while not self.has_ended and remaining > 0:
-                left = min(longest, remaining)
-                if not sleeper.sleep(left):
-                    remaining -= left
-            return self.has_ended
+            longest = longest_wait() if is_main_thread() else None
+            return sleep_while(sleeper, self.is_pending, timeout, longest)
         finally:
             return_sleeper(sleeper)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from snakemq._sleepers import borrow_sleeper, return_sleeper
+from snakemq._sleepers import borrow_sleeper, return_sleeper, sleep_while
 from snakemq._wakes import flush_wakes
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Pause:
         #: whether the loop waits: whoever is through has to :meth:`look`
         self.is_on = False
         self._woken = 0
-        self._ident = ""
+        self._ident = self._waits_for = ""
         self._before = self._until = 0
         # Where the loop sleeps until the last one that is waited for wakes it.
         self._sleeper: Sleeper | None = None
@@ -84,7 +84,7 @@ class Pause:
 
         :param at_work: what ``at_work(ident)`` would return
         """
-        if at_work <= self._until and ident == self._ident:
+        if at_work <= self._until and ident == self._waits_for:
             self.is_on = False
             sleeper = self._sleeper
             if sleeper is not None:
@@ -108,11 +108,12 @@ class Pause:
             self._left_out -= 1
             return
         others = woken - first
-        if self._wait_for(first, self._before + others) and others:
+        ident = self._ident
+        if self._wait_for(ident, first, self._before + others) and others:
             # What the first have to send goes out before they run.
-            self._messaging.call_soon(self._wait_for, others, self._before)
+            self._messaging.call_soon(self._wait_for, ident, others, self._before)
 
-    def _wait_for(self, count: int, rest: int) -> bool:
+    def _wait_for(self, ident: str, count: int, rest: int) -> bool:
         """Wake some of them, and let them run.
 
         :param rest: what ``at_work()`` will say when they are through
@@ -120,21 +121,20 @@ class Pause:
         """
         # Not the last quarter: the other side has something to do while they run.
         self._until = rest + count // 4
+        self._waits_for = ident
         self._sleeper = sleeper = borrow_sleeper()
         self.is_on = True
         try:
             flush_wakes(count)
-            if self._at_work(self._ident) <= self._until:
+            if self._at_work(ident) <= self._until:
                 return True  # quick methods, for example: that teaches nothing about threads
             longest = min(count * _LONGEST_FOR_EACH, LONGEST_PAUSE)
-            while self.is_on and sleeper.sleep(longest):
-                pass
-            if self.is_on:
-                self._misses = min(self._misses + 1, _MOST_MISSES)
-                self._left_out = 2**self._misses
-                return False
-            self._misses = 0
-            return True
+            if sleep_while(sleeper, lambda: self.is_on, longest):
+                self._misses = 0
+                return True
+            self._misses = min(self._misses + 1, _MOST_MISSES)
+            self._left_out = 2**self._misses
+            return False
         finally:
             self.is_on = False
             self._sleeper = None

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
+from unittest import mock
 
 import pytest
 
@@ -20,14 +21,14 @@ from snakemq._sleepers import (
     Sleeper,
     borrow_sleeper,
     forget_spare_sleepers,
-    new_sleeper,
     return_sleeper,
+    sleep_while,
 )
 from tests.helpers import DEADLINE
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="eventfd")
 
-each_kind = pytest.mark.parametrize("make", [LockSleeper, new_sleeper])
+each_kind = pytest.mark.parametrize("make", [LockSleeper, borrow_sleeper])
 
 
 def descriptors() -> int:
@@ -99,7 +100,7 @@ def test_no_wake_is_lost(make: Callable[[], Sleeper]) -> None:
 def test_they_sleep_on_descriptors_that_are_closed_with_them() -> None:
     forget_spare_sleepers()
     before = descriptors()
-    sleepers = [new_sleeper()]
+    sleepers = [borrow_sleeper()]
     assert descriptors() == before + 1
     sleepers.clear()
     gc.collect()
@@ -117,14 +118,6 @@ def test_the_process_has_few_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(isinstance(sleeper, LockSleeper) for sleeper in sleepers) == 7
 
 
-def test_few_are_kept_that_nobody_uses(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_spare_sleepers()
-    monkeypatch.setattr(_sleepers, "_MAX_SPARE", 2)
-    for sleeper in [borrow_sleeper() for _ in range(5)]:
-        return_sleeper(sleeper)
-    assert len(_sleepers._spare) == 2
-
-
 @linux
 def test_without_a_descriptor_a_lock_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(initial: int) -> int:
@@ -133,20 +126,34 @@ def test_without_a_descriptor_a_lock_will_do(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(os, "eventfd", none_left)
     forget_spare_sleepers()
     assert isinstance(borrow_sleeper(), LockSleeper)
-    assert isinstance(new_sleeper(), LockSleeper)
 
 
 def test_elsewhere_a_lock_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_spare_sleepers()
     monkeypatch.setattr(sys, "platform", "win32")
-    assert isinstance(new_sleeper(), LockSleeper)
+    assert isinstance(borrow_sleeper(), LockSleeper)
+    monkeypatch.undo()
+    monkeypatch.delattr(os, "eventfd", raising=False)  # a system without it
+    assert isinstance(borrow_sleeper(), LockSleeper)
 
 
 def test_one_that_was_returned_is_used_again() -> None:
     forget_spare_sleepers()
     sleeper = borrow_sleeper()
     return_sleeper(sleeper)
-    assert new_sleeper() is not sleeper
     assert borrow_sleeper() is sleeper
+    assert borrow_sleeper() is not sleeper
+
+
+@linux
+def test_a_lock_is_not_used_again_when_there_may_be_descriptors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forget_spare_sleepers()
+    monkeypatch.setattr(_sleepers, "MAX_DESCRIPTORS", 0)
+    return_sleeper(borrow_sleeper())
+    monkeypatch.undo()
+    assert not isinstance(borrow_sleeper(), LockSleeper)
 
 
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="there is no fork")
@@ -155,15 +162,20 @@ def test_a_forked_process_sleeps_on_its_own() -> None:
     program = """
 import os
 from snakemq._sleepers import borrow_sleeper, return_sleeper
-sleeper = borrow_sleeper()
-return_sleeper(sleeper)
+spare, own = borrow_sleeper(), borrow_sleeper()
+return_sleeper(spare)
 child = os.fork()
 if not child:
     other = borrow_sleeper()
-    other.wake()
-    os._exit(0 if other is not sleeper and other.sleep(0) else 1)
+    for sleeper in (other, own):
+        sleeper.wake()
+        assert sleeper.sleep(0)
+    assert other is not spare
+    os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-assert not sleeper.sleep(0)
+assert not spare.sleep(0) and not own.sleep(0)
+own.wake()
+assert own.sleep(0)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=DEADLINE)
 
@@ -198,3 +210,37 @@ def test_ctrl_c_wakes_and_takes_nothing(make: Callable[[], Sleeper], timeout: fl
         signal.signal(signal.SIGUSR1, before)
     sleeper.wake()
     assert sleeper.sleep(0)
+
+
+def test_time_does_not_begin_anew_when_it_wakes_for_nothing() -> None:
+    now = 0.0
+    slept: list[float | None] = []
+
+    class Restless(LockSleeper):
+        def sleep(self, timeout: float | None = None) -> bool:
+            nonlocal now
+            slept.append(timeout)
+            now += 0.25
+            return True
+
+    def clock() -> float:
+        return now
+
+    with mock.patch.object(_sleepers, "monotonic", clock):
+        assert not sleep_while(Restless(), lambda: True, 1.0)
+        assert slept == [1.0, 0.75, 0.5, 0.25]
+        slept.clear()
+        assert not sleep_while(Restless(), lambda: True, 1.0, longest=0.6)
+        assert slept == [0.6, 0.6, 0.5, 0.25]
+        slept.clear()
+        assert sleep_while(Restless(), lambda: len(slept) < 2, None, longest=0.6)
+        assert slept == [0.6, 0.6]
+
+
+@each_kind
+def test_a_very_long_time_is_cut(make: Callable[[], Sleeper]) -> None:
+    sleeper = make()
+    sleeper.wake()
+    assert sleeper.sleep(1e12)
+    sleeper.wake()
+    assert sleeper.sleep(float("inf"))

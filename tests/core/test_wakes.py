@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from snakemq._io import loop
 from snakemq._wakes import flush_wakes, hold_wakes, release_wakes, wake
 from snakemq.link import Link
 from tests.helpers import DEADLINE, wait_until
@@ -119,6 +120,54 @@ def test_a_loop_that_is_interrupted_wakes_them_too() -> None:
     again = Asleep()
     wake(again)
     assert again.is_set()  # nothing is put off any more
+    link.cleanup()
+
+
+@pytest.mark.parametrize("also", [0, 1])
+def test_an_interrupt_among_the_wakes_leaves_nobody_asleep(also: int) -> None:
+    link = Link()
+    sleepers = [Asleep() for _ in range(5)]
+
+    class Interrupting(Asleep):
+        def wake(self) -> None:
+            if not self.is_set():
+                self.set()
+                raise KeyboardInterrupt
+
+    sleepers.insert(also, Interrupting())
+    for sleeper in sleepers:
+        link.call_soon(wake, sleeper)
+    with pytest.raises(KeyboardInterrupt):
+        link.step(0)
+    assert all(sleeper.is_set() for sleeper in sleepers)
+    again = Asleep()
+    wake(again)
+    assert again.is_set()  # nothing is put off any more
+    link.cleanup()
+
+
+@pytest.mark.parametrize("where", ["are_held", "release_wakes"])
+def test_an_interrupt_before_the_wakes_leaves_nobody_asleep(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Link()
+    sleeper = Asleep()
+    real = getattr(loop, where)
+    interrupts = iter([KeyboardInterrupt])
+
+    def interrupted() -> object:
+        for interrupt in interrupts:
+            raise interrupt
+        return real()
+
+    monkeypatch.setattr(loop, where, interrupted)
+    link.call_soon(wake, sleeper)
+    with pytest.raises(KeyboardInterrupt):
+        link.loop(count=1)
+    assert sleeper.is_set()
+    again = Asleep()
+    wake(again)
+    assert again.is_set()
     link.cleanup()
 
 

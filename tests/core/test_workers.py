@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from snakemq import _sleepers
 from snakemq._io.workers import WorkerPool
+from snakemq._sleepers import forget_spare_sleepers
 from tests.helpers import DEADLINE, wait_until
 
 
@@ -376,3 +378,42 @@ def test_what_there_is_no_worker_for_is_dropped_then(caplog: pytest.LogCaptureFi
     assert pool.stop(DEADLINE)
     assert not done
     assert "1 tasks dropped" in caplog.text
+
+
+def test_a_worker_that_is_woken_for_nothing_sleeps_again(pool: WorkerPool) -> None:
+    """Who had its sleeper before may have been woken late."""
+    done = threading.Event()
+    pool.submit(done.set)
+    assert done.wait(DEADLINE)
+    wait_until(lambda: pool.idle == 1)
+    (sleeper,) = pool._idle
+    for _ in range(100):
+        sleeper.wake()
+    # It stands there once, and somebody comes for each of two that need one another.
+    gates = Gate(), Gate()
+    for gate in gates:
+        pool.submit(gate)
+    for gate in gates:
+        gate.wait_entered()
+    for gate in gates:
+        gate.open.set()
+    wait_until(lambda: pool.idle == 2)
+    assert len(set(pool._idle)) == 2
+
+
+def test_workers_that_come_and_go_use_the_same_descriptors() -> None:
+    forget_spare_sleepers()
+    gc.collect()
+    before = len(_sleepers._descriptors)
+    pool = WorkerPool(4, "test", idle_timeout=0.001)
+    for _ in range(20):
+        gates = [Gate() for _ in range(4)]
+        for gate in gates:
+            pool.submit(gate)
+        for gate in gates:
+            gate.wait_entered()
+            gate.open.set()
+        wait_until(lambda: not pool.workers)
+    assert pool.stop(DEADLINE)
+    # One that leaves may not have returned its own when the next one comes.
+    assert len(_sleepers._descriptors) - before <= 8
