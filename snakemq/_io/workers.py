@@ -103,24 +103,18 @@ class WorkerPool:
             self._waiting.append((func, args))
             if not self._calling:
                 try:
-                    idle = self._call_one()
+                    self._call_one()
                 except RuntimeError:
                     self._waiting.pop()
                     raise
-                if idle is not None:
-                    wake(idle)
 
-    def _call_one(self) -> Sleeper | None:
-        """Have a worker come for what waits, if there is one to be had. With the lock.
-
-        :return: to be woken
-        """
+    def _call_one(self) -> None:
+        """Have a worker come for what waits, if there is one to be had. With the lock."""
         if self._idle:
+            wake(self._idle.pop())
             self._calling = True
-            return self._idle.pop()
-        if len(self._threads) < self.max_workers:
+        elif len(self._threads) < self.max_workers:
             self._calling = self._start()
-        return None
 
     def _start(self) -> bool:
         """One thread more. False if the system has none, and others can do the work."""
@@ -198,7 +192,6 @@ class WorkerPool:
         """
         is_idle = is_late = False
         while True:
-            next_one: Sleeper | None = None
             with self._lock:
                 if is_idle:
                     # It may have been woken for nothing, or called when its time was over.
@@ -210,35 +203,30 @@ class WorkerPool:
                 if self._waiting:
                     task = self._waiting.popleft()
                     if self._waiting and not self._calling:
-                        next_one = self._call_one()
-                elif self._stopped or (is_late and not was_called):
+                        self._call_one()
+                    return task
+                if self._stopped or (is_late and not was_called):
                     # Both at once: a thread that is counted and does not look any more
                     # would be waited for in vain.
                     self._forget_thread()
                     return None
+                # Who was called and came too late does not stay awake for that, and nobody
+                # while others are at work.
+                is_idle = (
+                    self._linger is None
+                    or was_called
+                    or self._calling
+                    or len(self._threads) != len(self._idle) + 1
+                )
+                if is_idle:
+                    self._idle.append(called)
                 else:
-                    task = None
-                    # Who was called and came too late does not stay awake for that, and
-                    # nobody while others are at work.
-                    lingers = (
-                        self._linger is not None
-                        and not (was_called or self._calling)
-                        and len(self._threads) == len(self._idle) + 1
-                    )
-                    is_idle = not lingers
-                    if lingers:
-                        self._calling = True
-                    else:
-                        self._idle.append(called)
-            if task is not None:
-                if next_one is not None:
-                    wake(next_one)  # without the lock, which is the first thing it wants
-                return task
+                    self._calling = True
             if is_idle:
                 is_late = not called.sleep(self.idle_timeout)
             else:
                 self._stay_awake()
-                was_called, is_late = True, False
+                was_called = True
 
     def _stay_awake(self) -> None:
         assert self._linger is not None
