@@ -94,7 +94,7 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
         "bob's loop: passes in a minute": 2.101,
     },
     "one call, stepped": {
-        "callers: Python calls": 42,
+        "callers: Python calls": 38,
         "alice's loop: Python calls": 103,
         "bob's loop: Python calls": 113,
         "workers: Python calls": 40,
@@ -102,7 +102,7 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
         "bob's loop: sends and receives for 1": 2,
     },
     "16 calls at once, stepped": {
-        "callers: Python calls": 30.19,
+        "callers: Python calls": 24.19,
         "alice's loop: Python calls": 21.21,
         "bob's loop: Python calls": 29.33,
         "workers: Python calls": 26.8,

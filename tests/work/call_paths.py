@@ -11,6 +11,7 @@ from unittest import mock
 from benchmarks.counting import Meter, Threads, Work
 from snakemq import _sleepers
 from snakemq._io.clock import monotonic
+from snakemq._sleepers import LockSleeper
 from tests.helpers import DEADLINE, wait_until
 from tests.work.live_paths import SMALL, WORKERS, Served
 from tests.work.paths import CALL_SPARE, Measured, path
@@ -36,6 +37,10 @@ def calls_at_once() -> Measured:
     return _calls(16, 8, loop_spare=0.3, worker_spare=0.1)
 
 
+class _Lock(LockSleeper):
+    """Takes the place of a descriptor, and is kept and used again as that would be."""
+
+
 def _calls(
     count: int, times: int, *, loop_spare: float = 0.0, worker_spare: float = 0.0
 ) -> Measured:
@@ -44,10 +49,10 @@ def _calls(
     :param loop_spare: how much more the loops may do, as a share of that
     :param worker_spare: how much more the workers may do
     """
-    _sleepers.forget_spare_sleepers()
     with (
-        # Who is woken would run in the middle of a step, or not.
-        mock.patch.object(_sleepers, "MAX_DESCRIPTORS", 0),
+        # On a descriptor, who is woken would run in the middle of a step, or not.
+        mock.patch.object(_sleepers, "_DescriptorSleeper", _Lock),
+        mock.patch.object(_sleepers, "_spare", []),
         Threads() as threads,
         stepped_pair(bob={"serve": {"served": Served()}}) as (alice, bob),
     ):
