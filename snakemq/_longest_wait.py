@@ -6,7 +6,7 @@ import os
 import threading
 from typing import Final
 
-__all__ = ["is_main_thread", "longest_wait"]
+__all__ = ["DAY", "is_main_thread", "longest_wait"]
 
 #: Seconds. Python looks for signals before it begins to wait for a lock or for
 #: events, and a signal that comes makes a wait end. One that comes between the
@@ -14,7 +14,7 @@ __all__ = ["is_main_thread", "longest_wait"]
 _SIGNAL_INTERVAL: Final = 0.5
 
 #: Seconds; below the longest timeouts that locks and selectors take.
-_DAY: Final = 86400.0
+DAY: Final = 86400.0
 
 
 def longest_wait() -> float:
@@ -22,7 +22,7 @@ def longest_wait() -> float:
 
     Signal handlers run in the main thread, so no other is woken for them.
     """
-    return _SIGNAL_INTERVAL if is_main_thread() else _DAY
+    return _SIGNAL_INTERVAL if is_main_thread() else DAY
 
 
 def is_main_thread() -> bool:

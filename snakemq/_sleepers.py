@@ -21,20 +21,18 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, Protocol
 
+from snakemq._longest_wait import DAY
+
 __all__ = [
     "LockSleeper",
     "Sleeper",
     "borrow_sleeper",
-    "forget_spare_sleepers",
     "return_sleeper",
     "sleep_while",
 ]
 
 #: So many descriptors in this process.
 MAX_DESCRIPTORS: Final = 64
-
-#: Seconds; nobody sleeps for longer without being asked again. Less than what poll takes.
-_DAY: Final = 86400.0
 
 _ONE: Final = (1).to_bytes(8, sys.byteorder)
 
@@ -65,7 +63,7 @@ class LockSleeper:
 
     def sleep(self, timeout: float | None = None) -> bool:
         """See :class:`Sleeper`."""
-        return self._lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), _DAY))
+        return self._lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), DAY))
 
     def wake(self) -> None:
         """See :class:`Sleeper`."""
@@ -104,7 +102,7 @@ class _DescriptorSleeper:
             if self._poll is None and sys.platform == "linux":
                 self._poll = select.poll()
                 self._poll.register(self._descriptor, select.POLLIN)
-            if not self._poll.poll(min(max(0.0, timeout), _DAY) * 1000):
+            if not self._poll.poll(min(max(0.0, timeout), DAY) * 1000):
                 return False
         os.read(self._descriptor, 8)
         return True
@@ -187,11 +185,6 @@ def sleep_while(
                 left = longest
         sleeper.sleep(left)
     return True
-
-
-def forget_spare_sleepers() -> None:
-    """Close those that nobody uses."""
-    _spare.clear()
 
 
 def _begin_again() -> None:

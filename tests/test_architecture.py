@@ -38,7 +38,7 @@ FLOORS: dict[str, set[str]] = {
     "limits": set(),
     "counters": set(),
     "_longest_wait": set(),
-    "_sleepers": set(),
+    "_sleepers": {"_longest_wait"},
     "_wakes": {"_sleepers"},
     "_peer_log": set(),
     "contracts": LEAVES,

@@ -20,7 +20,6 @@ from snakemq._sleepers import (
     LockSleeper,
     Sleeper,
     borrow_sleeper,
-    forget_spare_sleepers,
     return_sleeper,
     sleep_while,
 )
@@ -98,7 +97,7 @@ def test_no_wake_is_lost(make: Callable[[], Sleeper]) -> None:
 
 @linux
 def test_they_sleep_on_descriptors_that_are_closed_with_them() -> None:
-    forget_spare_sleepers()
+    _sleepers._spare.clear()
     before = descriptors()
     sleepers = [borrow_sleeper()]
     assert descriptors() == before + 1
@@ -109,7 +108,7 @@ def test_they_sleep_on_descriptors_that_are_closed_with_them() -> None:
 
 @linux
 def test_the_process_has_few_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_spare_sleepers()
+    _sleepers._spare.clear()
     gc.collect()
     monkeypatch.setattr(_sleepers, "MAX_DESCRIPTORS", len(_sleepers._descriptors) + 3)
     before = descriptors()
@@ -124,12 +123,12 @@ def test_without_a_descriptor_a_lock_will_do(monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(os, "eventfd", none_left)
-    forget_spare_sleepers()
+    _sleepers._spare.clear()
     assert isinstance(borrow_sleeper(), LockSleeper)
 
 
 def test_elsewhere_a_lock_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_spare_sleepers()
+    _sleepers._spare.clear()
     monkeypatch.setattr(sys, "platform", "win32")
     assert isinstance(borrow_sleeper(), LockSleeper)
     monkeypatch.undo()
@@ -138,7 +137,7 @@ def test_elsewhere_a_lock_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_that_was_returned_is_used_again() -> None:
-    forget_spare_sleepers()
+    _sleepers._spare.clear()
     sleeper = borrow_sleeper()
     return_sleeper(sleeper)
     assert borrow_sleeper() is sleeper
@@ -149,7 +148,7 @@ def test_one_that_was_returned_is_used_again() -> None:
 def test_a_lock_is_not_used_again_when_there_may_be_descriptors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    forget_spare_sleepers()
+    _sleepers._spare.clear()
     monkeypatch.setattr(_sleepers, "MAX_DESCRIPTORS", 0)
     return_sleeper(borrow_sleeper())
     monkeypatch.undo()

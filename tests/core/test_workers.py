@@ -16,7 +16,6 @@ import pytest
 
 from snakemq import _sleepers
 from snakemq._io.workers import WorkerPool
-from snakemq._sleepers import forget_spare_sleepers
 from tests.helpers import DEADLINE, wait_until
 
 
@@ -402,7 +401,7 @@ def test_a_worker_that_is_woken_for_nothing_sleeps_again(pool: WorkerPool) -> No
 
 
 def test_workers_that_come_and_go_use_the_same_descriptors() -> None:
-    forget_spare_sleepers()
+    _sleepers._spare.clear()
     gc.collect()
     before = len(_sleepers._descriptors)
     pool = WorkerPool(4, "test", idle_timeout=0.001)

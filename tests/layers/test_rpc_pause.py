@@ -89,9 +89,6 @@ class Asleep:
         self._woken = woken
         self.awake = False
 
-    def sleep(self, timeout: float | None = None) -> bool:
-        raise NotImplementedError
-
     def wake(self) -> None:
         self.awake = True
         self._woken.through()
