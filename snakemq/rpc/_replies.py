@@ -6,9 +6,8 @@ import logging
 import pickle
 from typing import Any
 
-from snakemq._core.rpc_records import Code, error_record, items_record, value_record
+from snakemq._core.rpc_records import Code, Request, error_record, items_record, value_record
 from snakemq.rpc.errors import Error
-from snakemq.rpc.hooks import CallInfo
 from snakemq.rpc.remote_traceback import describe
 from snakemq.rpc.safe_pickle import SafePickle
 from snakemq.rpc.serializer import Serializer, write
@@ -27,25 +26,25 @@ class ReplyWriter:
         self._serializer = serializer
         self._log = log
 
-    def value(self, req_id: bytes, value: Any, call: CallInfo) -> bytes:
+    def value(self, req_id: bytes, value: Any, request: Request) -> bytes:
         """This was returned.
 
-        :param call: by whose method
+        :param request: what was asked for
         :raises snakemq.rpc.Unserializable: it can't be written
         """
         record = value_record(req_id, value)
-        return write(self._serializer, record, "the result of ", call.object, call.method)
+        return write(self._serializer, record, "the result of ", request.object, request.method)
 
     def items(
-        self, req_id: bytes, position: int, items: list[Any], call: CallInfo, *, end: bool = False
+        self, req_id: bytes, position: int, items: list[Any], request: Request, *, end: bool = False
     ) -> bytes:
         """A part of a stream.
 
-        :param call: whose method gives them
+        :param request: what was asked for
         :raises snakemq.rpc.Unserializable: an item can't be written
         """
         record = items_record(req_id, position, items, end=end)
-        return write(self._serializer, record, "an item of ", call.object, call.method)
+        return write(self._serializer, record, "an item of ", request.object, request.method)
 
     def error(
         self,

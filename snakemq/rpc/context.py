@@ -15,7 +15,7 @@ from snakemq.rpc.hooks import CallInfo
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["CallTransaction", "CurrentCall", "activate", "current_call", "deactivate"]
+__all__ = ["CallTransaction", "CurrentCall", "Serving", "activate", "current_call", "deactivate"]
 
 _D = TypeVar("_D")
 
@@ -198,9 +198,18 @@ class CurrentCall(CallInfo):
         return f"<CurrentCall {self.name} ident={self.ident!r} {kind}{state}>"
 
 
-_current: ContextVar[CurrentCall] = ContextVar("snakemq.rpc.current_call")
+class Serving(Protocol):
+    """What serves a call."""
 
-#: ``activate(call)`` makes it the current one of this thread or asyncio task,
+    @property
+    def call(self) -> CurrentCall:
+        """That call; always the same object. Any thread."""
+
+
+# Not the call itself: few methods ask for it, and who serves it makes it for these only.
+_current: ContextVar[Serving] = ContextVar("snakemq.rpc.current_call")
+
+#: ``activate(serving)`` makes its call the current one of this thread or asyncio task,
 #: and of what is begun from there; returns what :func:`deactivate` wants.
 activate: Final = _current.set
 
@@ -228,10 +237,12 @@ def current_call(default: Any = _RAISE) -> Any:
     :param default: returned if there is none
     :raises RuntimeError: there is none, and no default
     """
-    call = _current.get(default)
-    if call is _RAISE:
+    serving = _current.get(None)
+    if serving is not None:
+        return serving.call
+    if default is _RAISE:
         raise RuntimeError(
             "no call is being served here: ask for current_call() in a method while it is "
             "called by a peer, in the thread or task in which it runs"
         )
-    return call
+    return default

@@ -195,6 +195,7 @@ class RpcServer(Registry, Hooked):
         self.transfer_exceptions = True
         self.replies = ReplyWriter(pickler, self.log)
         messaging = self._messaging = receive_hook.messaging
+        self.time = messaging.time
         self._ledger = messaging.open_ledger(_LEDGER) if durable else None
         #: how often a limit was reached, or a request refused
         self.counters = Counters(*SERVER_COUNTERS)
@@ -443,7 +444,7 @@ class RpcServer(Registry, Hooked):
             work = self._work_of(ident, request)
             if work is None:
                 return True
-            name = work.call.object, work.call.method
+            name = work.request.object, work.request.method
         elif command not in (Command.CALL, Command.SIGNAL) or not isinstance(name[0], str):
             return True
         else:
@@ -542,22 +543,7 @@ class RpcServer(Registry, Hooked):
         size: int,
     ) -> None:
         """Call a method, now or later."""
-        timeout = request.timeout
-        messaging = self._messaging
-        call = CurrentCall(
-            ident,
-            conn_id,
-            request.object,
-            request.method,
-            request.args,
-            request.kwargs,
-            request.req_id,
-            request.headers,
-            clock=messaging.time,
-            certificate_of=messaging.get_certificate,
-            deadline=None if timeout is None else messaging.time() + timeout,
-        )
-        served = ServedCall(self, request, execution, call, size)
+        served = ServedCall(self, ident, conn_id, request, execution, size)
         if execution is not None:
             execution.work = served
         if self.log.isEnabledFor(logging.DEBUG):
@@ -565,11 +551,11 @@ class RpcServer(Registry, Hooked):
                 "%s ident=%s %s req_id=%s",
                 request.command.value,
                 quoted(ident),
-                quoted(call.name),
+                quoted(call_name(request.object, request.method)),
                 request.req_id and request.req_id.hex(),
             )
         # Where answers are stored, that may take a while.
-        if served.is_quick and self._ledger is None and messaging.is_inside_loop():
+        if served.is_quick and self._ledger is None and self._messaging.is_inside_loop():
             self._lingering.run_in_loop(served.run)
             return
         # As _submit_later(), without a call more for each.
@@ -641,6 +627,23 @@ class RpcServer(Registry, Hooked):
         work.source.more(request.position, request.window, conn_id)
 
     # For the calls that are served.
+
+    def current_call(self, served: ServedCall) -> CurrentCall:
+        """What a method sees of its call."""
+        request = served.request
+        return CurrentCall(
+            served.ident,
+            served.conn_id,
+            request.object,
+            request.method,
+            request.args,
+            request.kwargs,
+            request.req_id,
+            request.headers,
+            clock=self.time,
+            certificate_of=self._messaging.get_certificate,
+            deadline=served.deadline,
+        )
 
     def describe_to(self, call: CurrentCall) -> list[dict[str, Any]]:
         """What is served, as far as this caller may call it."""

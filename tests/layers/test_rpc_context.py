@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import threading
+from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
@@ -50,6 +51,11 @@ def make_call(
     )
 
 
+@dataclass
+class Served:
+    call: CurrentCall
+
+
 # Finding it.
 
 
@@ -62,10 +68,10 @@ def test_outside_of_a_call_there_is_none() -> None:
 
 def test_inside_of_a_call_and_one_within_another() -> None:
     outer, inner = make_call(), make_call()
-    token = activate(outer)
+    token = activate(Served(outer))
     assert current_call() is outer
     assert current_call(None) is outer
-    second = activate(inner)
+    second = activate(Served(inner))
     assert current_call() is inner
     deactivate(second)
     assert current_call() is outer
@@ -75,7 +81,7 @@ def test_inside_of_a_call_and_one_within_another() -> None:
 
 def test_each_thread_has_its_own() -> None:
     call = make_call()
-    token = activate(call)
+    token = activate(Served(call))
     try:
         assert InThread(current_call, None).result() is None
         context = contextvars.copy_context()
@@ -107,7 +113,7 @@ def test_each_asyncio_task_has_that_of_who_started_it() -> None:
     assert ready.wait(DEADLINE)
     futures = []
     for call in calls:
-        token = activate(call)
+        token = activate(Served(call))
         futures.append(asyncio.run_coroutine_threadsafe(method(), loops[0]))
         deactivate(token)
     for call, future in zip(calls, futures, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -290,6 +291,43 @@ def test_a_cancelled_call_that_runs_can_ask(side: Side) -> None:
     assert side.service.calls == [True]
     assert side.messaging.sent == []
     assert len(side.server.executions) == 0
+
+
+def test_a_method_that_asks_only_when_it_was_cancelled_is_told(side: Side) -> None:
+    cancelled = threading.Event()
+    asked: list[bool] = []
+
+    def ask() -> None:
+        side.service.entered.release()
+        assert cancelled.wait(DEADLINE)
+        asked.append(current_call().cancelled)
+
+    side.server.register_function(ask, "ask")
+    req_id = next(side.ids)
+    side.deliver(call_record("", "ask", (), {}, req_id))
+    assert side.service.entered.acquire(timeout=DEADLINE)
+    side.deliver(cancel_record(req_id))
+    cancelled.set()
+    wait_until(lambda: asked == [True])
+
+
+def test_all_threads_of_a_method_see_the_same_call(side: Side) -> None:
+    seen: list[CurrentCall] = []
+
+    def ask() -> None:
+        together = threading.Barrier(4)
+
+        def look() -> CurrentCall:
+            together.wait(DEADLINE)
+            return current_call()
+
+        threads = [InThread(contextvars.copy_context().run, look) for _ in range(4)]
+        seen.extend(thread.result() for thread in threads)
+
+    side.server.register_function(ask, "ask")
+    side.deliver(call_record("", "ask", (), {}, next(side.ids)))
+    wait_until(lambda: len(seen) == 4)
+    assert len({id(call) for call in seen}) == 1
 
 
 def test_cancelling_what_has_ended_or_never_was_is_harmless(side: Side) -> None:
