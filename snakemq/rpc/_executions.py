@@ -27,7 +27,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, Protocol, TypeAlias
 
 from snakemq.counters import Counters
@@ -177,10 +177,13 @@ class Executions:
         #: how many of them have answers
         self._answered_callers = 0
         self._count = 0
-        # Of all callers; and those of them whose answer is kept.
-        self._answered: _Line = OrderedDict()
-        self._kept: _Line = OrderedDict()
+        # Of all callers. In which order is known of each caller only: it takes time for each
+        # call, and who looks for the oldest of all looks at all callers.
+        self._answered = 0
+        self._kept = 0
         self._bytes = 0
+        #: the one that was answered last
+        self._newest: Execution | None = None
         #: what an earlier process has stored, by key: when, and how its record begins
         self._earlier: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         #: how many requests of a caller are received later
@@ -199,7 +202,7 @@ class Executions:
     @property
     def has_answers(self) -> bool:
         """Whether there is something that will be too old some day."""
-        return bool(self._answered)
+        return self._answered > 0
 
     def __len__(self) -> int:
         return self._count
@@ -258,8 +261,7 @@ class Executions:
                 execution.state = State.INTERRUPTED
                 return execution, True
             self._note_answered(execution, when, None)
-            for line in (self._answered, caller.answered):
-                line.move_to_end(execution, last=False)
+            caller.answered.move_to_end(execution, last=False)
         if kind == _RECORD_ANSWER:
             self._recall(execution)
         return execution, False
@@ -317,11 +319,7 @@ class Executions:
                 execution.is_stored |= is_stored
                 self._note_answered(execution, now, answer)
                 limits = self.limits
-                if (
-                    self._bytes > limits.max_bytes
-                    or len(self._answered) > limits.max_count
-                    or next(iter(self._answered)).answered_at < now - limits.max_age
-                ):
+                if self._bytes > limits.max_bytes or self._answered > limits.max_count:
                     removed, gone = self._evict()
             elif is_stored:
                 removed = [_digest(execution)]
@@ -375,12 +373,20 @@ class Executions:
         :return: in how many seconds there will be more; ``None``: there is nothing
         """
         with self._lock:
-            removed, _ = self._evict()
-            oldest = next(iter(self._answered), None)
+            removed = self._forget_old()
+            removed += self._evict()[0]
+            oldest = min(
+                (
+                    next(iter(caller.answered)).answered_at
+                    for caller in self._callers.values()
+                    if caller.answered
+                ),
+                default=None,
+            )
         self._remove(removed)
         if oldest is None:
             return None
-        return max(0.0, oldest.answered_at + self.limits.max_age - self._time())
+        return max(0.0, oldest + self.limits.max_age - self._time())
 
     # With the lock.
 
@@ -395,9 +401,12 @@ class Executions:
             del self._callers[caller.ident]
         if state is _ANSWERED:
             self._drop_answer(execution)
-            del self._answered[execution], caller.answered[execution]
+            del caller.answered[execution]
+            self._answered -= 1
             if not caller.answered:
                 self._answered_callers -= 1
+            if execution is self._newest:
+                self._newest = None
         execution.state = _FORGOTTEN
         execution.work = None
         return [_digest(execution)] if execution.is_stored else []
@@ -409,10 +418,14 @@ class Executions:
         execution.answered_at = when
         if not caller.answered:
             self._answered_callers += 1
-        self._answered[execution] = caller.answered[execution] = None
+        if execution not in caller.answered:
+            caller.answered[execution] = None
+            self._answered += 1
         if answer is not None:
+            self._newest = execution
             execution.answer = answer
-            self._kept[execution] = caller.kept[execution] = None
+            caller.kept[execution] = None
+            self._kept += 1
             size = len(answer)
             self._bytes += size
             caller.bytes += size
@@ -421,61 +434,73 @@ class Executions:
         answer = execution.answer
         if answer is not None:
             caller = execution.caller
-            del self._kept[execution], caller.kept[execution]
+            del caller.kept[execution]
+            self._kept -= 1
             size = len(answer)
             self._bytes -= size
             caller.bytes -= size
             execution.answer = None
 
     def _evict(self) -> tuple[list[bytes], list[Execution]]:
-        """Forget calls, and drop answers, beyond the limits.
+        """Forget calls, and drop answers, beyond the limits of number and size.
 
         :return: what has to leave the store, and whose answers have to
         """
         removed: list[bytes] = []
         limits = self.limits
-        latest = self._time() - limits.max_age
-        while self._answered:
-            oldest = next(iter(self._answered))
-            if oldest.answered_at >= latest:
-                if len(self._answered) <= limits.max_count:
-                    break
-                oldest = self._first_of_most(
-                    self._answered,
-                    len(self._answered),
-                    lambda caller: (caller.answered, len(caller.answered)),
+        while self._answered > limits.max_count:
+            removed += self._forget_unasked(
+                self._first_of_most(
+                    self._answered, lambda caller: (caller.answered, len(caller.answered))
                 )
-            removed += self._forget(oldest)
-            self._counters.add("answers_forgotten")
-        gone: list[Execution] = []
-        while self._bytes > limits.max_bytes and len(self._kept) > 1:  # the last one is on its way
-            execution = self._first_of_most(
-                self._kept, self._bytes, lambda caller: (caller.kept, caller.bytes)
             )
+        gone: list[Execution] = []
+        while self._bytes > limits.max_bytes and self._kept > 1:  # the last one is on its way
+            execution = self._first_of_most(self._bytes, lambda caller: (caller.kept, caller.bytes))
             self._drop_answer(execution)
             self._counters.add("answers_forgotten")
             if execution.is_stored:
                 gone.append(execution)
         return removed, gone
 
-    def _first_of_most(
-        self,
-        line: _Line,
-        total: int,
-        of: Callable[[_Caller], tuple[_Line, int]],
-    ) -> Execution:
+    def _forget_old(self) -> list[bytes]:
+        """Likewise, beyond the limit of age."""
+        removed: list[bytes] = []
+        latest = self._time() - self.limits.max_age
+        for caller in list(self._callers.values()):
+            while caller.answered:
+                oldest = next(iter(caller.answered))
+                if oldest.answered_at >= latest:
+                    break
+                removed += self._forget_unasked(oldest)
+        return removed
+
+    def _forget_unasked(self, execution: Execution) -> list[bytes]:
+        self._counters.add("answers_forgotten")
+        return self._forget(execution)
+
+    def _first_of_most(self, total: int, of: Callable[[_Caller], tuple[_Line, int]]) -> Execution:
         """The oldest one of a caller that has much, but not the newest of all.
 
         :param total: how much there is
-        :param of: what of a caller is in this line, and how much of it that is
+        :param of: some of a caller, and how much of it that is
         """
-        newest = next(reversed(line))
-        own, much = of(newest.caller)
-        if len(own) < 2 or much * self._answered_callers < total:
-            # It has less than most: most often there is one that has nearly all.
-            own, _ = max(map(of, self._callers.values()), key=itemgetter(1))
-        execution = next(iter(own))
-        return execution if execution is not newest else next(iter(line))
+        newest = self._newest
+        if newest is not None:
+            own, much = of(newest.caller)
+            if len(own) > 1 and much * self._answered_callers >= total:
+                return next(iter(own))
+        # It has less than most: most often there is one that has nearly all.
+        own, _ = max(map(of, self._callers.values()), key=itemgetter(1))
+        first = next(iter(own))
+        if first is not newest:
+            return first
+        others = (next(iter(own)) for own, _ in map(of, self._callers.values()) if own)
+        return min(
+            (first for first in others if first is not newest),
+            key=attrgetter("answered_at"),
+            default=newest,
+        )
 
     def _evict_earlier(self) -> None:
         latest = self._time() - self.limits.max_age
@@ -493,7 +518,7 @@ class Executions:
             self._store.remove(keys)
 
     def __repr__(self) -> str:
-        return f"<Executions known={self._count} answered={len(self._answered)}>"
+        return f"<Executions known={self._count} answered={self._answered}>"
 
 
 def _digest(execution: Execution) -> bytes:

@@ -98,6 +98,22 @@ def test_large_answers_go_but_not_that_they_were_given(executions: Executions) -
     assert not third.is_gone, "the last one is on its way"
 
 
+def test_those_of_others_go_if_the_last_one_is_the_largest(executions: Executions) -> None:
+    """It is on its way, and its caller has no other."""
+    first = answered(executions, ONE, bytes(30))
+    second = answered(executions, TWO, bytes(30))
+    large, _ = executions.receive("bob", THREE, "c2")
+    executions.answered(large, bytes(50))
+    assert [each.is_gone for each in (first, second, large)] == [True, False, False]
+
+
+def test_the_only_one_is_forgotten_if_none_may_be_kept(clock: Clock) -> None:
+    executions = Executions(clock, AnswerLimits(max_count=0, max_bytes=100, max_age=60), None)
+    execution = answered(executions, ONE, b"1")
+    assert execution.state is State.FORGOTTEN
+    assert (len(executions), executions.kept_bytes) == (0, 0)
+
+
 def test_old_ones_are_forgotten(executions: Executions, clock: Clock) -> None:
     assert executions.expire() is None
     answered(executions, ONE, b"1")
@@ -127,25 +143,31 @@ def test_all_of_it_against_a_model(clock: Clock) -> None:
     chance = random.Random(5)
     limits = AnswerLimits(max_count=20, max_bytes=300, max_age=60)
     executions = Executions(clock, limits, None)
-    running: dict[bytes, Execution] = {}
-    done: dict[bytes, Execution] = {}
+    running: dict[tuple[str, bytes], Execution] = {}
+    done: dict[tuple[str, bytes], Execution] = {}
     for _ in range(5000):
-        req_id = bytes([chance.randrange(60)]) * 16
+        key = chance.choice(("alice", "bob", "carol")), bytes([chance.randrange(30)]) * 16
         match chance.randrange(5):
             case 0 | 1:
-                execution, is_new = executions.receive("alice", req_id, "c")
+                execution, is_new = executions.receive(*key, "c")
                 if is_new:
-                    assert req_id not in running
-                    running[req_id] = execution
+                    assert key not in running
+                    running[key] = execution
             case 2 if running:
-                req_id = chance.choice(list(running))
-                done[req_id] = running.pop(req_id)
-                executions.answered(done[req_id], bytes(chance.randrange(50)))
+                key = chance.choice(list(running))
+                done[key] = execution = running.pop(key)
+                executions.answered(execution, bytes(chance.randrange(400)))
+                assert not execution.is_gone
             case 3 if done:
                 executions.acknowledged([done.pop(chance.choice(list(done)))], "c")
             case _:
                 clock.now += chance.random()
                 executions.expire()
+                assert all(
+                    each.answered_at >= clock.now - 60
+                    for each in done.values()
+                    if each.state is State.ANSWERED
+                )
         known = [each for each in done.values() if each.state is State.ANSWERED]
         kept = [each.answer for each in known if each.answer is not None]
         assert executions.kept_bytes == sum(map(len, kept))
