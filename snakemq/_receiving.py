@@ -15,6 +15,7 @@ from snakemq._core.frames import (
 from snakemq._holding import HANDLED
 from snakemq._incoming import Incoming
 from snakemq._peer_connection import PeerConnection
+from snakemq._receive_hook import SERVICE_SIZE, Services
 from snakemq.callbacks import Callback
 from snakemq.exceptions import SnakeMQException
 from snakemq.message import FLAG_PERSISTENT, Message, MessageHandler
@@ -49,6 +50,8 @@ class Receiving:
         self._incoming = incoming
         self._stores = stores
         self._callback = callback
+        #: tells which of the messages are for whom
+        self.services = Services()
         self._handle_frame = handle_frame
         self._admit = admit
         self._put_aside = put_aside
@@ -81,6 +84,7 @@ class Receiving:
         tracked = connection.memory is not None
         count, size, wait = 0, 0, True  # with the acknowledgement
         funcs = callback.funcs
+        services = self.services.among(funcs)
         take_data = self._take_data(funcs[0]) if len(funcs) == 1 and body is None else None
         rest = iter(bounds)
         try:
@@ -125,7 +129,10 @@ class Receiving:
                         continue
                     # What calling the callback does, without its cost, which is a fifth of
                     # what receiving a message takes.
-                    following = iter(callback.funcs)
+                    concerned = callback.funcs
+                    if services and concerned is funcs:
+                        concerned = services.get(message.data[:SERVICE_SIZE], funcs)
+                    following = iter(concerned)
                     for func in following:
                         try:
                             func(conn_id, ident, message)

@@ -10,6 +10,7 @@ from snakemq._core.framing import HEADER_SIZE
 from snakemq._incoming import Incoming
 from snakemq._outgoing import Outgoing
 from snakemq._peer_connection import PeerConnection
+from snakemq._receive_hook import Services
 from snakemq.callbacks import Callback
 from snakemq.message import Message
 from snakemq.packeter import Packeter
@@ -31,7 +32,7 @@ class Shortcut:
     :param connections: those that are in use, by identifier
     :param outgoing: sends
     :param incoming: acknowledges
-    :param is_allowed: false: what is received is handled in another way
+    :param services: knows which receive hooks get messages
     """
 
     def __init__(
@@ -40,24 +41,22 @@ class Shortcut:
         connections: dict[str, PeerConnection],
         outgoing: Outgoing,
         incoming: Incoming,
-        *,
-        is_allowed: bool,
+        services: Services,
     ) -> None:
         self._packeter = packeter
         self._connections = connections
         self._outgoing = outgoing
         self._incoming = incoming
-        self._is_allowed = is_allowed
+        self._services = services
+        self._is_allowed = True
         self._slots: tuple[Callback[Any], ...] = ()
-        #: how many receive hooks get messages; of several, nobody knows whose one is
-        self.hooks = 0
 
-    def unless_used(self, slot: Callback[Any]) -> None:
+    def unless_used(self, *slots: Callback[Any]) -> None:
         """Nothing is received here while a program has callbacks there."""
-        self._slots = (*self._slots, slot)
+        self._slots = (*self._slots, *slots)
 
     def forbid(self) -> None:
-        """Somebody wants to get messages in the loop's thread by another way than a slot."""
+        """Receive nothing here: messages are handled in another way, or in the loop's thread."""
         self._is_allowed = False
 
     def send(self, ident: str, message: Message) -> bool:
@@ -129,7 +128,8 @@ class Shortcut:
         return (
             self._is_allowed
             and not self.is_heard
-            and self.hooks == 1
+            # Of several, nobody knows whose a message is.
+            and len(self._services.hooks) == 1
             and connection.is_ready
             and connection.memory is not None  # else it is one of 1.6
             and not connection.held

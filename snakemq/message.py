@@ -141,6 +141,9 @@ class MessageHandler(ABC):
 
     For facades. If it is the only callback of ``messaging.on_message_recv``, messages
     without TTL and flags, which nothing else is known of, go to :meth:`take_data`.
+
+    What a :class:`~snakemq.messaging.ReceiveHook` passes on to services is none of its
+    business, and need not be brought to it.
     """
 
     @abstractmethod

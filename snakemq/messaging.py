@@ -182,20 +182,16 @@ class Messaging(CallbackOwner):
             self._holding.put_aside,
             self._refusals.fail,
         )
+        self.services = self._receiving.services  # for receive hooks
         self._attendant = Attendant(packeter, self.queues_manager, self._pump, self._pump_here)
         self._queues = self.queues_manager.queues
-
         #: for remote calls
         self.shortcut = Shortcut(
-            packeter,
-            self._by_ident,
-            self._outgoing,
-            self._incoming,
-            is_allowed=not durable_receive,
+            packeter, self._by_ident, self._outgoing, self._incoming, self.services
         )
-        for slot in (self.on_message_recv, self.on_messages_sent, self.on_message_sent):
-            self.shortcut.unless_used(slot)
-
+        if durable_receive:
+            self.shortcut.forbid()
+        self.shortcut.unless_used(self.on_message_recv, self.on_messages_sent, self.on_message_sent)
         self.on_messages_sent.wire(functools.partial(tell_each, self.on_message_sent))
         self.on_messages_acked.wire(functools.partial(tell_each, self.on_message_acked))
         packeter.on_connect.wire(self._handle_connect)
