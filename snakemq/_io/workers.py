@@ -168,6 +168,22 @@ class WorkerPool:
             for _ in range(dropped):
                 self._waiting.pop()
 
+    def take_next(self) -> tuple[Any, ...] | None:
+        """The arguments of the task that is next, if one waits. In a worker.
+
+        For a task that has ended, where all are calls of one function: it goes on with them
+        itself.
+        """
+        with self._lock:
+            return self._take()[1] if self._waiting else None
+
+    def _take(self) -> _Task:
+        """The first one that waits. With the lock."""
+        task = self._waiting.popleft()
+        if self._waiting and not self._calling:
+            self._call_one()
+        return task
+
     def _run(self) -> None:
         called = borrow_sleeper()
         task = self._next_task(called, was_called=True)
@@ -201,10 +217,7 @@ class WorkerPool:
                 if was_called:
                     self._calling = False
                 if self._waiting:
-                    task = self._waiting.popleft()
-                    if self._waiting and not self._calling:
-                        self._call_one()
-                    return task
+                    return self._take()
                 if self._stopped or (is_late and not was_called):
                     # Both at once: a thread that is counted and does not look any more
                     # would be waited for in vain.

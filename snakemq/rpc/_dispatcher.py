@@ -397,12 +397,13 @@ class Dispatcher:
     # In a worker.
 
     def _work(self, first: Task) -> None:
-        """Run a task, and those that may begin when it has ended."""
+        """Run a task, and what may begin when it has ended."""
         me = threading.get_ident()
         task: Task | None = first
         self._inside.add(me)
         try:
             while task is not None:
+                are_more = False
                 try:
                     ended = task.run()
                 except BaseException:
@@ -412,15 +413,18 @@ class Dispatcher:
                 with self._lock:
                     if not ended and self._tasks.get(task) == _INSIDE:
                         self._tasks[task] = _OUTSIDE
-                        return
-                    self._release(task)
-                    if not self._ready:
-                        return
-                    # This worker goes on with the next. Most often there is only one.
-                    task = self._pick()
-                    are_more = bool(self._ready) and len(self._tasks) < self.max_workers
+                        task = None
+                    else:
+                        self._release(task)
+                        task = None
+                        if self._ready:
+                            # This worker goes on with the next. Most often there is only one.
+                            task = self._pick()
+                            are_more = bool(self._ready) and len(self._tasks) < self.max_workers
                 if are_more:
                     self._start_more()
+                if task is None and (begun := self._pool.take_next()) is not None:
+                    (task,) = begun
         finally:
             self._inside.discard(me)
 

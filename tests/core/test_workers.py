@@ -416,3 +416,41 @@ def test_workers_that_come_and_go_use_the_same_descriptors() -> None:
     assert pool.stop(DEADLINE)
     # One that leaves may not have returned its own when the next one comes.
     assert len(_sleepers._descriptors) - before <= 8
+
+
+def test_a_task_may_go_on_with_the_next_by_itself_and_leaves_the_rest_to_others() -> None:
+    pool = WorkerPool(2, "test")
+    first, other = Gate(), threading.Event()
+    taken: list[tuple[Any, ...] | None] = []
+    done = threading.Event()
+
+    def task(number: int) -> None:
+        if number > 0:
+            other.set()
+            return
+        first()
+        while (following := pool.take_next()) is not None:
+            taken.append(following)
+            # Busy until the other worker has done the rest.
+            assert other.wait(DEADLINE)
+        taken.append(following)
+        done.set()
+
+    # A second worker that is busy until the tasks wait.
+    second = Gate()
+    pool.submit(second)
+    pool.submit(task, 0)
+    first.wait_entered()
+    second.wait_entered()
+    pool.submit(task, 1)
+    pool.submit(task, 2)
+    first.open.set()
+    wait_until(lambda: taken == [(1,)])
+    second.open.set()
+    assert done.wait(DEADLINE)
+    assert taken == [(1,), None]
+    assert pool.stop(DEADLINE)
+
+
+def test_what_nobody_waits_for_can_not_be_taken(pool: WorkerPool) -> None:
+    assert pool.take_next() is None

@@ -86,6 +86,9 @@ class _InTurn:
     def submit(self, func: Callable[..., object], *args: Any) -> None:
         self.work.append((func, args))
 
+    def take_next(self) -> tuple[Any, ...] | None:
+        return self.work.popleft()[1] if self.work else None
+
     def run(self) -> bool:
         """Do what there is; whether there was anything."""
         did = bool(self.work)

@@ -92,6 +92,9 @@ class Now:
 
     name = "test"
 
+    def take_next(self) -> None:
+        """Nothing waits."""
+
     def submit(self, func: Callable[..., object], *args: Any) -> None:
         func(*args)
 

@@ -27,6 +27,9 @@ AHEAD = (SEND_WINDOW_BYTES + CONDITIONS.send_buffer + CONDITIONS.recv_buffer) //
 class Inline:
     """Instead of threads, which a simulated network knows nothing of."""
 
+    def take_next(self) -> None:
+        """Nothing waits."""
+
     def submit(self, func: Callable[..., object], *args: Any) -> None:
         func(*args)
 
