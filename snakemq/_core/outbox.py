@@ -316,8 +316,17 @@ class Outbox:
 
         :return: how many bytes there is still room for
         """
-        while self.urgent and len(messages) < max_count and max_bytes > 0:
-            message = self.urgent.pop(0)
+        urgent = self.urgent
+        if len(urgent) <= max_count - len(messages):
+            size = sum([len(message.data) for message in urgent])
+            if size <= max_bytes:
+                # All of them at once, which takes a fifth of the time.
+                self._in_flight += urgent
+                messages += urgent
+                urgent.clear()
+                return max_bytes - size
+        while urgent and len(messages) < max_count and max_bytes > 0:
+            message = urgent.pop(0)
             self._in_flight.append(message)
             messages.append(message)
             max_bytes -= len(message.data)
