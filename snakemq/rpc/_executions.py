@@ -126,6 +126,8 @@ class Execution:
         return self.state is _ANSWERED and self.answer is None
 
 
+_answered_at: Final = attrgetter("answered_at")
+
 #: Executions in the order of their answers.
 _Line: TypeAlias = "OrderedDict[Execution, None]"
 
@@ -133,16 +135,28 @@ _Line: TypeAlias = "OrderedDict[Execution, None]"
 class _Caller:
     """What is remembered of one caller."""
 
-    __slots__ = ("answered", "bytes", "calls", "ident", "kept")
+    __slots__ = ("bytes", "calls", "gone", "ident", "kept")
 
     def __init__(self, ident: str) -> None:
         self.ident = ident
         #: all of them, by request
         self.calls: dict[bytes, Execution] = {}
-        #: likewise those that are answered, and those whose answer is kept
-        self.answered: _Line = OrderedDict()
+        #: those that are answered, with their answers
         self.kept: _Line = OrderedDict()
+        #: likewise, without: these are not kept (any more)
+        self.gone: _Line = OrderedDict()
+        #: how large the answers are together
         self.bytes = 0
+
+    @property
+    def answered(self) -> int:
+        """How many are answered."""
+        return len(self.kept) + len(self.gone)
+
+    def oldest(self) -> Execution | None:
+        """The one of these that was answered first."""
+        firsts = [next(iter(line)) for line in (self.gone, self.kept) if line]
+        return min(firsts, key=_answered_at, default=None)
 
 
 # What a record in the store begins with.
@@ -261,7 +275,7 @@ class Executions:
                 execution.state = State.INTERRUPTED
                 return execution, True
             self._note_answered(execution, when, None)
-            caller.answered.move_to_end(execution, last=False)
+            caller.gone.move_to_end(execution, last=False)
         if kind == _RECORD_ANSWER:
             self._recall(execution)
         return execution, False
@@ -283,6 +297,7 @@ class Executions:
             with self._lock:
                 if execution.state is _ANSWERED:
                     self._note_answered(execution, execution.answered_at, record[1:])
+                    execution.caller.kept.move_to_end(execution, last=False)
 
     def find(self, ident: str, req_id: bytes) -> Execution | None:
         """The execution of a request; ``None``: there is none."""
@@ -309,15 +324,14 @@ class Executions:
         :param is_stored: it is there already
         :raises Exception: of the store; it is kept in memory then
         """
+        removed: list[bytes] = []
+        gone: list[Execution] = []
         with self._lock:
             execution.work = None
             is_wanted = execution.state is not _FORGOTTEN
-            removed: list[bytes] = []
-            gone: list[Execution] = []
             if is_wanted:
-                now = self._time()
                 execution.is_stored |= is_stored
-                self._note_answered(execution, now, answer)
+                self._note_answered(execution, self._time(), answer)
                 limits = self.limits
                 if self._bytes > limits.max_bytes or self._answered > limits.max_count:
                     removed, gone = self._evict()
@@ -375,18 +389,12 @@ class Executions:
         with self._lock:
             removed = self._forget_old()
             removed += self._evict()[0]
-            oldest = min(
-                (
-                    next(iter(caller.answered)).answered_at
-                    for caller in self._callers.values()
-                    if caller.answered
-                ),
-                default=None,
-            )
+            firsts = filter(None, map(_Caller.oldest, self._callers.values()))
+            oldest = min(firsts, key=_answered_at, default=None)
         self._remove(removed)
         if oldest is None:
             return None
-        return max(0.0, oldest + self.limits.max_age - self._time())
+        return max(0.0, oldest.answered_at + self.limits.max_age - self._time())
 
     # With the lock.
 
@@ -400,10 +408,12 @@ class Executions:
         if not caller.calls:
             del self._callers[caller.ident]
         if state is _ANSWERED:
-            self._drop_answer(execution)
-            del caller.answered[execution]
+            if execution.answer is not None:
+                self._drop_answer(execution)
+            else:
+                del caller.gone[execution]
             self._answered -= 1
-            if not caller.answered:
+            if not (caller.kept or caller.gone):
                 self._answered_callers -= 1
             if execution is self._newest:
                 self._newest = None
@@ -414,32 +424,35 @@ class Executions:
     def _note_answered(self, execution: Execution, when: float, answer: bytes | None) -> None:
         """It has run. Once more when there is an answer to be kept, if there was none yet."""
         caller = execution.caller
-        execution.state = _ANSWERED
-        execution.answered_at = when
-        if not caller.answered:
-            self._answered_callers += 1
-        if execution not in caller.answered:
-            caller.answered[execution] = None
+        if execution.state is _ANSWERED:
+            del caller.gone[execution]
+        else:
+            execution.state = _ANSWERED
             self._answered += 1
-        if answer is not None:
-            self._newest = execution
-            execution.answer = answer
-            caller.kept[execution] = None
-            self._kept += 1
-            size = len(answer)
-            self._bytes += size
-            caller.bytes += size
+            if not (caller.kept or caller.gone):
+                self._answered_callers += 1
+        execution.answered_at = when
+        if answer is None:
+            caller.gone[execution] = None
+            return
+        self._newest = execution
+        execution.answer = answer
+        caller.kept[execution] = None
+        self._kept += 1
+        size = len(answer)
+        self._bytes += size
+        caller.bytes += size
 
     def _drop_answer(self, execution: Execution) -> None:
-        answer = execution.answer
-        if answer is not None:
-            caller = execution.caller
-            del caller.kept[execution]
-            self._kept -= 1
-            size = len(answer)
-            self._bytes -= size
-            caller.bytes -= size
-            execution.answer = None
+        """Of one that has any."""
+        assert execution.answer is not None
+        size = len(execution.answer)
+        execution.answer = None
+        caller = execution.caller
+        del caller.kept[execution]
+        self._kept -= 1
+        self._bytes -= size
+        caller.bytes -= size
 
     def _evict(self) -> tuple[list[bytes], list[Execution]]:
         """Forget calls, and drop answers, beyond the limits of number and size.
@@ -451,13 +464,16 @@ class Executions:
         while self._answered > limits.max_count:
             removed += self._forget_unasked(
                 self._first_of_most(
-                    self._answered, lambda caller: (caller.answered, len(caller.answered))
+                    self._answered, lambda caller: (caller.oldest(), caller.answered)
                 )
             )
         gone: list[Execution] = []
         while self._bytes > limits.max_bytes and self._kept > 1:  # the last one is on its way
-            execution = self._first_of_most(self._bytes, lambda caller: (caller.kept, caller.bytes))
+            execution = self._first_of_most(
+                self._bytes, lambda caller: (next(iter(caller.kept), None), caller.bytes)
+            )
             self._drop_answer(execution)
+            execution.caller.gone[execution] = None
             self._counters.add("answers_forgotten")
             if execution.is_stored:
                 gone.append(execution)
@@ -468,10 +484,7 @@ class Executions:
         removed: list[bytes] = []
         latest = self._time() - self.limits.max_age
         for caller in list(self._callers.values()):
-            while caller.answered:
-                oldest = next(iter(caller.answered))
-                if oldest.answered_at >= latest:
-                    break
+            while (oldest := caller.oldest()) is not None and oldest.answered_at < latest:
                 removed += self._forget_unasked(oldest)
         return removed
 
@@ -479,28 +492,28 @@ class Executions:
         self._counters.add("answers_forgotten")
         return self._forget(execution)
 
-    def _first_of_most(self, total: int, of: Callable[[_Caller], tuple[_Line, int]]) -> Execution:
+    def _first_of_most(
+        self, total: int, of: Callable[[_Caller], tuple[Execution | None, int]]
+    ) -> Execution:
         """The oldest one of a caller that has much, but not the newest of all.
 
         :param total: how much there is
-        :param of: some of a caller, and how much of it that is
+        :param of: the oldest one of a caller, and how much it has
         """
         newest = self._newest
         if newest is not None:
-            own, much = of(newest.caller)
-            if len(own) > 1 and much * self._answered_callers >= total:
-                return next(iter(own))
+            first, much = of(newest.caller)
+            has_much = much * self._answered_callers >= total
+            if has_much and first is not None and first is not newest:
+                return first
         # It has less than most: most often there is one that has nearly all.
-        own, _ = max(map(of, self._callers.values()), key=itemgetter(1))
-        first = next(iter(own))
-        if first is not newest:
-            return first
-        others = (next(iter(own)) for own, _ in map(of, self._callers.values()) if own)
-        return min(
-            (first for first in others if first is not newest),
-            key=attrgetter("answered_at"),
-            default=newest,
-        )
+        callers = list(map(of, self._callers.values()))
+        first, _ = max(callers, key=itemgetter(1))
+        if first is None or first is newest:
+            others = [first for first, _ in callers if first is not None and first is not newest]
+            first = min(others, key=_answered_at, default=newest)
+        assert first is not None
+        return first
 
     def _evict_earlier(self) -> None:
         latest = self._time() - self.limits.max_age
