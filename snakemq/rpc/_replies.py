@@ -8,9 +8,10 @@ from typing import Any
 
 from snakemq._core.rpc_records import Code, Request, error_record, items_record, value_record
 from snakemq.rpc.errors import Error
+from snakemq.rpc.hooks import call_name
 from snakemq.rpc.remote_traceback import describe
 from snakemq.rpc.safe_pickle import SafePickle
-from snakemq.rpc.serializer import Serializer, write
+from snakemq.rpc.serializer import Serializer, explained, write
 
 __all__ = ["ReplyWriter"]
 
@@ -33,7 +34,11 @@ class ReplyWriter:
         :raises snakemq.rpc.Unserializable: it can't be written
         """
         record = value_record(req_id, value)
-        return write(self._serializer, record, "the result of ", request.object, request.method)
+        try:
+            return self._serializer.dumps(record)
+        except Exception as exc:
+            what = f"the result of {call_name(request.object, request.method)}"
+            raise explained(self._serializer, record, what, exc) from exc
 
     def items(
         self, req_id: bytes, position: int, items: list[Any], request: Request, *, end: bool = False
