@@ -111,7 +111,14 @@ class BlockingCall(OutgoingCall):
         timeout: float | None,
         hooks: HookChain | None,
     ) -> None:
-        super().__init__(ident, req_id, record, wait_for_peer, timeout, hooks)
+        # Without super(): one is made for each call.
+        self.ident = ident
+        self.req_id = req_id
+        self.payload = REQUEST_PREFIX + record
+        self.wait_for_peer = wait_for_peer
+        self.timeout = timeout
+        self.hooks = hooks
+        self.sent = 0
         self.reply: Reply | None = None
         self.error: Exception | None = None
         self.has_ended = False
@@ -146,8 +153,11 @@ class BlockingCall(OutgoingCall):
             return True
         sleeper = self._sleeper = borrow_sleeper()
         try:
-            longest = longest_wait() if is_main_thread() else None
-            return sleep_while(sleeper, self.is_pending, timeout, longest)
+            if timeout is None and not is_main_thread():
+                while not self.has_ended:
+                    sleeper.sleep()
+                return True
+            return sleep_while(sleeper, self.is_pending, timeout, longest_wait())
         finally:
             return_sleeper(sleeper)
 
