@@ -14,7 +14,7 @@ from snakemq._core.rpc_records import REPLY_PREFIX, Code
 from snakemq._peer_log import PeerLog, quoted
 from snakemq.exceptions import QueueFull
 from snakemq.limits import DropReason
-from snakemq.message import Message
+from snakemq.message import Message, fleeting
 from snakemq.rpc._executions import Execution, Executions
 from snakemq.rpc._parts import PartSender
 from snakemq.rpc._replies import ReplyWriter
@@ -188,7 +188,7 @@ class Answers:
     def _try_to_send(self, ident: str, record: bytes, source: _Source) -> QueueFull | None:
         """Send a reply, unless there is no room for it."""
         # Somebody waits for it: it goes before the messages that wait.
-        message = Message(REPLY_PREFIX + record)
+        message = fleeting(REPLY_PREFIX + record)
         with self._lock:
             self._sent.setdefault(ident, {})[message.uuid] = source
         is_lost = True

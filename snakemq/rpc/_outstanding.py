@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from snakemq.message import Message
+from snakemq.message import fleeting
 from snakemq.rpc._outgoing_call import OutgoingCall, Pending, not_connected
 from snakemq.rpc._pause import Pause
 from snakemq.rpc.errors import ClientClosed
@@ -63,7 +63,7 @@ class Outstanding:
         :raises Exception: it can't be sent
         """
         held = is_alone = False
-        message = Message(call.payload)
+        message = fleeting(call.payload)
         with self.lock:
             if self.closed:
                 raise ClientClosed("the client was closed")

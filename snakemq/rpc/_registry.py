@@ -28,9 +28,8 @@ _RUNS_LATER: Final = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-#: What a request asked for; its full name: object and method with a dot between them, or
-#: the function's; and how it is marked.
-Served: TypeAlias = tuple[Callable[..., Any], str, Marks]
+#: What a request asked for, and how it is marked.
+Served: TypeAlias = tuple[Callable[..., Any], Marks]
 
 
 class _Function(NamedTuple):
@@ -169,10 +168,8 @@ class Registry:
         :raises Exception: of what is asked for its attribute, if that is a
             property or the like
         """
-        # As call_name() makes it: a call of a function is much of what is done here.
-        name = f"{object_name}.{method_name}" if object_name else method_name
         if self._functions:
-            function = self._functions.get(name)
+            function = self._functions.get(call_name(object_name, method_name))
             if function is not None:
                 func, quick, once = function
                 marks = marks_of(func)
@@ -180,12 +177,15 @@ class Registry:
                     marks = marks._replace(
                         is_quick=quick or marks.is_quick, at_most_once=once or marks.at_most_once
                     )
-                return func, name, marks
+                return func, marks
         try:
             instance = self.instances[object_name]
         except KeyError:
             raise self._unknown(object_name, method_name, hints) from None
-        if name.startswith("_") or "._" in name:
+        # Most names need no closer look.
+        if ("_" in method_name or "_" in object_name) and _is_private(
+            call_name(object_name, method_name)
+        ):
             if _is_private(object_name):
                 raise self._unknown(object_name, method_name, hints)
             raise NoMethodError(
@@ -199,7 +199,7 @@ class Registry:
             raise NoMethodError(
                 f"{_cut(method_name)}: this attribute of {object_name!r} is no method"
             )
-        return method, name, marks_of(method)
+        return method, marks_of(method)
 
     def preview(self, object_name: str, method_name: str) -> tuple[str, bool]:
         """What can be known of a request before it is resolved, without running any code.

@@ -194,9 +194,9 @@ class ServedCall:
                 self._returned(server.describe_to(self.call))
                 return True
             served = server.resolve(request.object, request.method, hints=server.gives_hints)
-            func, name, marks = served
+            func, marks = served
             if marks.is_signal is not (request.req_id is None):
-                self._warn(name)
+                self._warn()
             if marks.at_most_once and self.execution is not None:
                 server.executions.store_begin(self.execution)
             if marks.is_transactional:
@@ -239,7 +239,8 @@ class ServedCall:
         if execution is not None:
             self.server.answers.keep_and_send(execution, answer, is_stored=True)
 
-    def _warn(self, name: str) -> None:
+    def _warn(self) -> None:
+        name = self.call.name
         if self.request.req_id is None:
             text = f"{name} is not marked as a signal and was called as one"
         else:
@@ -249,8 +250,8 @@ class ServedCall:
     def _raised(self, exc: BaseException, served: Served | None = None) -> None:
         request = self.request
         if isinstance(exc, TypeError) and served is not None:
-            func, name, _ = served
-            wrong = wrong_arguments(func, request.args, request.kwargs, exc, name)
+            name = self.call.name
+            wrong = wrong_arguments(served[0], request.args, request.kwargs, exc, name)
             if wrong is not None:
                 self._fail(WrongArguments(f"{name}: {wrong}"), format_remote(exc), exc)
                 return
