@@ -49,6 +49,9 @@ LINGER_TIMEOUT: Final = 2.0
 _READ: Final = selectors.EVENT_READ
 _WRITE: Final = selectors.EVENT_WRITE
 
+# Looking for it in its class takes longer, and is done several times for each pass.
+_OPEN: Final = SocketState.OPEN
+
 _DISCARD_BLOCK: Final = 64 * 1024
 
 Address = tuple[str, int]
@@ -265,7 +268,7 @@ class Link(Loop):
         :raises SendNotFinished: the last send is not finished yet
         """
         sock = self._sockets[conn_id]
-        if sock.state is not SocketState.OPEN:
+        if sock.state is not _OPEN:
             raise KeyError(conn_id)
         if not sock.send_finished:
             raise SendNotFinished(
@@ -351,7 +354,7 @@ class Link(Loop):
         :raises KeyError: no such connection
         """
         sock = self._sockets[conn_id]
-        if sock.paused and sock.state is SocketState.OPEN:
+        if sock.paused and sock.state is _OPEN:
             sock.paused = False
             self._set_interest(sock, sock.interest | _READ)
             if sock.has_buffered():
@@ -416,7 +419,7 @@ class Link(Loop):
         self._last_conn_id += 1
         conn_id = f"{self._last_conn_id}fd{sock.fileno()}"
         sock.conn_id = conn_id
-        sock.state = SocketState.OPEN
+        sock.state = _OPEN
         sock.opened_at = monotonic()
         self._set_interest(sock, _READ)
         self._sockets[conn_id] = sock
@@ -432,7 +435,7 @@ class Link(Loop):
         self.on_connect(conn_id)
 
     def _close_socket(self, sock: LinkSocket) -> float | None:
-        if sock.state is not SocketState.OPEN:
+        if sock.state is not _OPEN:
             if sock.state in (SocketState.CONNECTING, SocketState.HANDSHAKE):
                 self._finish(sock)
             return None
@@ -484,7 +487,7 @@ class Link(Loop):
         return cast("Connector", sock.owner).lost(sock, lived)
 
     def _report_failure(self, sock: LinkSocket) -> None:
-        if sock.state is SocketState.OPEN:
+        if sock.state is _OPEN:
             self._broken(sock, cast(OSError, sock.failure))
 
     def _broken(self, sock: LinkSocket, exc: OSError) -> None:
@@ -521,7 +524,7 @@ class Link(Loop):
         self.call_soon(self._give_up_polled, sock)
 
     def _give_up_polled(self, sock: LinkSocket) -> None:
-        if sock.state is SocketState.OPEN:
+        if sock.state is _OPEN:
             key = self.selector.get_map().get(sock)
             sock.interest = 0 if key is None else key.events
             if key is not None:
@@ -570,7 +573,7 @@ class Link(Loop):
         sock = source
         # An earlier event of this pass may have closed it.
         state = sock.state
-        if state is SocketState.OPEN:
+        if state is _OPEN:
             if mask & _WRITE:
                 self._handle_writable(sock)
             # If it is watched no more, a thread that polled has noticed before why it ends.
@@ -587,7 +590,7 @@ class Link(Loop):
         # One read a pass, so that a busy connection does not starve the others; and
         # one more behind what has told how much belongs together.
         for _ in range(2):
-            if sock.state is not SocketState.OPEN or sock.paused:
+            if sock.state is not _OPEN or sock.paused:
                 return
             expected = sock.expected and min(sock.expected, MOST_AT_ONCE)
             size = expected or self.recv_block_size
@@ -638,11 +641,11 @@ class Link(Loop):
                 self._report_ready(sock)
             finally:  # also when a callback raised KeyboardInterrupt
                 # Whoever sends much sends on: no need to tell the system twice.
-                if sock.send_finished and sock.state is SocketState.OPEN:
+                if sock.send_finished and sock.state is _OPEN:
                     self._set_interest(sock, sock.interest & ~_WRITE)
 
     def _report_ready(self, sock: LinkSocket) -> None:
-        if sock.state is SocketState.OPEN:
+        if sock.state is _OPEN:
             sock.send_finished = True
             self._ready_slot(sock.conn_id, sock.last_send_size)  # type: ignore[arg-type]
 

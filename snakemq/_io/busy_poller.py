@@ -32,6 +32,9 @@ def _go_on() -> None:
 _yield_processor: Final[Callable[[], object]] = getattr(os, "sched_yield", _go_on)
 
 
+# Looking for it in its class takes longer, as often as it is done here.
+_OPEN: Final = SocketState.OPEN
+
 #: Missing where something has replaced what this Python was made with.
 _EPOLL: Final[Any] = getattr(selectors, "EpollSelector", ())
 
@@ -110,7 +113,7 @@ class BusyPoller:
         What was sent before is reported here as well: else nothing could be sent again.
         """
         if (
-            sock.state is not SocketState.OPEN
+            sock.state is not _OPEN
             or sock.interest != selectors.EVENT_READ
             or not sock.was_heard
             or sock.expected
@@ -149,7 +152,7 @@ class BusyPoller:
     ) -> bool:
         link = self._link
         received = False
-        while link.is_asleep() and wanted() and sock.state is SocketState.OPEN and not sock.paused:
+        while link.is_asleep() and wanted() and sock.state is _OPEN and not sock.paused:
             try:
                 data = sock.recv(LARGEST_POLLED)
             except OSError as exc:

@@ -110,6 +110,7 @@ SERVER_COUNTERS: Final = (
 # Looking for them in their class takes longer.
 _CALL: Final = Command.CALL
 _DESCRIBE: Final = Command.DESCRIBE
+_INTERRUPTED: Final = State.INTERRUPTED
 
 #: Under this name answers are kept in the storage.
 _LEDGER: Final = "answers to calls"
@@ -500,7 +501,7 @@ class RpcServer(Registry, Hooked):
         elif self._unread.cancelled and self._unread.is_cancelled(ident, req_id):
             # Another copy of it may have run, and was forgotten when it was cancelled.
             executions.forget(execution)
-        elif execution.state is State.INTERRUPTED:
+        elif execution.state is _INTERRUPTED:
             interrupted = CallInterrupted(
                 f"{call_name(request.object, request.method)} was running when its server was"
                 " restarted, and is not run again"
