@@ -174,6 +174,8 @@ class WorkerPool:
         For a task that has ended, where all are calls of one function: it goes on with them
         itself.
         """
+        if not self._waiting:  # it looks again before it sleeps
+            return None
         with self._lock:
             return self._take()[1] if self._waiting else None
 

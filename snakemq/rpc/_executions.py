@@ -190,14 +190,10 @@ class Executions:
         self._callers: dict[str, _Caller] = {}
         #: how many of them have answers
         self._answered_callers = 0
-        self._count = 0
         # Of all callers. In which order is known of each caller only: it takes time for each
         # call, and who looks for the oldest of all looks at all callers.
         self._answered = 0
-        self._kept = 0
         self._bytes = 0
-        #: the one that was answered last
-        self._newest: Execution | None = None
         #: what an earlier process has stored, by key: when, and how its record begins
         self._earlier: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         #: how many requests of a caller are received later
@@ -219,7 +215,8 @@ class Executions:
         return self._answered > 0
 
     def __len__(self) -> int:
-        return self._count
+        with self._lock:
+            return sum(len(caller.calls) for caller in self._callers.values())
 
     @property
     def kept_bytes(self) -> int:
@@ -263,7 +260,6 @@ class Executions:
                 known.received_on = conn_id
                 return known, False
             execution = caller.calls[req_id] = Execution(caller, req_id, conn_id)
-            self._count += 1
             if not self._earlier:
                 return execution, True
             stored = self._earlier.pop(_digest(execution), None)
@@ -334,7 +330,7 @@ class Executions:
                 self._note_answered(execution, self._time(), answer)
                 limits = self.limits
                 if self._bytes > limits.max_bytes or self._answered > limits.max_count:
-                    removed, gone = self._evict()
+                    removed, gone = self._evict(execution)
             elif is_stored:
                 removed = [_digest(execution)]
         if self._store is None:
@@ -388,7 +384,8 @@ class Executions:
         """
         with self._lock:
             removed = self._forget_old()
-            removed += self._evict()[0]
+            lasts = [next(reversed(each.kept)) for each in self._callers.values() if each.kept]
+            removed += self._evict(max(lasts, key=_answered_at, default=None))[0]
             firsts = filter(None, map(_Caller.oldest, self._callers.values()))
             oldest = min(firsts, key=_answered_at, default=None)
         self._remove(removed)
@@ -404,7 +401,6 @@ class Executions:
             return []
         caller = execution.caller
         del caller.calls[execution.req_id]
-        self._count -= 1
         if not caller.calls:
             del self._callers[caller.ident]
         if state is _ANSWERED:
@@ -415,8 +411,6 @@ class Executions:
             self._answered -= 1
             if not (caller.kept or caller.gone):
                 self._answered_callers -= 1
-            if execution is self._newest:
-                self._newest = None
         execution.state = _FORGOTTEN
         execution.work = None
         return [_digest(execution)] if execution.is_stored else []
@@ -435,10 +429,8 @@ class Executions:
         if answer is None:
             caller.gone[execution] = None
             return
-        self._newest = execution
         execution.answer = answer
         caller.kept[execution] = None
-        self._kept += 1
         size = len(answer)
         self._bytes += size
         caller.bytes += size
@@ -450,13 +442,13 @@ class Executions:
         execution.answer = None
         caller = execution.caller
         del caller.kept[execution]
-        self._kept -= 1
         self._bytes -= size
         caller.bytes -= size
 
-    def _evict(self) -> tuple[list[bytes], list[Execution]]:
+    def _evict(self, newest: Execution | None) -> tuple[list[bytes], list[Execution]]:
         """Forget calls, and drop answers, beyond the limits of number and size.
 
+        :param newest: its answer is on its way, and is kept
         :return: what has to leave the store, and whose answers have to
         """
         removed: list[bytes] = []
@@ -464,14 +456,16 @@ class Executions:
         while self._answered > limits.max_count:
             removed += self._forget_unasked(
                 self._first_of_most(
-                    self._answered, lambda caller: (caller.oldest(), caller.answered)
+                    self._answered, lambda caller: (caller.oldest(), caller.answered), newest
                 )
             )
         gone: list[Execution] = []
-        while self._bytes > limits.max_bytes and self._kept > 1:  # the last one is on its way
+        while self._bytes > limits.max_bytes:
             execution = self._first_of_most(
-                self._bytes, lambda caller: (next(iter(caller.kept), None), caller.bytes)
+                self._bytes, lambda caller: (next(iter(caller.kept), None), caller.bytes), newest
             )
+            if execution is newest:
+                break
             self._drop_answer(execution)
             execution.caller.gone[execution] = None
             self._counters.add("answers_forgotten")
@@ -493,14 +487,16 @@ class Executions:
         return self._forget(execution)
 
     def _first_of_most(
-        self, total: int, of: Callable[[_Caller], tuple[Execution | None, int]]
+        self,
+        total: int,
+        of: Callable[[_Caller], tuple[Execution | None, int]],
+        newest: Execution | None,
     ) -> Execution:
         """The oldest one of a caller that has much, but not the newest of all.
 
         :param total: how much there is
         :param of: the oldest one of a caller, and how much it has
         """
-        newest = self._newest
         if newest is not None:
             first, much = of(newest.caller)
             has_much = much * self._answered_callers >= total
@@ -531,7 +527,7 @@ class Executions:
             self._store.remove(keys)
 
     def __repr__(self) -> str:
-        return f"<Executions known={self._count} answered={self._answered}>"
+        return f"<Executions known={len(self)} answered={self._answered}>"
 
 
 def _digest(execution: Execution) -> bytes:

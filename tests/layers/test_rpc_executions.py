@@ -114,6 +114,16 @@ def test_the_only_one_is_forgotten_if_none_may_be_kept(clock: Clock) -> None:
     assert (len(executions), executions.kept_bytes) == (0, 0)
 
 
+def test_one_that_is_too_large_alone_is_kept_until_there_is_another(
+    executions: Executions,
+) -> None:
+    large = answered(executions, ONE, bytes(1000))
+    assert executions.expire() == 60
+    assert not large.is_gone
+    small = answered(executions, TWO, b"2")
+    assert [each.is_gone for each in (large, small)] == [True, False]
+
+
 def test_old_ones_are_forgotten(executions: Executions, clock: Clock) -> None:
     assert executions.expire() is None
     answered(executions, ONE, b"1")
