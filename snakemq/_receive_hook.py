@@ -11,7 +11,7 @@ from snakemq.message import Message, MessageHandler
 if TYPE_CHECKING:
     from snakemq.messaging import Messaging
 
-__all__ = ["SERVICE_SIZE", "ReceiveHook", "Services"]
+__all__ = ["NO_SERVICES", "SERVICE_SIZE", "ReceiveHook", "Services", "TakeData"]
 
 _Callback: TypeAlias = Callable[[str, str, Message], object]
 _Matches: TypeAlias = "Callable[[bytes], object] | None"
@@ -19,44 +19,48 @@ _Matches: TypeAlias = "Callable[[bytes], object] | None"
 #: So many bytes at the beginning tell the messages of services from one another.
 SERVICE_SIZE: Final = 6
 
-_Table: TypeAlias = dict[bytes, tuple[_Callback]]
+#: ``func(conn_id, ident, uuid, data)``
+TakeData: TypeAlias = Callable[[str, str, bytes, bytes], object]
+
+#: Services by the beginning of their messages; ``None``: they want objects.
+_Table: TypeAlias = "dict[bytes, TakeData | None]"
+
+NO_SERVICES: Final[_Table] = {}
 
 #: Expressions that match themselves and nothing else; most are.
 _PLAIN: Final = re.compile(rb"[0-9A-Za-z_]*").fullmatch
 
 
-_NONE: Final[_Table] = {}
-
-
 class Services:
     """Tells with one look for which service a message is.
 
-    A message of a remote call goes through all callbacks and expressions otherwise: half a
-    microsecond for each, on either side.
+    A message of a remote call becomes an object otherwise, and goes through all callbacks
+    and expressions: a microsecond for each, on either side.
     """
 
     def __init__(self) -> None:
         #: those in use
         self.hooks: list[ReceiveHook] = []
         self._funcs: tuple[object, ...] = ()
-        self._services = self._table = _NONE
+        self._services = self._table = NO_SERVICES
 
     def among(self, funcs: tuple[Callable[[str, str, Message], object], ...]) -> _Table:
         """Whom to call, by the beginning of a message. Loop thread only.
 
         :param funcs: the callbacks of received messages. There may be one that wants to
             see those of services, too.
-        :return: the only function that would do anything; empty: nobody knows
+        :return: what takes the message, if nobody else would do anything with it; empty:
+            that is not known
         """
         if len(self.hooks) != 1:
-            return _NONE
+            return NO_SERVICES
         hook = self.hooks[0]
         services = hook.services
         if funcs is not self._funcs or services is not self._services:
             others = (func for func in funcs if func != hook.pass_on)
             is_known = all(isinstance(func, MessageHandler) for func in others)
             self._funcs, self._services = funcs, services
-            self._table = services if is_known else _NONE
+            self._table = services if is_known else NO_SERVICES
         return self._table
 
 
@@ -73,11 +77,18 @@ class ReceiveHook:
         self.messaging = messaging
         # With what tells which messages are meant: a function, or their beginning.
         self._hooks: dict[bytes, tuple[_Matches, bytes, _Callback]] = {}
-        #: those of services, with the only function to call
+        #: those of services
         self._services: _Table = {}
         self._is_wired = False
 
-    def register(self, regexp: bytes, callback: _Callback, *, any_thread: bool = False) -> None:
+    def register(
+        self,
+        regexp: bytes,
+        callback: _Callback,
+        *,
+        any_thread: bool = False,
+        take: TakeData | None = None,
+    ) -> None:
         """Have messages whose data begins with what ``regexp`` matches passed on.
 
         Every match is called, in the order of registration. Registering an
@@ -87,13 +98,15 @@ class ReceiveHook:
         :param callback: ``func(conn_id, ident, message)``, from the loop's thread
         :param any_thread: for services: it may also come from a thread that waits for the
             message and has borrowed the stack, while the loop sleeps
+        :param take: ``func(conn_id, ident, uuid, data)``; for services, may be called
+            instead for a message with TTL 0 and without flags
         """
         hooks = dict(self._hooks)
         matches = None if _PLAIN(regexp) else re.compile(regexp).match
         hooks[regexp] = (matches, regexp, callback)
         services = {key: value for key, value in self._services.items() if key != regexp}
         if any_thread and matches is None and len(regexp) == SERVICE_SIZE:
-            services[regexp] = (callback,)
+            services[regexp] = take
         self._hooks, self._services = hooks, services
         if not any_thread:
             self.messaging.shortcut.forbid()
@@ -120,7 +133,7 @@ class ReceiveHook:
     def services(self) -> _Table:
         """What is registered, if all of it is for services; a new dictionary for each change."""
         services = self._services
-        return services if len(services) == len(self._hooks) else _NONE
+        return services if len(services) == len(self._hooks) else NO_SERVICES
 
     def pass_on(self, conn_id: str, ident: str, message: Message) -> None:
         """Call those who have registered for a message. Called by messaging; for layers."""

@@ -143,7 +143,7 @@ class Callback(Generic[P]):
         other.funcs = tuple(funcs)
         return other
 
-    def failed(self, func: Callable[P, object], args: tuple[Any, ...], exc: Exception) -> None:
+    def failed(self, func: Callable[..., object], args: tuple[Any, ...], exc: Exception) -> None:
         """One callable raised: have it logged and reported."""
         if self._owner is None:
             _log.error("exception in %s callback %r", self._name, func, exc_info=exc)

@@ -75,11 +75,14 @@ _MESSAGE_FIELDS: Final = struct.Struct("!16sII")
 
 #: ``func(buffer, position)``; the identifier of a message, and its TTL and flags as one
 #: number, from behind the type of its frame. For those who want nothing but
-#: :data:`PLAIN` messages.
+#: :data:`PLAIN` messages, or :data:`FLEETING` ones.
 unpack_head: Final = struct.Struct("!16sQ").unpack_from
 
 #: That number of a message without TTL and flags.
 PLAIN: Final = INFINITE_TTL << 32
+
+#: Of one with TTL 0 and without flags.
+FLEETING: Final = 0
 
 #: Size of a message frame without the data, in bytes.
 MESSAGE_OVERHEAD: Final = _MESSAGE.size

@@ -125,7 +125,7 @@ class RpcClient(Hooked):
         self._outstanding = Outstanding(messaging, self._sender, self.log)
         self._deadlines: Deadlines[FutureCall] = Deadlines(messaging, self._expire)
         self._awake = WaitingAwake(messaging, REPLY_PREFIX, self._receive_here)
-        receive_hook.register(REPLY_PREFIX, self.on_recv, any_thread=True)
+        receive_hook.register(REPLY_PREFIX, self.on_recv, any_thread=True, take=self._take_message)
         messaging.on_connect.wire(self.on_connect)
         messaging.on_disconnect.wire(self.on_disconnect)
         # Who is connected already does not connect again; asked in the loop,
@@ -540,7 +540,11 @@ class RpcClient(Hooked):
 
     def on_recv(self, conn_id: str, ident: str, message: Message) -> None:
         """A reply. Called by the receive hook."""
-        data = message.data[len(REPLY_PREFIX) :]
+        self._take_message(conn_id, ident, message.uuid, message.data)
+
+    def _take_message(self, conn_id: str, ident: str, uuid: bytes, data: bytes) -> None:
+        """Likewise."""
+        data = data[len(REPLY_PREFIX) :]
         try:
             reply = parse_reply(self.pickler.loads(data))
         except Exception as exc:

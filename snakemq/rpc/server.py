@@ -246,7 +246,9 @@ class RpcServer(Registry, Hooked):
             objection=self._objection,
             refused=lambda: self.counters.add("large_requests_refused"),
         )
-        receive_hook.register(REQUEST_PREFIX, self.on_recv, any_thread=True)
+        receive_hook.register(
+            REQUEST_PREFIX, self.on_recv, any_thread=True, take=self._take_message
+        )
 
     def get_registered_objects(self) -> dict[str, Any]:
         """The registered objects by name: the dictionary itself, as in 1.6."""
@@ -302,13 +304,16 @@ class RpcServer(Registry, Hooked):
         :return: false: nothing more is received here; a worker leaves it to the loop, for
             whoever serves next
         """
+        return self._take_message(conn_id, ident, message.uuid, message.data)
+
+    def _take_message(self, conn_id: str, ident: str, uuid: bytes, data: bytes) -> bool:
+        """Likewise."""
         if self._is_closed:
             return False
         lingering = self._lingering
         lingering.caller = ident
         if not lingering.is_active:  # so this is the loop
             self._pause.before_waking("")
-        data = message.data
         reader = self._reader
         if reader is not None and len(data) <= _MAX_READ_IN_LOOP:
             try:

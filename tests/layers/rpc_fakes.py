@@ -209,6 +209,7 @@ class FakeHook:
         callback: Callable[[str, str, Message], object],
         *,
         any_thread: bool = False,
+        take: object = None,
     ) -> None:
         self.hooks[prefix] = callback
 

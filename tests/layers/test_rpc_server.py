@@ -624,7 +624,7 @@ def test_close_lets_running_methods_end_and_answer() -> None:
     assert side.service.entered.acquire(timeout=DEADLINE)
     assert not side.server.close()
     assert not side.hook.hooks
-    side.server.on_recv("1", "alice", side.messaging.sent)  # type: ignore[arg-type]
+    side.server.on_recv("1", "alice", Message(b""))
     side.service.gate.set()
     assert side.server.close(DEADLINE)
     assert side.replies(1)[0]["return"] == "answer"

@@ -8,6 +8,7 @@ import pytest
 
 from snakemq.message import Message, MessageHandler
 from snakemq.messaging import ReceiveHook
+from snakemq.storage import MemoryQueuesStorage
 from snakemq.testing import SimNetwork, SimStack
 
 
@@ -27,9 +28,11 @@ class Handler(MessageHandler):
 class Pair:
     """Alice sends, and what is registered with Bob's hook is noted."""
 
-    def __init__(self) -> None:
+    def __init__(self, storage: MemoryQueuesStorage | None = None) -> None:
         self.network = SimNetwork(seed=1)
-        self.alice, self.bob = SimStack(self.network, "alice"), SimStack(self.network, "bob")
+        self.alice = SimStack(self.network, "alice")
+        self.bob = SimStack(self.network, "bob", storage=storage)
+        self.taken = 0
         self.messaging = self.bob.messaging
         # That of the simulation, which sees all of them.
         for func in self.messaging.on_message_recv.callbacks:
@@ -46,14 +49,21 @@ class Pair:
 
     def serve(self, *prefixes: bytes) -> None:
         for prefix in prefixes:
-            self.hook.register(prefix, self.note(prefix.decode()), any_thread=True)
+            name = prefix.decode()
 
-    def send(self, *messages: bytes) -> list[tuple[str, bytes]]:
+            def take(conn_id: str, ident: str, uuid: bytes, data: bytes, name: str = name) -> None:
+                self.taken += 1
+                self.calls.append((name, data))
+
+            self.hook.register(prefix, self.note(name), any_thread=True, take=take)
+
+    def send(self, *messages: bytes, ttl: float | None = 0) -> list[tuple[str, bytes]]:
         """What was called, when they arrived together."""
         self.calls.clear()
         self.handler.seen.clear()
+        self.taken = 0
         for data in messages:
-            self.alice.messaging.send_message("bob", Message(data, ttl=0))
+            self.alice.messaging.send_message("bob", Message(data, ttl))
         self.network.run(1)
         return self.calls
 
@@ -71,6 +81,27 @@ def test_each_gets_its_own_and_the_handler_the_others(both: Pair) -> None:
         ("second", b"second2"),
     ]
     assert both.handler.seen == [b"other", b"", b"firs"]
+    assert both.taken == 2
+
+
+@pytest.mark.parametrize("ttl", [None, 5.0])
+def test_one_that_waits_for_a_peer_goes_the_usual_way(both: Pair, ttl: float | None) -> None:
+    assert both.send(b"first_1", b"other", ttl=ttl) == [("first_", b"first_1")]
+    assert both.handler.seen == [b"first_1", b"other"]
+    assert both.taken == 0
+
+
+def test_one_that_wants_objects_gets_them(both: Pair) -> None:
+    both.hook.register(b"second", both.note("object"), any_thread=True)
+    assert both.send(b"first_1", b"second") == [("first_", b"first_1"), ("object", b"second")]
+    assert both.taken == 1
+
+
+def test_where_all_messages_are_remembered_they_are_objects() -> None:
+    both = Pair(MemoryQueuesStorage())
+    both.serve(b"first_")
+    assert both.send(b"first_1") == [("first_", b"first_1")]
+    assert both.taken == 0
 
 
 def test_a_callback_of_the_program_sees_all(both: Pair) -> None:
@@ -125,9 +156,14 @@ def test_one_that_fails_is_reported_and_the_others_go_on(both: Pair) -> None:
     def fail(conn_id: str, ident: str, message: Message) -> None:
         raise ZeroDivisionError
 
+    def fail_with_data(conn_id: str, ident: str, uuid: bytes, data: bytes) -> None:
+        raise LookupError
+
     errors: list[Exception] = []
     both.messaging.on_error.add(lambda conn_id, exc: errors.append(exc))
     both.hook.register(b"first_", fail, any_thread=True)
     assert both.send(b"first_1", b"second") == [("second", b"second")]
-    assert [type(error) for error in errors] == [ZeroDivisionError]
+    both.hook.register(b"first_", fail, any_thread=True, take=fail_with_data)
+    assert both.send(b"first_1", b"second") == [("second", b"second")]
+    assert [type(error) for error in errors] == [ZeroDivisionError, LookupError]
     assert both.alice.messaging.queued_messages() == 0
