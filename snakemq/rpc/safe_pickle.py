@@ -63,7 +63,9 @@ def _harmless_pickles() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
     match, and the time is linear; where Python can be told that it need not
     remember others, it takes a quarter less.
     """
-    many = b"*+" if sys.version_info >= (3, 11) else b"*"
+    # Before 3.11.5 it then takes an alternative that fails half-way for a match.
+    can_be_told = sys.version_info >= (3, 11) and not re.fullmatch(b"(?:ab?c)*+", b"a")
+    many = b"*+" if can_be_told else b"*"
     sized = b"|".join(
         re.escape(bytes([size])) + (b".{%d}" % size if size else b"") for size in range(256)
     )

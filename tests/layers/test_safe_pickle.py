@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 import snakemq.exceptions
 import snakemq.rpc
 from snakemq._core.rpc_records import call_record, error_record, value_record
-from snakemq.rpc import Error, NoInstanceError, RemoteError
+from snakemq.rpc import Error, NoInstanceError, RemoteError, safe_pickle
 from snakemq.rpc._pickle_machine import MAX_DEPTH
 from snakemq.rpc.safe_pickle import SAFE_PICKLE, BadData, SafePickle, UnknownType, register_type
 
@@ -840,6 +840,23 @@ def test_attacks_are_refused(
     assert not calls
     assert set(sys.modules) == before
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x04\x8c.",
+        b"\x80\x04\x8c\x01a.",
+        b"\x80\x04C\x02ab.",
+        b"\x80\x04]\x94\x8c\x01a\x94K.",
+        b"\x80\x04]\x94h\x00\x8c\x01a.",
+        b"\x80\x04\x85.",
+    ],
+)
+def test_what_breaks_off_is_not_taken_for_harmless(data: bytes) -> None:
+    """As some Pythons do that are told not to look back; pickle would be asked then."""
+    assert safe_pickle._FEW_SHARED(data) is None
+    assert safe_pickle._WITHOUT_TUPLES(data) is None
 
 
 def test_the_attacks_are_attacks() -> None:
