@@ -42,7 +42,8 @@ class Services:
         #: those in use
         self.hooks: list[ReceiveHook] = []
         self._funcs: tuple[object, ...] = ()
-        self._services = self._table = NO_SERVICES
+        self._services = NO_SERVICES
+        self._table: _Table = {}
 
     def among(self, funcs: tuple[Callable[[str, str, Message], object], ...]) -> _Table:
         """Whom to call, by the beginning of a message. Loop thread only.
@@ -57,11 +58,24 @@ class Services:
         hook = self.hooks[0]
         services = hook.services
         if funcs is not self._funcs or services is not self._services:
-            others = (func for func in funcs if func != hook.pass_on)
-            is_known = all(isinstance(func, MessageHandler) for func in others)
+            others = [func for func in funcs if func != hook.pass_on]
+            is_known = len(others) < len(funcs) and all(
+                isinstance(func, MessageHandler) for func in others
+            )
             self._funcs, self._services = funcs, services
-            self._table = services if is_known else NO_SERVICES
+            self._table = dict(services) if is_known else {}
+            if hook.services is not services:  # whoever has changed them may have missed that
+                return {}
         return self._table
+
+    def changed(self) -> None:
+        """The hooks have other services now. Any thread.
+
+        Also for messages that have arrived with the one that is being handled: one server
+        may have taken the place of another.
+        """
+        self._services = NO_SERVICES
+        self._table.clear()
 
 
 class ReceiveHook:
@@ -108,6 +122,7 @@ class ReceiveHook:
         if any_thread and matches is None and len(regexp) == SERVICE_SIZE:
             services[regexp] = take
         self._hooks, self._services = hooks, services
+        self.messaging.services.changed()
         if not any_thread:
             self.messaging.shortcut.forbid()
         if not self._is_wired:  # as long as nobody registers, no message has to be looked at
@@ -124,10 +139,12 @@ class ReceiveHook:
         del hooks[regexp]
         services = {key: value for key, value in self._services.items() if key != regexp}
         self._hooks, self._services = hooks, services
+        self.messaging.services.changed()
 
     def clear(self) -> None:
         """Unregister all."""
         self._hooks, self._services = {}, {}
+        self.messaging.services.changed()
 
     @property
     def services(self) -> _Table:

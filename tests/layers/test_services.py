@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -150,6 +151,49 @@ def test_one_that_was_unregistered_gets_nothing_more(both: Pair) -> None:
     both.hook.clear()
     assert both.send(b"second") == []
     assert both.handler.seen == [b"second"]
+
+
+def test_one_that_is_replaced_gets_nothing_more_of_what_came_together(both: Pair) -> None:
+    def replace(conn_id: str, ident: str, uuid: bytes, data: bytes) -> None:
+        both.serve(b"first_")
+        both.hook.unregister(b"second")
+
+    both.hook.register(b"first_", both.note("old"), any_thread=True, take=replace)
+    assert both.send(b"first_1", b"first_2", b"second") == [("first_", b"first_2")]
+    assert both.handler.seen == [b"first_2", b"second"]
+    assert both.send(b"first_3") == [("first_", b"first_3")]
+    assert both.taken == 1
+
+
+def test_an_expression_that_comes_among_them_is_asked(both: Pair) -> None:
+    def add(conn_id: str, ident: str, uuid: bytes, data: bytes) -> None:
+        both.hook.register(b"fir", both.note("other"))
+
+    both.hook.register(b"second", both.note("object"), any_thread=True, take=add)
+    assert both.send(b"first_1", b"second", b"first_2") == [
+        ("first_", b"first_1"),
+        ("first_", b"first_2"),
+        ("other", b"first_2"),
+    ]
+
+
+def test_without_its_callback_a_hook_gets_nothing(both: Pair) -> None:
+    both.messaging.on_message_recv.remove(both.hook.pass_on)
+    assert both.send(b"first_1") == []
+    assert both.handler.seen == [b"first_1"]
+
+
+def test_nothing_keeps_one_alive_that_was_unregistered(both: Pair) -> None:
+    class Service:
+        def take(self, conn_id: str, ident: str, uuid: bytes, data: bytes) -> None: ...
+
+    service = Service()
+    is_alive = weakref.ref(service)
+    both.hook.register(b"first_", both.note("first"), any_thread=True, take=service.take)
+    both.send(b"first_1")
+    both.hook.unregister(b"first_")
+    del service
+    assert is_alive() is None
 
 
 def test_one_that_fails_is_reported_and_the_others_go_on(both: Pair) -> None:
