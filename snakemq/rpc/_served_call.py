@@ -11,7 +11,6 @@ States::
 from __future__ import annotations
 
 import logging
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -51,9 +50,6 @@ _log: Final = logging.getLogger("snakemq.rpc.server")
 
 _DESCRIBE: Final = Command.DESCRIBE
 
-#: Held while the current call of any is made.
-_making: Final = threading.Lock()
-
 #: What has these types is neither awaited nor iterated over: it is sent as it is.
 _PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 
@@ -80,9 +76,9 @@ class ServedCall:
     """
 
     __slots__ = (
-        "_call",
         "_hooks",
         "_is_cancelled",
+        "_made",
         "conn_id",
         "deadline",
         "execution",
@@ -117,24 +113,27 @@ class ServedCall:
         self.object_name, self.is_quick = server.preview(request.object, request.method)
         self.source: StreamSource | None = None
         self._is_cancelled = False
-        self._call: CurrentCall | None = None
+        # Empty, or the call: a dictionary, so that of two threads that make one, one wins.
+        self._made: dict[None, CurrentCall] = {}
         self._hooks = HookChain(server.hooks, self.call, server.log) if server.hooks else None
 
     @property
     def call(self) -> CurrentCall:
         """What the method and the hooks see of it. Any thread.
 
-        It is made when somebody asks for it, which few methods do: a tenth less for each
-        call that nobody asks about.
+        It is made when somebody asks for it, which few methods do.
         """
-        if self._call is None:
-            with _making:
-                if self._call is None:
-                    self._call = self.server.current_call(self)
+        call = self._made.get(None)
+        if call is None:
+            # No lock: a finalizer may ask for it in the middle of this.
+            call = self.server.current_call(self)
+            if self._is_cancelled:
+                call.cancel()
+            call = self._made.setdefault(None, call)
             # Whoever cancels sets this first, and then looks for the call.
             if self._is_cancelled:
-                self._call.cancel()
-        return self._call
+                call.cancel()
+        return call
 
     # In a worker, or in the thread of the loop if the method is quick.
 
@@ -156,8 +155,8 @@ class ServedCall:
             deactivate(token)
 
     def _is_unwanted(self) -> bool:
-        if self._call is not None:
-            return self._call.cancelled
+        if self._made:
+            return self.call.cancelled
         return self._is_cancelled or (
             self.deadline is not None and self.server.time() >= self.deadline
         )
@@ -462,8 +461,8 @@ class ServedCall:
     def cancel(self) -> None:
         """The caller does not wait any more."""
         self._is_cancelled = True
-        if self._call is not None:
-            self._call.cancel()
+        if self._made:
+            self.call.cancel()
         if self.source is not None:
             self.source.cancel()
 

@@ -42,6 +42,7 @@ from snakemq.rpc import (
     quick,
     transactional,
 )
+from snakemq.rpc._served_call import ServedCall
 from snakemq.storage.sqlite import SqliteQueuesStorage
 from tests.helpers import DEADLINE, wait_until
 from tests.layers.rpc_fakes import FakeHook, FakeMessaging, InThread
@@ -311,8 +312,18 @@ def test_a_method_that_asks_only_when_it_was_cancelled_is_told(side: Side) -> No
     wait_until(lambda: asked == [True])
 
 
-def test_all_threads_of_a_method_see_the_same_call(side: Side) -> None:
+def test_all_threads_of_a_method_see_the_same_call(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[CurrentCall] = []
+    make = side.server.current_call
+    making = threading.Barrier(4)
+
+    def make_together(served: ServedCall) -> CurrentCall:
+        making.wait(DEADLINE)
+        return make(served)
+
+    monkeypatch.setattr(side.server, "current_call", make_together)
 
     def ask() -> None:
         together = threading.Barrier(4)
@@ -328,6 +339,24 @@ def test_all_threads_of_a_method_see_the_same_call(side: Side) -> None:
     side.deliver(call_record("", "ask", (), {}, next(side.ids)))
     wait_until(lambda: len(seen) == 4)
     assert len({id(call) for call in seen}) == 1
+
+
+def test_a_finalizer_may_ask_while_the_call_is_made(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = side.server.current_call
+    seen: list[CurrentCall] = []
+
+    def make_with_garbage(served: ServedCall) -> CurrentCall:
+        monkeypatch.setattr(side.server, "current_call", make)
+        seen.append(current_call())
+        return make(served)
+
+    monkeypatch.setattr(side.server, "current_call", make_with_garbage)
+    side.server.register_function(lambda: seen.append(current_call()), "ask")
+    side.deliver(call_record("", "ask", (), {}, next(side.ids)))
+    wait_until(lambda: len(seen) == 2)
+    assert seen[0] is seen[1]
 
 
 def test_cancelling_what_has_ended_or_never_was_is_harmless(side: Side) -> None:
