@@ -295,7 +295,7 @@ class Dispatcher:
             self._start_more()
             return taken
         try:
-            self._pool.submit(self._work, task)
+            self._pool.submit(self._work, [task])
         except RuntimeError:
             with self._lock:
                 self._release(task)
@@ -396,10 +396,14 @@ class Dispatcher:
 
     # In a worker.
 
-    def _work(self, first: Task) -> None:
-        """Run a task, and what may begin when it has ended."""
+    def _work(self, box: list[Task]) -> None:
+        """Run a task, and what may begin when it has ended.
+
+        :param box: has the task in it, and nothing when that runs: who has called this may
+            keep what it was called with, for as long as there is something to do
+        """
         me = threading.get_ident()
-        task: Task | None = first
+        task: Task | None = box.pop()
         self._inside.add(me)
         try:
             while task is not None:
@@ -424,7 +428,7 @@ class Dispatcher:
                 if are_more:
                     self._start_more()
                 if task is None and (begun := self._pool.take_next()) is not None:
-                    (task,) = begun
+                    task = begun[0].pop()
         finally:
             self._inside.discard(me)
 
@@ -436,7 +440,7 @@ class Dispatcher:
             if task is None:
                 return
             try:
-                self._pool.submit(self._work, task)
+                self._pool.submit(self._work, [task])
             except RuntimeError as exc:
                 with self._lock:
                     self._release(task)

@@ -705,6 +705,32 @@ def test_nothing_is_kept_alive(make: Callable[..., Dispatcher]) -> None:
     wait_until(lambda: gc.collect() >= 0 and gone() is None)
 
 
+def test_a_worker_goes_on_without_asking_the_pool_and_keeps_nothing(
+    make: Callable[..., Dispatcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher = make()
+    pool = dispatcher._pool
+    pool.max_workers = 1
+    asked: list[object] = []
+    ask = pool._next_task
+    monkeypatch.setattr(pool, "_next_task", lambda *args, **more: asked.append(1) or ask(*args))
+    gates = [Gate() for _ in range(3)]
+    jobs = [Job(run=gate) for gate in gates]
+    left = [weakref.ref(job) for job in jobs]
+    for job in jobs:
+        assert dispatcher.submit(job)
+    jobs.clear()
+    del job
+    for number, gate in enumerate(gates):
+        gate.wait_entered()
+        gc.collect()
+        assert [ref() is None for ref in left[:number]] == [True] * number
+        gate.open.set()
+    assert dispatcher.idle(DEADLINE)
+    wait_until(lambda: pool.idle == 1)
+    assert len(asked) <= 2  # when it began, and when nothing was left
+
+
 def test_many_threads(make: Callable[..., Dispatcher]) -> None:
     """Eight submitters, some of whom cancel; no limit is broken and nothing is lost."""
     dispatcher = make(max_workers=6, max_per_peer=3, max_per_object=2, max_waiting=200)
