@@ -319,7 +319,7 @@ class Outbox:
         urgent = self.urgent
         if len(urgent) <= max_count - len(messages):
             size = sum([len(message.data) for message in urgent])
-            if size <= max_bytes:
+            if size <= max_bytes > 0:
                 # All of them at once, which takes a fifth of the time.
                 self._in_flight += urgent
                 messages += urgent

@@ -27,7 +27,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any, Final, Protocol, TypeAlias
 
 from snakemq.counters import Counters
@@ -47,6 +47,8 @@ class AnswerLimits:
     Without its answer a call can't be repeated: the caller then gets
     :class:`~snakemq.rpc.AnswerGone`. Of what is beyond count or age not even
     that it has run is known: the method would run again.
+
+    :raises ValueError: one of them is negative
     """
 
     #: so many calls are remembered
@@ -55,6 +57,11 @@ class AnswerLimits:
     max_bytes: int = 64 * 1024 * 1024
     #: for so many seconds
     max_age: float = 86400.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0, not {value!r}")
 
 
 class AnswerStore(Protocol):
@@ -147,11 +154,6 @@ class _Caller:
         self.gone: _Line = OrderedDict()
         #: how large the answers are together
         self.bytes = 0
-
-    @property
-    def answered(self) -> int:
-        """How many are answered."""
-        return len(self.kept) + len(self.gone)
 
     def oldest(self) -> Execution | None:
         """The one of these that was answered first."""
@@ -456,13 +458,19 @@ class Executions:
         while self._answered > limits.max_count:
             removed += self._forget_unasked(
                 self._first_of_most(
-                    self._answered, lambda caller: (caller.oldest(), caller.answered), newest
+                    self._answered,
+                    lambda caller: len(caller.kept) + len(caller.gone),
+                    _Caller.oldest,
+                    newest,
                 )
             )
         gone: list[Execution] = []
         while self._bytes > limits.max_bytes:
             execution = self._first_of_most(
-                self._bytes, lambda caller: (next(iter(caller.kept), None), caller.bytes), newest
+                self._bytes,
+                attrgetter("bytes"),
+                lambda caller: next(iter(caller.kept), None),
+                newest,
             )
             if execution is newest:
                 break
@@ -489,24 +497,26 @@ class Executions:
     def _first_of_most(
         self,
         total: int,
-        of: Callable[[_Caller], tuple[Execution | None, int]],
+        size_of: Callable[[_Caller], int],
+        first_of: Callable[[_Caller], Execution | None],
         newest: Execution | None,
     ) -> Execution:
         """The oldest one of a caller that has much, but not the newest of all.
 
         :param total: how much there is
-        :param of: the oldest one of a caller, and how much it has
+        :param size_of: how much a caller has
+        :param first_of: the oldest one of a caller
         """
-        if newest is not None:
-            first, much = of(newest.caller)
-            has_much = much * self._answered_callers >= total
-            if has_much and first is not None and first is not newest:
+        if newest is not None and size_of(newest.caller) * self._answered_callers >= total:
+            first = first_of(newest.caller)
+            if first is not None and first is not newest:
                 return first
         # It has less than most: most often there is one that has nearly all.
-        callers = list(map(of, self._callers.values()))
-        first, _ = max(callers, key=itemgetter(1))
+        callers = self._callers.values()
+        first = first_of(max(callers, key=size_of))
         if first is None or first is newest:
-            others = [first for first, _ in callers if first is not None and first is not newest]
+            firsts = map(first_of, callers)
+            others = [each for each in firsts if each is not None and each is not newest]
             first = min(others, key=_answered_at, default=newest)
         assert first is not None
         return first

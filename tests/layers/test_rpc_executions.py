@@ -124,6 +124,13 @@ def test_one_that_is_too_large_alone_is_kept_until_there_is_another(
     assert [each.is_gone for each in (large, small)] == [True, False]
 
 
+@pytest.mark.parametrize("name", ["max_count", "max_bytes", "max_age"])
+@pytest.mark.parametrize("value", [-1, float("nan")])
+def test_limits_are_not_negative(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 0, not {value}"):
+        AnswerLimits(**{name: value})  # type: ignore[arg-type]
+
+
 def test_old_ones_are_forgotten(executions: Executions, clock: Clock) -> None:
     assert executions.expire() is None
     answered(executions, ONE, b"1")
@@ -278,6 +285,17 @@ def test_an_answer_that_came_with_a_transaction(restarts: Restarts) -> None:
     assert len(restarts.ledger) == 1
     execution, is_new = restarts.restart().receive("alice", ONE, "c")
     assert (is_new, execution.answer) == (False, b"answer")
+
+
+def test_an_answer_that_is_read_again_is_the_oldest(restarts: Restarts, clock: Clock) -> None:
+    answered(restarts.executions, ONE, bytes(400))
+    clock.now += 20
+    executions = restarts.restart()
+    second = answered(executions, TWO, bytes(400))
+    first, _ = executions.receive("alice", ONE, "c")
+    assert first.answer == bytes(400)
+    third = answered(executions, THREE, bytes(400))
+    assert [each.is_gone for each in (first, second, third)] == [True, False, False]
 
 
 def test_and_one_that_was_rolled_back(restarts: Restarts) -> None:
