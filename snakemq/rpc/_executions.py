@@ -157,8 +157,10 @@ class _Caller:
 
     def oldest(self) -> Execution | None:
         """The one of these that was answered first."""
-        firsts = [next(iter(line)) for line in (self.gone, self.kept) if line]
-        return min(firsts, key=_answered_at, default=None)
+        gone, kept = next(iter(self.gone), None), next(iter(self.kept), None)
+        if gone is None or kept is None:
+            return gone or kept
+        return min(gone, kept, key=_answered_at)
 
 
 # What a record in the store begins with.
@@ -385,15 +387,15 @@ class Executions:
         :return: in how many seconds there will be more; ``None``: there is nothing
         """
         with self._lock:
-            removed = self._forget_old()
-            lasts = [next(reversed(each.kept)) for each in self._callers.values() if each.kept]
-            removed += self._evict(max(lasts, key=_answered_at, default=None))[0]
-            firsts = filter(None, map(_Caller.oldest, self._callers.values()))
-            oldest = min(firsts, key=_answered_at, default=None)
+            removed, oldest = self._forget_old()
+            limits = self.limits
+            if self._bytes > limits.max_bytes or self._answered > limits.max_count:
+                lasts = [next(reversed(each.kept)) for each in self._callers.values() if each.kept]
+                removed += self._evict(max(lasts, key=_answered_at, default=None))[0]
         self._remove(removed)
         if oldest is None:
             return None
-        return max(0.0, oldest.answered_at + self.limits.max_age - self._time())
+        return max(0.0, oldest + self.limits.max_age - self._time())
 
     # With the lock.
 
@@ -481,14 +483,20 @@ class Executions:
                 gone.append(execution)
         return removed, gone
 
-    def _forget_old(self) -> list[bytes]:
-        """Likewise, beyond the limit of age."""
+    def _forget_old(self) -> tuple[list[bytes], float | None]:
+        """Forget calls beyond the limit of age.
+
+        :return: what has to leave the store, and when the oldest of the others was answered
+        """
         removed: list[bytes] = []
+        oldest: list[float] = []
         latest = self._time() - self.limits.max_age
         for caller in list(self._callers.values()):
-            while (oldest := caller.oldest()) is not None and oldest.answered_at < latest:
-                removed += self._forget_unasked(oldest)
-        return removed
+            while (first := caller.oldest()) is not None and first.answered_at < latest:
+                removed += self._forget_unasked(first)
+            if first is not None:
+                oldest.append(first.answered_at)
+        return removed, min(oldest, default=None)
 
     def _forget_unasked(self, execution: Execution) -> list[bytes]:
         self._counters.add("answers_forgotten")
