@@ -44,7 +44,7 @@ BUDGETS: Final[dict[str, dict[str, float]]] = {
         "caller: Python calls": 46.27,
         "caller: C calls": 38.07,
         "sender's loop: Python calls": 7,
-        "sender's loop: C calls": 30.7,
+        "sender's loop: C calls": 29.7,
         "receiver's loop: Python calls": 8.033,
         "receiver's loop: C calls": 13.73,
         "commits for 30": 33,
