@@ -21,6 +21,7 @@ from itertools import chain
 from typing import Final
 
 from snakemq._io.clock import monotonic
+from snakemq._longest_wait import longest_wait
 from snakemq._wakes import give_way
 from snakemq.exceptions import StorageUnavailable
 from snakemq.message import Message
@@ -221,7 +222,10 @@ class Writer:
                 job.turn = threading.Lock()
                 job.turn.acquire()
                 self._jobs.append(job)
-            job.turn.acquire()
+            # It looks up from its sleep for a Ctrl-C that came just before.
+            longest = longest_wait()
+            while not job.turn.acquire(timeout=longest):
+                pass
         except BaseException:
             self._give_up(job)
             raise
