@@ -115,14 +115,14 @@ class ReceiveHook:
         :param take: ``func(conn_id, ident, uuid, data)``; for services, may be called
             instead for a message with TTL 0 and without flags
         """
-        hooks = dict(self._hooks)
+        hooks, services = dict(self._hooks), dict(self._services)
         matches = None if _PLAIN(regexp) else re.compile(regexp).match
         hooks[regexp] = (matches, regexp, callback)
-        services = {key: value for key, value in self._services.items() if key != regexp}
         if any_thread and matches is None and len(regexp) == SERVICE_SIZE:
             services[regexp] = take
-        self._hooks, self._services = hooks, services
-        self.messaging.services.changed()
+        else:
+            services.pop(regexp, None)
+        self._replace(hooks, services)
         if not any_thread:
             self.messaging.shortcut.forbid()
         if not self._is_wired:  # as long as nobody registers, no message has to be looked at
@@ -135,15 +135,19 @@ class ReceiveHook:
 
         :raises KeyError: not registered
         """
-        hooks = dict(self._hooks)
+        hooks, services = dict(self._hooks), dict(self._services)
         del hooks[regexp]
-        services = {key: value for key, value in self._services.items() if key != regexp}
-        self._hooks, self._services = hooks, services
-        self.messaging.services.changed()
+        services.pop(regexp, None)
+        self._replace(hooks, services)
 
     def clear(self) -> None:
         """Unregister all."""
-        self._hooks, self._services = {}, {}
+        self._replace({}, {})
+
+    def _replace(
+        self, hooks: dict[bytes, tuple[_Matches, bytes, _Callback]], services: _Table
+    ) -> None:
+        self._hooks, self._services = hooks, services
         self.messaging.services.changed()
 
     @property
