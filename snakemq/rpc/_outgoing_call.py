@@ -100,31 +100,14 @@ class OutgoingCall(ABC):
 class BlockingCall(OutgoingCall):
     """A call for whose end a thread waits."""
 
-    __slots__ = ("_sleeper", "error", "has_ended", "reply")
-
-    def __init__(
-        self,
-        ident: str,
-        req_id: bytes,
-        record: bytes,
-        wait_for_peer: bool,
-        timeout: float | None,
-        hooks: HookChain | None,
-    ) -> None:
-        # Without super(): one is made for each call.
-        self.ident = ident
-        self.req_id = req_id
-        self.payload = REQUEST_PREFIX + record
-        self.wait_for_peer = wait_for_peer
-        self.timeout = timeout
-        self.hooks = hooks
-        self.sent = 0
-        self.reply: Reply | None = None
-        self.error: Exception | None = None
-        self.has_ended = False
-        # Where the caller sleeps; mostly it has the answer before it could fall asleep, or
-        # there are many that call.
-        self._sleeper: Sleeper | None = None
+    # Without slots and __init__: the defaults are attributes of the class, and one is made
+    # for each call.
+    reply: Reply | None = None
+    error: Exception | None = None
+    has_ended = False
+    # Where the caller sleeps; mostly it has the answer before it could fall asleep, or
+    # there are many that call.
+    _sleeper: Sleeper | None = None
 
     def end(self, reply: Reply | None, error: Exception | None = None) -> None:
         """See :class:`Pending`."""
